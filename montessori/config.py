@@ -1,0 +1,331 @@
+"""Every setting of a run, typed, with the paper's value as the default.
+
+In: a YAML file and `key=value` overrides.  Out: a frozen `Settings`, or an `InputError` that names the field.
+A comment behind a default says where it comes from: "paper" is Montessori-Instruct (arXiv 2410.14208), appendix tables.
+Functions take the few values that they use; nothing below the flows sees the whole tree.
+"""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from montessori.errors import InputError
+
+Estimator = Literal["taylor", "exact"]
+Split = Literal["zero", "momentum", "prompt_mean"]
+
+
+class Frozen(BaseModel):
+    """A settings block: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSource(Frozen):
+    """Where rows come from: a JSONL, JSON or Parquet file, a hub name (`user/name[@revision]`), or `pocket`."""
+
+    source: str
+    split: str = "train"  # of a hub data set
+    skip: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1)
+
+
+def _as_source(value: object) -> object:
+    return {"source": value} if isinstance(value, str) else value
+
+
+Source = Annotated[DataSource, BeforeValidator(_as_source)]
+
+
+class Lora(Frozen):
+    """Train low-rank adapters instead of all weights; they are merged before the model writes anything."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Scratch(Frozen):
+    """A Llama built and trained from nothing, for machines without a GPU."""
+
+    vocabulary: int = Field(1024, ge=300)
+    hidden: int = Field(128, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    context: int = Field(512, ge=64)
+    steps: int = Field(600, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice heads ({self.heads})")
+        return self
+
+
+class Model(Frozen):
+    """A teacher or a student: a local folder with safetensors, a hub name (`user/name[@revision]`), or `scratch`."""
+
+    source: str
+    scratch: Scratch | None = None  # required when source is `scratch`
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    max_length: int = Field(1024, ge=16)  # paper
+    lora: Lora | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _scratch_needs_a_shape(self) -> Self:
+        if (self.source == "scratch") != (self.scratch is not None):
+            raise ValueError("give `scratch: {…}` when, and only when, source is `scratch`")
+        return self
+
+
+class Sampling(Frozen):
+    """How a model's next token is drawn. Penalties as in vLLM: they count the generated tokens."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(0.9, gt=0, le=1)  # paper
+    presence_penalty: float = Field(1.0, ge=-2, le=2)  # paper
+    repetition_penalty: float = Field(1.0, gt=0)
+    max_tokens: int = Field(1024, ge=1)  # paper
+
+
+class Instructions(Frozen):
+    """How the teacher writes new instructions from a few-shot prompt, and which are kept."""
+
+    seed_shots: int = Field(6, ge=1)  # paper
+    generated_shots: int = Field(2, ge=0)  # paper
+    samples_per_prompt: int = Field(4, ge=1)  # paper
+    prompts_per_round: int = Field(256, ge=1)
+    max_rounds: int = Field(40, ge=1)
+    sampling: Sampling = Sampling(temperature=1.0, repetition_penalty=1.5)  # paper
+    min_characters: int = Field(6, ge=1)  # method.md: dropped at five or fewer
+    max_characters: int = Field(400, ge=1)
+    forbidden_words: tuple[str, ...] = (
+        "image", "images", "graph", "graphs", "picture", "pictures", "file", "files",
+        "map", "maps", "draw", "plot", "go to",
+    )  # fmt: skip
+    max_rouge_l: float = Field(0.7, ge=0, le=1)  # Self-Instruct, section 2.2
+    batch_size: int = Field(64, ge=1)
+
+
+class Responses(Frozen):
+    """How the teacher answers its own instructions."""
+
+    sampling: Sampling = Sampling(temperature=0.6)  # paper
+    shards: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=1)
+
+
+class Probing(Frozen):
+    """How many of the generated points warm the student up, and how many are scored."""
+
+    warm_up: int = Field(10_000, ge=1)  # paper
+    probing: int = Field(10_000, ge=1)  # paper
+    student: Literal["previous", "base"] = "previous"  # whom iteration 2 and later probe
+
+
+class Training(Frozen):
+    """One fine-tuning run with AdamW."""
+
+    learning_rate: float = Field(5e-6, gt=0)  # paper
+    epochs: int = Field(1, ge=1)  # paper
+    batch_size: int = Field(32, ge=1)  # paper: 2 a device, accumulation 2, 8 GPUs
+    per_device_batch_size: int = Field(2, ge=1)  # paper
+    warm_up_share: float = Field(0.1, ge=0, le=1)  # paper
+    decay_share: float = Field(0.4, ge=0, le=1)  # paper: 0.5 stable between them
+    min_learning_rate_ratio: float = Field(1e-3, ge=0, le=1)  # paper
+    weight_decay: float = Field(0.0, ge=0)  # paper
+    gradient_checkpointing: bool = False
+    max_gradient_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.warm_up_share + self.decay_share > 1:
+            raise ValueError("warm_up_share + decay_share must not exceed 1")
+        if self.batch_size % self.per_device_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of per_device_batch_size ({self.per_device_batch_size})"
+            )
+        return self
+
+
+class Dpo(Training):
+    """Direct preference optimisation of the teacher."""
+
+    learning_rate: float = Field(1e-6, gt=0)  # paper
+    batch_size: int = Field(2, ge=1)  # paper
+    beta: float = Field(0.1, gt=0)  # paper
+
+
+class Influence(Frozen):
+    """How one optimiser step on a point is measured on the reference set."""
+
+    estimator: Estimator = "taylor"
+    shards: int = Field(1, ge=1)
+
+
+class Preferences(Frozen):
+    """How scores become pairs of a chosen and a rejected teacher output."""
+
+    split: Split = "zero"  # paper; docs/method.md says when another is better
+    max_pairs: int | None = Field(None, ge=1)  # a seeded sample when there are more
+
+
+class Evaluation(Frozen):
+    """What a student is measured on besides the reference set."""
+
+    accuracy: Literal["exact_match", "next_token"] = "next_token"
+    max_tokens: int = Field(64, ge=1)  # of a greedy answer, for exact_match
+    batch_size: int = Field(64, ge=1)
+
+
+class Compute(Frozen):
+    """Where stages run. Nothing here changes an artifact, except the bits that a thread count changes on a CPU."""
+
+    place: Literal["process", "inline"] = "process"
+    threads: int = Field(1, ge=1)  # of one stage, where there is no GPU
+    at_once: int | None = Field(None, ge=1)  # stages side by side; default: the GPUs, else cores // threads
+    retries: int = Field(2, ge=0)
+    retry_delay_s: float = Field(5, ge=0)
+
+
+class PocketWorld(Frozen):
+    """Sizes of the pocket world's data, used where a data source is `pocket`."""
+
+    seeds: int = Field(160, ge=1)
+    reference: int = Field(64, ge=1)
+    test: int = Field(256, ge=1)
+
+
+class Settings(Frozen):
+    """One run of Montessori-Instruct."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
+    seed: int = Field(0, ge=0, lt=2**31)
+    iterations: int = Field(2, ge=1)
+    store: str = "store"
+    pocket: PocketWorld = PocketWorld()
+    seeds: Source = DataSource(source="vicgalle/alpaca-gpt4")  # paper
+    reference: Source
+    test: Source | None = None  # held-out points; default: the reference set
+    teacher: Model
+    student: Model
+    instructions: Instructions = Instructions()
+    responses: Responses = Responses()
+    probing: Probing = Probing()
+    warm_up: Training = Training(warm_up_share=1.0, decay_share=0.0)  # rises linearly to 5e-6, method.md
+    influence: Influence = Influence()
+    preferences: Preferences = Preferences()
+    dpo: Dpo = Dpo()
+    training_size: int = Field(10_000, ge=1)  # paper
+    sft: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _shards_have_points(self) -> Self:
+        if self.influence.shards > self.probing.probing:
+            raise ValueError(
+                f"influence.shards ({self.influence.shards}) exceeds the points to score (probing.probing = {self.probing.probing})"
+            )
+        points = min(self.probing.warm_up + self.probing.probing, self.training_size)
+        if self.responses.shards > points:
+            raise ValueError(f"responses.shards ({self.responses.shards}) exceeds the points to answer ({points})")
+        return self
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """The settings in YAML file `path`, with `key.sub=value` overrides (values are YAML).
+
+    Raises InputError that names the file and the field, and suggests the key that was probably meant.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").glob("*.yaml")], n=1)
+        raise InputError(f"{path}: no such file" + (f"; did you mean configs/{near[0]}?" if near else "")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected settings as `key: value` lines")
+    for override in overrides or []:
+        _override(tree, override)
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], where: str) -> Settings:
+    """`tree` as `Settings`; `where` begins the message of the InputError otherwise."""
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_sentence(error)}") from None
+
+
+def dump(settings: BaseModel) -> str:
+    """`settings` as YAML that `load` reads back."""
+    return cast(str, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override}: expected key=value, for example dpo.beta=0.2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if isinstance(below, str) and parent in ("seeds", "reference", "test"):
+            below = tree[parent] = {"source": below}
+        if not isinstance(below, dict):
+            raise InputError(f"--set {override}: {parent} has no fields below it")
+        tree = below
+    tree[last] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing wrong, as one sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    field = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = list(_block(path[:-1]).model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        return f"unknown setting {field}; " + (
+            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
+        )
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{field} = {first['input']!r}: {message}" if field and not isinstance(first["input"], dict) else (
+        f"{field}: {message}" if field else message
+    )
+
+
+def _block(path: list[str]) -> type[BaseModel]:
+    """The settings class at `path` below Settings."""
+    block: type[BaseModel] = Settings
+    for part in path:
+        block = _settings_class(block.model_fields[part].annotation) or block
+    return block
+
+
+def _settings_class(annotation: Any) -> type[BaseModel] | None:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        found = (_settings_class(argument) for argument in typing.get_args(annotation))
+        return next((c for c in found if c), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

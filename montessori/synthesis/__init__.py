@@ -1,0 +1,1 @@
+"""The teacher's side: few-shot prompts, sampling, parsing, filters, near-duplicates."""
