@@ -88,7 +88,7 @@ class Model(Frozen):
 
 
 class Sampling(Frozen):
-    """How a model's next token is drawn. Penalties as in vLLM: they count the generated tokens."""
+    """How a model's next token is drawn. As in vLLM: presence counts generated tokens, repetition the prompt's too."""
 
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(0.9, gt=0, le=1)  # paper

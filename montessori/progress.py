@@ -27,6 +27,16 @@ def track(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
         report(done, total, unit)
 
 
+def batches(items: Iterable[list[T]], total: int, unit: str) -> Iterator[list[T]]:
+    """Batches as they are, reporting how many of the `total` in them are finished."""
+    report(0, total, unit)
+    done = 0
+    for batch in items:
+        yield batch
+        done += len(batch)
+        report(done, total, unit)
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Send reports to `listener` inside the block."""

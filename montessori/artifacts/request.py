@@ -1,0 +1,68 @@
+"""What a stage is asked to do, and the fingerprint under which its result is kept.
+
+A stage is a pure function of its name and version, the settings that it reads, its inputs and the seed, so those
+and nothing else make the fingerprint. An input is one of
+
+    instructions/3f2a…                    an artifact
+    file:/data/seeds.jsonl#9c1e…          a file or folder outside the store, with the SHA-256 of its content
+    hub:vicgalle/alpaca-gpt4@main         a hub name and revision
+    pocket                                the pocket world
+
+A file's path says where to read, not what: only its hash is in the fingerprint.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Request(BaseModel):
+    """One stage, or one shard of it, with all that it needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    version: int
+    settings: dict[str, Any]
+    inputs: dict[str, list[str]]
+    seed: int
+    shard: tuple[int, int] = (0, 1)  # index, count
+    label: str = ""  # for people; not in the fingerprint
+    kept_as: str | None = None  # an address of its own in place of stage/fingerprint (a run's)
+
+    @property
+    def fingerprint(self) -> str:
+        """20 hexadecimal digits (80 bits) of the SHA-256 over all that determines the result."""
+        what = {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": self.settings,
+            "inputs": {name: [identity(a) for a in addresses] for name, addresses in self.inputs.items()},
+            "seed": self.seed,
+            "shard": list(self.shard),
+        }
+        text = json.dumps(what, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @property
+    def address(self) -> str:
+        """Where the artifact is in a store: `stage/fingerprint`."""
+        return self.kept_as or f"{self.stage}/{self.fingerprint}"
+
+    @property
+    def title(self) -> str:
+        """For a line on the screen: the label, and which shard."""
+        index, count = self.shard
+        return (self.label or self.stage) + (f" {index + 1}/{count}" if count > 1 else "")
+
+
+def identity(address: str) -> str:
+    """The part of an input's address that says what it is, not where."""
+    return "file#" + address.rpartition("#")[2] if address.startswith("file:") else address
+
+
+def is_artifact(address: str) -> bool:
+    """Whether `address` names an artifact of the store."""
+    return "/" in address and not address.startswith(("file:", "hub:"))

@@ -1,0 +1,147 @@
+"""The store: a local folder of artifacts, each committed whole by one rename.
+
+    <root>/<stage>/<fingerprint>/manifest.json + files
+
+Files are written in `<root>/.staging/<unique>/` and moved into place with the manifest already among them; a rename
+onto an existing artifact fails, so of two writers one wins and the other throws its copy away. Hence an artifact is
+either there with all its files or not at all. Every file's SHA-256 is in the manifest and is checked on opening.
+"""
+
+import errno
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from montessori.errors import ArtifactError, InputError
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """The artifacts under one folder."""
+
+    def __init__(self, root: str | Path):
+        if "://" in str(root):
+            raise InputError(f"store = {root}: only a local folder is supported, for example store: ./store")
+        self.root = Path(root).resolve()
+
+    def check_writable(self) -> None:
+        """Create the folder and try a write; InputError otherwise. Sweeps what killed runs left half-written."""
+        try:
+            with self.staging():
+                pass
+        except OSError as error:
+            raise InputError(f"store = {self.root}: cannot be written ({error.strerror})") from None
+        self._sweep()
+
+    def exists(self, address: str) -> bool:
+        """Whether the artifact has been committed."""
+        return (self.root / address / MANIFEST).is_file()
+
+    def manifest(self, address: str) -> dict[str, Any]:
+        """The committed manifest. Raises ArtifactError when there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.root / address / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ArtifactError(f"{address} is not in the store {self.root}") from None
+        return found
+
+    def open(self, address: str) -> Path:
+        """The artifact's folder, every file checked against the manifest (once per process)."""
+        return _verified(self.root / address)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """An empty folder to write an artifact's files in; removed afterwards unless committed."""
+        folder = self.root / ".staging" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held while the writer lives, so that a sweep knows
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+    def commit(self, address: str, folder: Path, about: dict[str, Any]) -> bool:
+        """Move the files of `folder` to `address` with a manifest that also holds `about`.
+
+        Returns False when somebody else has committed it first; the result there is as good as ours.
+        """
+        files = {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        who = {"user": _user(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        manifest = {"address": address, **about, "made_by": who, "files": files}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _sync(folder)
+        target = self.root / address
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and self.exists(address):
+                return False
+            raise
+        _sync(target.parent, deep=False)
+        return True
+
+    def _sweep(self) -> None:
+        for folder in (self.root / ".staging").iterdir():
+            with suppress(OSError):
+                lock = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _verified(folder: Path) -> Path:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder.parent.name}/{folder.name} is not in the store") from None
+    for name, file in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
+            raise ArtifactError(
+                f"{path} is missing or differs from what was committed; delete {folder} to have it made again"
+            )
+    return folder
+
+
+def _sync(folder: Path, deep: bool = True) -> None:
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return str(os.getuid())

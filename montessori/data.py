@@ -1,0 +1,125 @@
+"""Rows in and out: seed pools, reference sets and test points from a file, the hub or the pocket world.
+
+Every source becomes rows of `id, instruction, response` (seeds may lack a response). An Alpaca-style `input` is
+joined to its instruction by a space. A row that is wrong is an InputError that names the file and the line.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from montessori.config import DataSource
+from montessori.errors import InputError
+
+Row = dict[str, Any]
+RESPONSE_FIELDS = ("response", "output", "answer")
+
+
+def read(source: DataSource, role: str) -> list[Row]:
+    """The rows of a file or hub data set, in order. `role` is the settings field, for messages.
+
+    Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
+    """
+    raw = _file_rows(Path(source.source), role) if is_file(source) else _hub_rows(source)
+    end = None if source.limit is None else source.skip + source.limit
+    rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
+    if not rows:
+        raise InputError(f"{role}.source = {source.source}: no rows" + (" after skip" if source.skip else ""))
+    if len({row["id"] for row in rows}) < len(rows):
+        raise InputError(f"{role}.source = {source.source}: ids repeat; each row needs its own, or none")
+    return rows
+
+
+def is_file(source: DataSource) -> bool:
+    """Whether `source` is meant as a path: it exists, or looks like a file's name."""
+    name = source.source
+    return Path(name).exists() or name.startswith((".", "/", "~")) or Path(name).suffix in {
+        ".jsonl", ".json", ".parquet", ".gz",
+    }  # fmt: skip
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows of like keys as Parquet."""
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows that `write_rows` wrote."""
+    rows: list[Row] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
+    field = f"{role}.source = {path}"
+    if not path.is_file():
+        raise InputError(f"{field}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{field}: the file is empty")
+    if path.suffix == ".parquet":
+        yield from ((f"{path}, row {n}", row) for n, row in enumerate(_parquet(path, field), 1))
+        return
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            if path.suffix == ".json":
+                rows = json.load(file)
+                if not isinstance(rows, list):
+                    raise InputError(f"{field}: expected a JSON list of objects")
+                yield from ((f"{path}, element {n}", row) for n, row in enumerate(rows, 1))
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", _json(line, f"{field}: line {number}")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{field}: not UTF-8 (byte {error.object[error.start]:#04x} cannot be decoded)") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{field}: not JSON (line {error.lineno}: {error.msg})") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{field}: not a whole gzip file ({error})") from None
+
+
+def _json(line: str, where: str) -> Row:
+    try:
+        row: Row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON ({error.msg} at column {error.colno})") from None
+    return row
+
+
+def _parquet(path: Path, field: str) -> list[Row]:
+    try:
+        return read_rows(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{field}: not a Parquet file ({error})") from None
+
+
+def _hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
+    from datasets import load_dataset
+
+    name, _, revision = source.source.partition("@")
+    try:
+        table = load_dataset(name, split=source.split, revision=revision or None)
+    except Exception as error:  # the hub's many errors all mean: this name cannot be had from here
+        raise InputError(f"{source.source}: cannot be loaded from the hub ({error})") from None
+    yield from ((f"{source.source}, row {n}", row) for n, row in enumerate(table, 1))
+
+
+def _row(where: str, row: object, role: str) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected an object with the field instruction")
+    instruction = row.get("instruction")
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise InputError(f"{where}: the field instruction is missing or not text")
+    extra = row.get("input")
+    whole = f"{instruction.strip()} {extra.strip()}" if isinstance(extra, str) and extra.strip() else instruction.strip()
+    response = next((row[f] for f in RESPONSE_FIELDS if isinstance(row.get(f), str)), None)
+    if response is None and role != "seeds":
+        raise InputError(f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)})")
+    digest = hashlib.sha256(f"{whole}\0{response}\0{where.rpartition(' ')[2]}".encode()).hexdigest()[:12]
+    return {"id": str(row.get("id") or digest), "instruction": whole, "response": response or ""}

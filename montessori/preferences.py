@@ -1,0 +1,144 @@
+"""From influence scores to preference pairs: which of the teacher's outputs to one prompt it should prefer.
+
+In: instruction rows and their scores.  Out: rows of prompt, chosen, rejected, and a summary.
+The split says which points count as positive:
+
+    zero         I > 0, as in Montessori-Instruct (arXiv 2410.14208), section 3.3
+    momentum     I > I(∅): the step lowers the loss by more than the momentum alone would
+    prompt_mean  I > the mean over the scored samples of the same prompt
+"""
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from montessori.config import Split
+from montessori.errors import InputError, StageError
+
+Row = Mapping[str, Any]
+
+EXTREME_SHARE = 0.05  # under this share of positive points, or over one minus it, a split leaves few pairs
+REMEDY = {
+    "zero": "set preferences.split=momentum or preferences.split=prompt_mean",
+    "momentum": "set preferences.split=prompt_mean",
+    "prompt_mean": "raise instructions.samples_per_prompt, so that more prompts have several scored samples",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the scores looked like, for the stage's summary and the report."""
+
+    pairs: int
+    prompts: int  # with at least one scored point
+    prompts_with_pairs: int
+    scored: int  # points
+    unscored: int  # points whose status is not ok
+    positive_share: float  # of the scored points
+    momentum_influence: float | None  # I(∅), nats; None for signals without momentum
+    influence_mean: float
+    influence_std: float  # over the scored points, population
+    warning: str | None  # a sentence for the user when the split separates badly
+
+
+def pair(
+    instructions: Sequence[Row],
+    scores: Sequence[Row],
+    split: Split,
+    momentum_influence: float | None = None,
+    max_pairs: int | None = None,
+    seed: int = 0,
+) -> tuple[list[dict[str, Any]], Summary]:
+    """Every (positive, negative) pair within each prompt, in the order of `instructions`.
+
+    `instructions` have `id, prompt_id, prompt, raw`; `scores` have `id, influence, status`, in any order, for
+    some of those ids. With more than `max_pairs` pairs a seeded sample of that many is kept, in order.
+    A row has `prompt, chosen, rejected` (the teacher's raw outputs), `chosen_id, rejected_id` and `margin`,
+    the difference of the two influences. Raises StageError, saying what to set, when there is not one pair.
+    """
+    influences = {s["id"]: float(s["influence"]) for s in scores if s["status"] == "ok"}
+    prompts: dict[str, list[Row]] = {}
+    for row in instructions:
+        if row["id"] in influences:
+            prompts.setdefault(row["prompt_id"], []).append(row)
+    _require_all_found(influences, prompts)
+    if not influences:
+        raise StageError(
+            f"none of the {len(scores)} points has an influence score; their status says why "
+            f"({', '.join(sorted({str(s['status']) for s in scores})) or 'there are no points'})"
+        )
+
+    pairs: list[dict[str, Any]] = []
+    prompts_with_pairs = positives = 0
+    for rows in prompts.values():
+        threshold = _threshold(split, momentum_influence, [influences[row["id"]] for row in rows])
+        positive = [row for row in rows if influences[row["id"]] > threshold]
+        negative = [row for row in rows if influences[row["id"]] <= threshold]
+        positives += len(positive)
+        prompts_with_pairs += bool(positive and negative)
+        pairs += [_preference(p, n, influences) for p in positive for n in negative]
+
+    share = positives / len(influences)
+    if not pairs:
+        raise StageError(
+            f"no preference pair: {share:.0%} of the {len(influences)} scored points are positive with "
+            f"preferences.split={split}, and no prompt has positive and negative ones; {REMEDY[split]}"
+        )
+    if max_pairs is not None and len(pairs) > max_pairs:
+        kept = sorted(random.Random(seed).sample(range(len(pairs)), max_pairs))
+        pairs = [pairs[i] for i in kept]
+    mean = math.fsum(influences.values()) / len(influences)
+    return pairs, Summary(
+        pairs=len(pairs),
+        prompts=len(prompts),
+        prompts_with_pairs=prompts_with_pairs,
+        scored=len(influences),
+        unscored=len(scores) - len(influences),
+        positive_share=share,
+        momentum_influence=momentum_influence,
+        influence_mean=mean,
+        influence_std=math.sqrt(math.fsum((i - mean) ** 2 for i in influences.values()) / len(influences)),
+        warning=_warning(split, share),
+    )
+
+
+def _threshold(split: Split, momentum_influence: float | None, of_prompt: list[float]) -> float:
+    if split == "zero":
+        return 0.0
+    if split == "prompt_mean":
+        return statistics.mean(of_prompt)  # correctly rounded: equal values are their own mean, to the bit
+    if momentum_influence is None:
+        raise InputError(
+            "preferences.split=momentum needs scores that have a momentum share; set zero or prompt_mean"
+        )
+    return momentum_influence
+
+
+def _preference(chosen: Row, rejected: Row, influences: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "prompt": chosen["prompt"],
+        "chosen": chosen["raw"],
+        "rejected": rejected["raw"],
+        "chosen_id": chosen["id"],
+        "rejected_id": rejected["id"],
+        "margin": influences[chosen["id"]] - influences[rejected["id"]],
+    }
+
+
+def _warning(split: Split, share: float) -> str | None:
+    if EXTREME_SHARE <= share <= 1 - EXTREME_SHARE:
+        return None
+    return (
+        f"{share:.1%} of the scored points are positive with preferences.split={split}, "
+        f"so most prompts give no pair; {REMEDY[split]}"
+    )
+
+
+def _require_all_found(influences: Mapping[str, float], prompts: Mapping[str, list[Row]]) -> None:
+    found = {row["id"] for rows in prompts.values() for row in rows}
+    missing = sorted(influences.keys() - found)
+    if missing:
+        raise InputError(f"{len(missing)} scores belong to no instruction, the first is {missing[0]}")

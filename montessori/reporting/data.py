@@ -1,0 +1,131 @@
+"""What the report of one run is drawn from: plain values, read from artifacts by whoever asks for the report.
+
+Losses are nats per token, shares and accuracies lie between 0 and 1, times are seconds.
+Anything optional may be missing; the report then leaves out what it would have shown.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which run this is, and what replays it."""
+
+    name: str
+    id: str
+    settings_yaml: str
+    command: str = "montessori run run.yaml"
+    versions: dict[str, str] = field(default_factory=dict)  # package → version
+    started: str = ""  # dates as they are to be read
+    finished: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean over `n` examples and its standard error (NaN where unknown)."""
+
+    mean: float
+    standard_error: float
+    n: int
+
+
+@dataclass(frozen=True)
+class System:
+    """One way of making training data, and how the student that learned from it did."""
+
+    name: str
+    training_points: int
+    reference_loss: Measure
+    held_out_loss: Measure | None = None
+    accuracy: Measure | None = None
+    baseline: bool = False  # drawn in grey, so that the method stands out
+    instruction_tokens: list[int] = field(default_factory=list)  # lengths of its training points
+    response_tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One logged step of a training run; margin and reward accuracy are of DPO."""
+
+    step: int
+    loss: float
+    learning_rate: float = math.nan
+    reward_margin: float = math.nan
+    reward_accuracy: float = math.nan
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration of Montessori-Instruct."""
+
+    number: int
+    influences: list[float]  # of the probing points; NaN or infinite where scoring failed
+    positive_share: float  # of the probing points that the teacher wrote before its update
+    pairs: int
+    split: str
+    momentum_influence: float | None = None  # I(∅): of a step with zero gradient
+    positive_share_after: float | None = None  # known once the next iteration has scored
+    warning: str | None = None
+    families_before: dict[str | None, float] = field(
+        default_factory=dict
+    )  # label → share; None: unrecognised
+    families_after: dict[str | None, float] = field(default_factory=dict)
+    warm_up: list[Step] = field(default_factory=list)
+    dpo: list[Step] = field(default_factory=list)
+    sft: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scored point."""
+
+    iteration: int
+    instruction: str
+    response: str
+    influence: float
+    family: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A generation that a filter dropped."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artifact of the run and what making it took."""
+
+    stage: str
+    address: str
+    seconds: float
+    label: str = ""  # iteration, shard
+    seed: int | None = None
+    cached: bool = False  # made by an earlier run; `seconds` is what it took then
+    bytes: int = 0
+    parents: list[str] = field(default_factory=list)  # addresses
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report of a run shows, in the order in which it is shown."""
+
+    run: Run
+    systems: list[System]
+    accuracy_kind: str = "next token"  # or "exact match"
+    iterations: list[Iteration] = field(default_factory=list)
+    reference_families: set[str] = field(default_factory=set)
+    highest: list[Example] = field(default_factory=list)  # most influential first
+    lowest: list[Example] = field(default_factory=list)  # least influential first
+    rejections: dict[str, int] = field(default_factory=dict)  # reason → count
+    rejected: list[Rejection] = field(default_factory=list)  # a few of them
+    stages: list[Stage] = field(default_factory=list)
+
+
+def finite(values: Iterable[float]) -> list[float]:
+    """`values` without NaN and infinities."""
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,54 @@
+"""The figures of a report, as SVG and PNG. The only place that knows matplotlib.
+
+In: a `Report`.  Out: pictures, byte-identical for the same report.  What has no data has no picture.
+"""
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import matplotlib.style
+
+from montessori.reporting.data import Report
+from montessori.reporting.figures import families, influence, lengths, results, stages, training
+from montessori.reporting.figures.canvas import RC, Drawing
+
+DRAWERS = (
+    results.results,
+    influence.distribution,
+    influence.positive_share,
+    families.mix,
+    lengths.token_lengths,
+    training.curves,
+    stages.time_by_stage,
+    stages.lineage,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure."""
+
+    name: str
+    title: str
+    alt: str  # what it shows, for those who do not see it
+    caption: str
+    svg: str
+    png: bytes
+
+
+def draw(report: Report) -> list[Picture]:
+    """Every figure that the report has data for."""
+    with matplotlib.style.context(["default", RC]), warnings.catch_warnings():
+        # A family named in a script that the font lacks is drawn as boxes in the PNG; the SVG keeps its text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        return [_render(drawing) for drawer in DRAWERS if (drawing := drawer(report))]
+
+
+def _render(drawing: Drawing) -> Picture:
+    svg, png = BytesIO(), BytesIO()
+    drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": drawing.title})
+    drawing.figure.savefig(png, format="png", dpi=200, metadata={"Software": None, "Title": drawing.title})
+    return Picture(
+        drawing.name, drawing.title, drawing.alt, drawing.caption, svg.getvalue().decode(), png.getvalue()
+    )

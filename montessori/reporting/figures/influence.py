@@ -1,0 +1,126 @@
+"""The influence of the teacher's data: its distribution by iteration, and how much of it is positive."""
+
+import numpy as np
+
+from montessori.reporting.data import Iteration, Report, finite
+from montessori.reporting.figures.canvas import (
+    ACCENT,
+    GRID,
+    INK,
+    MUTED,
+    Drawing,
+    colour,
+    panels,
+    power_of_ten,
+    rows_of,
+    scaled_unit,
+)
+from montessori.reporting.text import count, percent
+
+BINS = 48
+
+
+def distribution(report: Report) -> Drawing | None:
+    """A histogram an iteration on one scale, the first iteration's outline behind the later ones."""
+    scored = [(iteration, finite(iteration.influences)) for iteration in report.iterations]
+    scored = [(iteration, values) for iteration, values in scored if values]
+    if not scored:
+        return None
+    everything = [value for _, values in scored for value in values]
+    marks = finite([i.momentum_influence for i, _ in scored if i.momentum_influence is not None])
+    low, high = (
+        float(q) for q in np.quantile(everything, [0.005, 0.995])
+    )  # a few outliers would hide the rest
+    low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
+    margin = 0.03 * (high - low) or 1e-12
+    low, high = low - margin, high + margin
+    exponent = power_of_ten([low, high])
+    unit = 10.0**exponent
+    edges = np.linspace(low, high, BINS + 1)
+    figure, grid = panels(len(scored), 1, 0.75 + 1.35 * len(scored), sharex=True, sharey=True)
+    first, _ = _shares(scored[0][1], edges)
+    texts, hidden = [], 0
+    for position, (iteration, values) in enumerate(scored):
+        ax = grid[position][0]
+        shares, outside = _shares(values, edges)
+        hidden += outside
+        ink = colour(position)
+        if position:
+            ax.stairs(100 * first, edges / unit, color=MUTED, linewidth=1)
+        ax.stairs(100 * shares, edges / unit, color=ink, fill=True, alpha=0.35)
+        ax.stairs(100 * shares, edges / unit, color=ink, linewidth=1.2)
+        ax.axvline(0, color=INK, linewidth=1)
+        momentum = iteration.momentum_influence
+        if momentum is not None and np.isfinite(momentum):
+            ax.axvline(momentum / unit, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+            ax.annotate(
+                "I(∅)", (momentum / unit, 1), xycoords=ax.get_xaxis_transform(), xytext=(4, -2),
+                textcoords="offset points", va="top", fontsize=8.5,
+            )  # fmt: skip
+        title = f"Iteration {iteration.number}"
+        ax.set_title(title, color=ink)
+        about = f"{count(len(values), 'point')}, median {np.median(values):.1e}, {percent(iteration.positive_share)} positive"
+        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+        ax.set_ylabel("Points (%)")
+        ax.set_ylim(bottom=0)
+        texts.append(f"{title}: {about}")
+    grid[-1][0].set_xlabel(
+        f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)"
+    )
+    notes = ["Solid line: zero. Dashed: I(∅), the part of the step that comes from momentum alone."]
+    if len(scored) > 1:
+        notes.append(f"Grey outline: iteration {scored[0][0].number}, before any update of the teacher.")
+    if hidden:
+        notes.append(f"{count(hidden, 'point')} outside the axis not drawn.")
+    if excluded := sum(_excluded(iteration) for iteration in report.iterations):
+        notes.append(f"{count(excluded, 'point')} without a finite influence excluded.")
+    return Drawing(
+        "influence",
+        "Influence before and after",
+        "Histograms. " + "; ".join(texts) + ".",
+        " ".join(notes),
+        figure,
+    )
+
+
+def positive_share(report: Report) -> Drawing | None:
+    """Share of points with positive influence, before and after each update of the teacher."""
+    shown = [i for i in report.iterations if np.isfinite(i.positive_share)]
+    if not shown:
+        return None
+    figure, ((ax,),) = panels(1, 1, 0.95 + 0.36 * len(shown))
+    rows_of(ax, [f"Iteration {i.number}" for i in shown])
+    # Outside 5 to 95% there are hardly any pairs of a positive and a negative output to learn from.
+    for edge in (0, 95):
+        ax.axvspan(edge, edge + 5, color=GRID, alpha=0.7, linewidth=0)
+    texts = []
+    for row, iteration in enumerate(shown):
+        before, after = 100 * iteration.positive_share, iteration.positive_share_after
+        text = f"{before:.0f}%"
+        if after is not None and np.isfinite(after):
+            ax.plot([before, 100 * after], [row, row], color=ACCENT, linewidth=1.5, alpha=0.5)
+            ax.plot(100 * after, row, "o", color=ACCENT, markersize=6.5)
+            text += f" → {percent(after)}"
+        ax.plot(before, row, "o", markeredgecolor=ACCENT, markerfacecolor="#ffffff", markersize=6.5)
+        ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
+        texts.append(f"iteration {iteration.number}: {text}")
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("Points with positive influence (%)")
+    return Drawing(
+        "positive-share",
+        "Share of positive influence",
+        "Share of points with positive influence, " + "; ".join(texts) + ".",
+        "Hollow: what the teacher wrote before its update. Filled: after, as the next iteration scored it. "
+        "Shaded: under 5% or over 95%, where hardly any preference pairs can be made.",
+        figure,
+    )
+
+
+def _shares(values: list[float], edges: "np.ndarray") -> tuple["np.ndarray", int]:
+    """The share of `values` in each bin, and how many lie outside."""
+    counts, _ = np.histogram(values, edges)
+    return counts / len(values), len(values) - int(counts.sum())
+
+
+def _excluded(iteration: Iteration) -> int:
+    return len(iteration.influences) - len(finite(iteration.influences))

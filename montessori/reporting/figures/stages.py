@@ -1,0 +1,102 @@
+"""Where the time went, and which artifact was made from which."""
+
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
+
+from montessori.reporting.data import Report
+from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, WIDTH, Drawing, panels, rows_of
+from montessori.reporting.lineage import layout
+from montessori.reporting.text import count, duration, label, percent, short
+
+ROW = 0.24  # inches
+LANE = 0.2
+
+
+def time_by_stage(report: Report) -> Drawing | None:
+    """A bar a stage: seconds of all its shards, made in this run and taken from an earlier one."""
+    if not report.stages:
+        return None
+    unique = list({stage.address: stage for stage in report.stages}.values())
+    names = list(dict.fromkeys(stage.stage for stage in unique))
+    made = [sum(s.seconds for s in unique if s.stage == name and not s.cached) for name in names]
+    reused = [sum(s.seconds for s in unique if s.stage == name and s.cached) for name in names]
+    longest = max(a + b for a, b in zip(made, reused, strict=True))
+    unit, scale = ("h", 3600) if longest >= 7200 else ("min", 60) if longest >= 120 else ("s", 1)
+    figure, ((ax,),) = panels(1, 1, 0.8 + 0.25 * len(names))
+    rows_of(ax, [label(name) for name in names])
+    texts = []
+    for row, name in enumerate(names):
+        ax.barh(row, made[row] / scale, height=0.62, color=ACCENT)
+        ax.barh(row, reused[row] / scale, left=made[row] / scale, height=0.62, color=MUTED, alpha=0.35)
+        artifacts = sum(stage.stage == name for stage in unique)
+        text = duration(made[row] + reused[row]) + (f" in {artifacts} artifacts" if artifacts > 1 else "")
+        ax.annotate(
+            text, ((made[row] + reused[row]) / scale, row), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+        texts.append(f"{name} {text}")
+    ax.set_xlim(0, 1.22 * longest / scale or 1)
+    ax.set_xlabel(f"Time ({unit})")
+    total = sum(made)
+    share = f"; the longest stage took {percent(max(made) / total)} of it" if total else ""
+    caption = f"Made in this run: {duration(total)}, shards added up{share}."
+    if any(reused):
+        caption += f" Pale: {duration(sum(reused))} saved by artifacts of earlier runs."
+    return Drawing("time", "Time by stage", "Bars: " + "; ".join(texts) + ".", caption, figure)
+
+
+def lineage(report: Report) -> Drawing | None:
+    """A row an artifact, lines from what it was made from; oldest on top, as a version history is drawn."""
+    nodes = layout(report.stages)
+    if not nodes:
+        return None
+    height = ROW * len(nodes) + 0.2
+    figure, ((ax,),) = panels(1, 1, height)
+    lanes = max(node.lane for node in nodes) + 1
+    figure.set_layout_engine("none")
+    ax.set_position((0, 0, 1, 1))
+    ax.set_xlim(-LANE, WIDTH - LANE)  # inches, as is y
+    ax.set_ylim(height - ROW / 2 - 0.1, -ROW / 2 - 0.1)
+    ax.set_axis_off()
+    for row, node in enumerate(nodes):
+        x, y = node.lane * LANE, row * ROW
+        for parent in node.parents:
+            px, py = nodes[parent].lane * LANE, parent * ROW
+            turn = y - ROW
+            corners = [(px, py), (px, turn), (px, turn + ROW / 2), (x, y - ROW / 2), (x, y)]
+            codes = [Outline.MOVETO, Outline.LINETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
+            ax.add_patch(PathPatch(Outline(corners, codes), fill=False, edgecolor=MUTED, linewidth=1.1))
+        cached = all(stage.cached for stage in node.stages)
+        ax.plot(
+            x,
+            y,
+            "o",
+            markersize=6,
+            zorder=3,
+            markeredgecolor=ACCENT,
+            markerfacecolor="#ffffff" if cached else ACCENT,
+        )
+        start = lanes * LANE + 0.05
+        texts = [
+            (start, node.stage, "bold", INK),
+            (start + 2.0, node.label, "normal", INK),
+            (
+                start + 4.3,
+                short(node.stages[0].address) + (" …" if len(node.stages) > 1 else ""),
+                "normal",
+                MUTED,
+            ),
+            (start + 5.5, duration(sum(stage.seconds for stage in node.stages)), "normal", MUTED),
+        ]
+        for left, text, weight, ink in texts:
+            ax.text(left, y, label(text), va="center", fontsize=8, fontweight=weight, color=ink)
+    return Drawing(
+        "lineage",
+        "Lineage",
+        f"History of {count(len(nodes), 'artifact')}, each below what it was made from: "
+        + ", ".join(dict.fromkeys(node.stage for node in nodes))
+        + ". The table of artifacts names the parents of each.",
+        "Each row is an artifact (shards together), joined to what it was made from above it. A parent that another "
+        "parent was itself made from is not drawn again; the table below has all. Hollow: taken from an earlier run.",
+        figure,
+    )

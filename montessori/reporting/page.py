@@ -1,0 +1,200 @@
+"""The report of a run as one HTML page that needs nothing else, with its figures beside it as PNG and SVG.
+
+In: a `Report`.  Out: `report.html` and `figures/` in a folder; the same bytes for the same report.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from montessori.reporting.data import Example, Iteration, Report, Run, Stage, finite
+from montessori.reporting.figures import Picture, draw
+from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
+from montessori.reporting.stylesheet import STYLE
+from montessori.reporting.tables import Cell, Table, finding, summary_table
+from montessori.reporting.text import count, duration, label, percent, short, size
+
+# Should anything slip past the escaping, the browser still runs no script and loads nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write `report.html` and `figures/*.svg, *.png` into `folder`; the page's path."""
+    pictures = draw(report)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (folder / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+    path = folder / "report.html"
+    # Generated text can hold half of a surrogate pair, which no encoding can write.
+    path.write_bytes(page(report, pictures).encode("utf-8", errors="replace"))
+    return path
+
+
+def page(report: Report, pictures: Sequence[Picture]) -> str:
+    """The whole page."""
+    drawn = {picture.name: figure(picture) for picture in pictures}
+    chapters = [
+        ("results", "Results", [table(summary_table(report)) if report.systems else "", drawn.get("results", "")]),
+        (
+            "influences", "Influence",
+            [drawn.get("influence", ""), drawn.get("positive-share", ""), _iterations(report.iterations)],
+        ),
+        (
+            "data", "Generated data",
+            [drawn.get("families", ""), drawn.get("token-lengths", ""), _examples("Highest influence", report.highest),
+             _examples("Lowest influence", report.lowest), _rejections(report)],
+        ),
+        ("trainings", "Training", [drawn.get("training", "")]),
+        ("provenance", "Time and lineage", [drawn.get("time", ""), drawn.get("lineage", ""), _artifacts(report.stages)]),
+        ("replay", "Replay", _replay(report.run)),
+    ]  # fmt: skip
+    sections = {anchor: section(anchor, title, parts) for anchor, title, parts in chapters}
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in chapters if sections[anchor])
+    body = "\n".join(text for text in sections.values() if text)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{escape(report.run.name)} – Montessori report</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{_header(report)}
+<nav aria-label="Sections">{links}</nav>
+<main>
+{_warnings(report.iterations)}
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _header(report: Report) -> str:
+    run = report.run
+    dates = " to ".join(escape(date) for date in (run.started, run.finished) if date)
+    unique = {stage.address: stage for stage in report.stages}.values()
+    facts = {
+        "systems compared": f"{len(report.systems)}",
+        "iterations": f"{len(report.iterations)}",
+        "points scored": f"{sum(len(finite(i.influences)) for i in report.iterations):,}",
+        "preference pairs": f"{sum(i.pairs for i in report.iterations):,}",
+    }
+    if unique:
+        facts["computing time"] = duration(sum(stage.seconds for stage in unique if not stage.cached))
+    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    sentence = finding(report)
+    return (
+        f'<header>\n<p class="eyebrow">Montessori report</p>\n<h1>{escape(run.name)}</h1>\n'
+        f'<p class="meta">Run <span class="address">{escape(run.id)}</span>{" · " + dates if dates else ""}</p>\n'
+        + (f'<p class="finding">{escape(sentence)}</p>\n' if sentence else "")
+        + f'<dl class="facts">{shown}</dl>\n</header>'
+    )
+
+
+def _warnings(iterations: Sequence[Iteration]) -> str:
+    return "\n".join(
+        f'<p class="warning" role="note"><strong>Iteration {i.number}:</strong> {escape(i.warning)}</p>'
+        for i in iterations
+        if i.warning
+    )
+
+
+def _iterations(iterations: Sequence[Iteration]) -> str:
+    """What scoring gave, a row an iteration."""
+    if not iterations:
+        return ""
+    rows = []
+    for i in iterations:
+        scored = len(finite(i.influences))
+        share = percent(i.positive_share, 1)
+        if i.positive_share_after is not None:
+            share += f" → {percent(i.positive_share_after, 1)}"
+        momentum = "–" if i.momentum_influence is None else f"{i.momentum_influence:.2e}"
+        values = (f"{scored:,}", f"{len(i.influences) - scored:,}", share, momentum, i.split, f"{i.pairs:,}")
+        rows.append([Cell(f"Iteration {i.number}"), *(Cell(value) for value in values)])
+    header = ["", "Points scored", "Excluded", "Positive", "I(∅)", "Split", "Preference pairs"]
+    caption = (
+        "Excluded: points without a finite influence. Positive: share of points whose step lowers the reference "
+        "loss, before → after the teacher's update. I(∅): influence of a step with zero gradient, in nats/token. "
+        "Split: what divides chosen from rejected."
+    )
+    return "<h3>Scoring by iteration</h3>" + table(Table(header, rows, caption))
+
+
+def _examples(title: str, examples: Sequence[Example]) -> str:
+    if not examples:
+        return ""
+    rows = [
+        f'<tr><td><span class="influence">{example.influence:+.2e}</span><br><span class="muted small">iteration '
+        f"{example.iteration}{'<br>' + escape(label(example.family)) if example.family else ''}</span></td>"
+        f"<td>{model_text(example.instruction)}</td><td>{model_text(example.response)}</td></tr>"
+        for example in examples
+    ]
+    head = (
+        '<th scope="col" class="narrow">Influence (nats/token)</th><th scope="col">Instruction</th>'
+        '<th scope="col">Response</th>'
+    )
+    return f"<h3>{title}</h3>" + raw_table(head, rows, kind="examples")
+
+
+def _rejections(report: Report) -> str:
+    if not report.rejections:
+        return ""
+    counts = sorted(report.rejections.items(), key=lambda item: (-item[1], item[0]))
+    total = sum(report.rejections.values())
+    rows = [
+        [Cell(reason), Cell(f"{n:,}"), Cell(percent(n / total) if total else "–")] for reason, n in counts
+    ]
+    caption = f"{count(total, 'generation')} of the teacher dropped, by the first filter that caught it."
+    parts = ["<h3>Rejected generations</h3>", table(Table(["Reason", "Generations", "Share"], rows, caption))]
+    if report.rejected:
+        samples = [
+            f"<tr><td>{escape(sample.reason)}</td><td>{model_text(sample.text)}</td></tr>"
+            for sample in report.rejected
+        ]
+        head = '<th scope="col" class="narrow">Reason</th><th scope="col">Text</th>'
+        shown = raw_table(head, samples, kind="examples")
+        parts.append(f'<details class="fold"><summary>Samples</summary>{shown}</details>')
+    return "".join(parts)
+
+
+def _artifacts(stages: Sequence[Stage]) -> str:
+    """Every artifact with links to its parents."""
+    unique = {stage.address: stage for stage in stages}
+    if not unique:
+        return ""
+    number = {address: position for position, address in enumerate(unique, 1)}
+
+    def parent(address: str) -> str:
+        text = f'<span class="address" title="{escape(address)}">{escape(short(address))}</span>'
+        return f'<a href="#artifact-{number[address]}">{text}</a>' if address in number else text
+
+    rows = [
+        f'<tr id="artifact-{number[s.address]}"><td>{escape(s.stage)}</td><td>{escape(s.label)}</td>'
+        f'<td class="address" title="{escape(s.address)}">{escape(short(s.address))}</td>'
+        f"<td>{duration(s.seconds)}{' <span class=muted>reused</span>' if s.cached else ''}</td>"
+        f"<td>{size(s.bytes)}</td><td>{'' if s.seed is None else s.seed}</td>"
+        f"<td>{', '.join(parent(address) for address in s.parents)}</td></tr>"
+        for s in unique.values()
+    ]
+    titles = ("Stage", "Part", "Artifact", "Time", "Size", "Seed", "Made from")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    shown = raw_table(head, rows, kind="artifacts")
+    return f'<details class="fold"><summary>All {count(len(unique), "artifact")}</summary>{shown}</details>'
+
+
+def _replay(run: Run) -> list[str]:
+    parts = [
+        f"<p>Save the settings below as <code>run.yaml</code>, then:</p><pre>{escape(run.command)}</pre>"
+        f'<details class="fold"><summary>Settings</summary><pre>{escape(run.settings_yaml)}</pre></details>'
+    ]
+    if run.versions:
+        rows = [f"<tr><td>{escape(name)}</td><td>{escape(v)}</td></tr>" for name, v in run.versions.items()]
+        versions = raw_table(
+            '<th scope="col">Package</th><th scope="col">Version</th>', rows, kind="artifacts"
+        )
+        parts.append(f'<details class="fold"><summary>Versions</summary>{versions}</details>')
+    return parts

@@ -1,0 +1,46 @@
+"""How numbers and names are written in tables, figures and the page."""
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: int) -> str:
+    """`count` bytes in the unit that fits."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share between 0 and 1 as a percentage."""
+    return f"{100 * share:.{digits}f}%"
+
+
+def short(address: str) -> str:
+    """Enough of an artifact's address to recognise it."""
+    return address.rstrip("/").rsplit("/", 1)[-1][:10]
+
+
+def label(text: str | None, limit: int = 30) -> str:
+    """One printable line of at most `limit` characters; None is an unrecognised family."""
+    if text is None:
+        return "unrecognised"
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """1 point, 1,024 points."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

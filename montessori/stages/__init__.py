@@ -1,0 +1,89 @@
+"""The stages: one module each, a pure function from settings, input artifacts and a seed to one artifact.
+
+A stage module has `VERSION` (raised when its result would change), `Settings` (what it reads, and so what is in its
+fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from montessori.artifacts import Request, Store, is_artifact
+from montessori.data import Row, read_rows
+
+STAGES = {
+    "seeds": "rows",
+    "reference": "rows",
+    "test": "rows",
+    "scratch-teacher": "scratch",
+    "scratch-student": "scratch",
+    "instructions": "instructions",
+    "responses": "responses",
+    "split": "split",
+    "warm-up": "warm_up",
+    "reference-gradient": "reference_gradient",
+    "influence": "influence",
+    "preferences": "preferences",
+    "teacher": "teacher",
+    "student": "student",
+    "evaluation": "evaluation",
+    "report": "report",
+}
+
+# These load no model, so they need no GPU.
+LIGHT = {"seeds", "reference", "test", "split", "preferences", "report"}
+
+
+def module(stage: str) -> ModuleType:
+    """The module of a stage, imported when asked for: most bring torch with them."""
+    return importlib.import_module(f"montessori.stages.{STAGES[stage]}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request at work: its inputs as paths, and the folder to write into."""
+
+    request: Request
+    store: Store
+    out: Path
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in this stage."""
+        return self.request.seed
+
+    def has(self, name: str) -> bool:
+        """Whether an optional input was given."""
+        return bool(self.request.inputs.get(name))
+
+    def folders(self, name: str) -> list[Path]:
+        """The folders of an input's artifacts, checked."""
+        return [self.store.open(address) for address in self.request.inputs[name]]
+
+    def folder(self, name: str) -> Path:
+        """The folder of an input that is one artifact."""
+        (folder,) = self.folders(name)
+        return folder
+
+    def rows(self, name: str, file: str) -> list[Row]:
+        """The rows of the Parquet `file` in each of an input's artifacts, one after the other."""
+        return [row for folder in self.folders(name) for row in read_rows(folder / file)]
+
+    def model(self, name: str) -> str:
+        """Where to load an input's model from: a folder, or a hub name with its revision."""
+        (address,) = self.request.inputs[name]
+        if is_artifact(address):
+            return str(self.folder(name) / "model")
+        return location(address)
+
+    def manifests(self, name: str) -> list[dict[str, Any]]:
+        """The manifests of an input's artifacts."""
+        return [self.store.manifest(address) for address in self.request.inputs[name]]
+
+
+def location(address: str) -> str:
+    """The path or hub name in an address that is not an artifact's."""
+    kind, _, rest = address.partition(":")
+    return rest.rpartition("#")[0] if kind == "file" else rest

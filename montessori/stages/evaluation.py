@@ -1,0 +1,47 @@
+"""What a student can do: its loss on the reference set and on held-out points, and its accuracy on the latter."""
+
+import json
+from typing import Any
+
+from montessori import config, models
+from montessori.chat import encode_pairs
+from montessori.config import Frozen
+from montessori.evaluation.metrics import exact_match, measure, next_token_accuracy
+from montessori.influence import reference_loss
+from montessori.stages import Job
+from montessori.synthesis.engines.transformers import TransformersEngine
+
+VERSION = 1
+
+
+class Settings(Frozen):
+    """How the student is loaded and answers."""
+
+    evaluation: config.Evaluation
+    dtype: str
+    max_length: int
+    trust_remote_code: bool
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """`metrics.json`: a mean, its standard error and n for each number."""
+    source = job.model("student")
+    tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    metrics: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    for name, role in (("reference_loss", "reference"), ("held_out_loss", "test")):
+        if job.has(role):
+            encoded = encode_pairs(tokenizer, job.rows(role, "rows.parquet"), settings.max_length)
+            metrics[name] = measure(reference_loss(model, encoded.examples)[1])
+            counts[role] = encoded.counts
+    held_out = "test" if job.has("test") else "reference"
+    rows = job.rows(held_out, "rows.parquet")
+    if settings.evaluation.accuracy == "exact_match":
+        engine = TransformersEngine(model, tokenizer, settings.evaluation.batch_size)
+        right = exact_match(engine, rows, settings.evaluation.max_tokens)
+    else:
+        right = next_token_accuracy(model, encode_pairs(tokenizer, rows, settings.max_length).examples)
+    metrics["accuracy"] = measure(right)
+    (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return {**metrics, "encoded": counts}

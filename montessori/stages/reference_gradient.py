@@ -1,0 +1,35 @@
+"""∇L(θ) of the warmed-up student on the reference set, with L(θ) and the momentum's share I(∅)."""
+
+from typing import Any
+
+from montessori import models
+from montessori.chat import encode_pairs
+from montessori.config import Frozen
+from montessori.errors import InputError
+from montessori.influence import OptimizerState, ReferenceGradient, reference_gradient, taylor
+from montessori.stages import Job
+
+VERSION = 1
+
+
+class Settings(Frozen):
+    """How the student is loaded and its examples encoded."""
+
+    dtype: str
+    max_length: int
+    trust_remote_code: bool
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """One pass over the reference set, once for a student."""
+    source = job.model("student")
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    state = OptimizerState.load(job.folder("student"), models.device())
+    tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
+    encoded = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
+    if not encoded.examples:
+        raise InputError("reference: no row has an answer that fits student.max_length; raise it or use shorter rows")
+    gradient, loss = reference_gradient(model, encoded.examples)
+    momentum = taylor.momentum_influence(model, state, gradient)
+    ReferenceGradient(gradient, loss, len(encoded.examples), momentum).save(job.out)
+    return {**encoded.counts, "loss": loss, "momentum_influence": momentum}

@@ -1,0 +1,31 @@
+"""From a raw teacher output to an instruction worth keeping, or the reason why not.
+
+Filters as in Self-Instruct (arXiv 2212.10560, section 2.2); the word list and the limits are settings.
+"""
+
+import re
+
+from montessori.config import Instructions
+
+TAGGED = re.compile(r"<instruction>(.*?)</instruction>", re.DOTALL)
+
+
+def instruction_of(raw: str) -> str | None:
+    """The last tagged instruction in `raw` with its white space collapsed; None when nothing is tagged."""
+    tagged = TAGGED.findall(raw)
+    return " ".join(tagged[-1].split()) if tagged else None
+
+
+def reason_to_reject(instruction: str, settings: Instructions) -> str | None:
+    """Why `instruction` is not kept, by the filters alone; None when it passes."""
+    if len(instruction) < settings.min_characters:
+        return "too short"
+    if len(instruction) > settings.max_characters:
+        return "too long"
+    if not instruction[0].isascii() or not instruction[0].isalnum():
+        return "begins with punctuation or a non-ASCII character"
+    if settings.forbidden_words:
+        words = "|".join(re.escape(word) for word in settings.forbidden_words)
+        if re.search(rf"\b(?:{words})\b", instruction, re.IGNORECASE):
+            return "needs more than text"
+    return None
