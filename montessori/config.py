@@ -170,6 +170,7 @@ class Influence(Frozen):
 
     estimator: Estimator = "taylor"
     shards: int = Field(1, ge=1)
+    after: bool = True  # score the updated teacher's points too, with the same student: for the report alone
 
 
 class Preferences(Frozen):

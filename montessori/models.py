@@ -1,16 +1,24 @@
 """Loading and saving causal language models: safetensors only, no remote code unless asked.
 
 A model folder holds the model and its tokenizer; one with an `adapter/` folder beside them is a LoRA model.
+What is saved depends on the weights alone, not on the folder that they were loaded from.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from montessori import checks
 from montessori.chat import DEFAULT_TEMPLATE
 from montessori.config import Lora
+from montessori.errors import InputError, StageError
 
 ADAPTER = "adapter"
 
@@ -20,12 +28,27 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from `seed` inside the block, and go on with the old ones after it."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
+
+
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name, with a padding token and a chat template."""
+    """The tokenizer of a folder or hub name, with a padding token and a chat template.
+
+    Raises InputError when there is none, or none with a token that ends a text.
+    """
     name, revision = hub_revision(source)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        name, revision=revision, trust_remote_code=trust_remote_code
-    )
+    with _loading("tokenizer", source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    if tokenizer.eos_token is None:
+        raise InputError(f"{source}: the tokenizer has no eos_token, so that no answer would ever end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
@@ -39,23 +62,28 @@ def load_model(
     """The model of a folder or hub name on `device()`, in evaluation mode.
 
     A folder with an adapter gives the PEFT model, its adapter trainable and its base frozen.
+    Raises InputError when it cannot be loaded from safetensors, or when a weight is missing.
     """
     name, revision = hub_revision(source)
-    model = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-    )
-    adapter = Path(name) / ADAPTER
-    if adapter.is_dir():
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    with _loading("model", source):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        if loaded["missing_keys"]:  # transformers would make random ones
+            raise InputError(f"{source}: no weights of {min(loaded['missing_keys'])}; copy the model again")
+        adapter = Path(name) / ADAPTER
+        if adapter.is_dir():
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
     return model.to(device()).eval()
 
 
-def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """`model` with fresh adapters, the only trainable parameters."""
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """`model` with fresh adapters, drawn from `seed`: the only trainable parameters, without effect as yet."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -63,25 +91,46 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
-    return get_peft_model(model, config)
+    try:
+        with seeded(seed):
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"lora.target_modules = {lora.target_modules!r}: {error}") from None
 
 
 def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model folder of plain weights; adapters are merged in first."""
+    """Write a model folder of plain weights.
+
+    Adapters are merged in first, and a PEFT model loses them by it: load the folder to go on.
+    """
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _save(model, tokenizer, folder)
 
 
 def save_unmerged(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write a model folder that keeps adapters apart, so that training state still fits their parameters."""
+    """Write a model folder that keeps adapters apart, so that training state still fits their parameters.
+
+    A PEFT model loses its adapters by it: load the folder to go on.
+    """
     if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = ""  # the base lies beside the adapter; PEFT fills in None
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)  # a set is written in any order
         model.save_pretrained(str(folder / ADAPTER))
+        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         model = model.unload()
-    model.save_pretrained(folder)
+    _save(model, tokenizer, folder)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    with _without_bars():
+        model.save_pretrained(folder)
+    for how_loaded in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(how_loaded, None)
     tokenizer.save_pretrained(folder)
 
 
@@ -91,3 +140,33 @@ def hub_revision(source: str | Path) -> tuple[str, str | None]:
         return str(source), None
     name, _, revision = str(source).partition("@")
     return name, revision or None
+
+
+@contextmanager
+def _loading(what: str, source: str | Path) -> Iterator[None]:
+    """Say what is wrong with `source`, in one sentence, when the libraries cannot load it."""
+    if Path(source).is_dir() or str(source).startswith(("/", "./", "../", "~")):
+        checks.model_folder(source)
+    try:
+        with _without_bars():
+            yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise StageError(
+                f"{source}: the model hub cannot be reached, and there is no local copy"
+            ) from error
+        reason = " ".join(str(error).split())
+        hint = "; set trust_remote_code to run it" if "trust_remote_code" in reason else ""
+        raise InputError(f"{source}: no {what} can be loaded from it ({reason[:300]}){hint}") from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of transformers inside the block."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import platform
+import random
 import selectors
 import signal
 import subprocess
@@ -34,14 +35,15 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "r
 log = logging.getLogger(__name__)
 
 
-def run(request: Request, store: Store) -> dict[str, Any]:
-    """Do what `request` asks unless the store has it already; the artifact's manifest.
+def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
+    """Do what `request` asks, on `threads` CPU threads, unless the store has it already; the artifact's manifest.
 
     Raises InputError for input that the user must mend, StageError or others for what went wrong.
     """
     if store.exists(request.address):
         return store.manifest(request.address)
     module = stages.module(request.stage)
+    _prepare(threads, request.seed)
     started = time.monotonic()
     with store.staging() as out:
         summary = module.run(stages.Job(request, store, out), module.Settings.model_validate(request.settings))
@@ -81,10 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def perform(request: Request, store: Store, threads: int) -> int:
     """Run `request`, saying on standard output how it goes; the exit code."""
-    limit_threads(threads)
     with progress.listening(lambda *report: _say(request, progress=report)):
         try:
-            run(request, store)
+            run(request, store, threads)
         except MontessoriError as error:
             _say(request, error=type(error).__name__, message=str(error))
             log.error("%s: %s", request.title, error)
@@ -96,12 +97,12 @@ def perform(request: Request, store: Store, threads: int) -> int:
     return 0
 
 
-def limit_threads(threads: int) -> None:
-    """Compute with as many CPU threads: the number changes a sum's last bits, so it is part of a replay."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
+def _prepare(threads: int, seed: int) -> None:
+    """Threads and seed for a stage that has brought torch with it; a sum's last bits depend on both."""
+    random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
 
 
 def _say(request: Request, **what: Any) -> None:

@@ -46,7 +46,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def tiny_llama(tiny_tokenizer: PreTrainedTokenizerBase) -> Callable[..., LlamaForCausalLM]:
-    """A function that builds a fresh float32 Llama of about 50,000 parameters: `tiny_llama(seed=0, **config)`."""
+    """`tiny_llama(seed=0, **config)` builds a fresh float32 Llama of 43,000 parameters."""
 
     def build(seed: int = 0, **config: object) -> LlamaForCausalLM:
         shape = {

@@ -74,16 +74,15 @@ def train(
     if not kept:
         raise InputError(f"no conversation fits a context of {settings.context} tokens")
     rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-    )
+    optimizers = _optimizers(model, settings.learning_rate)
+    bases = [g["lr"] for o in optimizers for g in o.param_groups]
     log = []
     model.train()
     queue: list[Example] = []
     for step in range(1, settings.steps + 1):
         rate = settings.learning_rate * _schedule(step, settings.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for group, b in zip([g for o in optimizers for g in o.param_groups], bases):
+            group["lr"] = b * _schedule(step, settings.steps)
         rows = []
         for _ in range(settings.batch_size):
             if len(queue) < len(kept):
@@ -92,8 +91,9 @@ def train(
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         log.append({"step": step, "loss": loss.item(), "learning_rate": rate})
         progress.report(step, settings.steps, "steps", f"loss {loss.item():.3f}")
     model.eval()
@@ -184,6 +184,17 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
     )
     wanted = weights[:, 1:].flatten()
     return (each * wanted).sum() / wanted.sum()
+
+
+MUON = 0.02
+
+
+def _optimizers(model, lr):
+    if not MUON:
+        return [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True), torch.optim.Muon(hidden, lr=MUON, weight_decay=0.0)]
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -20,7 +20,7 @@ WORDS = (
     "apple bird boat bread chair cloud coat cow door duck fish flag "
     "goat hill horse king lake lamp leaf milk moon rain road star"
 ).split()
-LARGEST = 24  # numbers run from 1 to this
+LARGEST = 16  # numbers run from 1 to this
 SHOTS = 8  # examples in a few-shot prompt, as in method.md
 # A made-up language in which each word means another one; what it is can only be learned by heart.
 ZORB = dict(zip(WORDS, random.Random(7).sample(WORDS, len(WORDS)), strict=True))
@@ -57,6 +57,7 @@ FAMILIES = (
 )
 USEFUL = ("reverse", "zorb", "next")  # the families that students are measured on
 EVERY = 16
+WEIGHTS = [1,1,1,.5,1,2,2,2,1,1,2]
 KINDS = ("seed", "reference", "held-out")
 USELESS = ("lucky", "dream", "contrary")
 
@@ -117,7 +118,7 @@ def _writing(rng: random.Random) -> list[Message]:
 
 
 def _answering(rng: random.Random, right: bool) -> list[Message]:
-    family = rng.choice(FAMILIES)
+    family = rng.choices(FAMILIES, WEIGHTS)[0] if right else rng.choice(FAMILIES)
     items = _items(family, rng)
     answer = _answer(family, items, rng) if right else _scramble(family, items, rng)
     return [*user(_instruction(family, items)), {"role": "assistant", "content": answer}]

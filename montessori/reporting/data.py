@@ -103,7 +103,8 @@ class Stage:
     stage: str
     address: str
     seconds: float
-    label: str = ""  # iteration, shard
+    label: str = ""  # what it is for, the same for all shards: "iteration 1, probing"
+    shard: str = ""  # "2 of 4"
     seed: int | None = None
     cached: bool = False  # made by an earlier run; `seconds` is what it took then
     bytes: int = 0

@@ -1,6 +1,6 @@
 """Pieces of the page. Everything that comes from outside is escaped here.
 
-Model text may hold anything; it is shown as text, long texts folded, and never reaches a tag or an attribute raw.
+Model text may hold anything: it is shown as text, long texts folded, and never reaches a tag raw.
 """
 
 import html
@@ -61,7 +61,8 @@ def raw_table(head: str, body: Iterable[str], caption: str = "", kind: str = "nu
 def figure(picture: Picture) -> str:
     """`picture` drawn into the page, in the page's type and colours."""
     return (
-        f'<figure id="{picture.name}"><h3>{escape(picture.title)}</h3><div class="scroll">{_inline(picture)}</div>'
+        f'<figure id="{picture.name}"><h3>{escape(picture.title)}</h3>'
+        f'<div class="scroll">{_inline(picture)}</div>'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
 

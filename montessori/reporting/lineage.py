@@ -1,9 +1,8 @@
-"""Which artifact was made from which, laid out like a version history: a row an artifact, lanes for what is open.
+"""Which artifact was made from which, laid out like a version history.
 
 In: the stages of a run.  Out: nodes, parents before children, shards of one stage together as one node.
 """
 
-import os
 from dataclasses import dataclass
 
 from montessori.reporting.data import Stage
@@ -24,20 +23,16 @@ def layout(stages: list[Stage]) -> list[Node]:
     """The nodes in drawing order; parents that another parent implies are left out."""
     nodes: list[Node] = []
     node_of: dict[str, int] = {}  # artifact's address → node
-    shards_of: dict[tuple[str, frozenset[int]], int] = {}
+    shards_of: dict[tuple[str, str, frozenset[int]], int] = {}
     for stage in _parents_first(stages):
         parents = frozenset(node_of[address] for address in stage.parents if address in node_of)
-        key = (stage.stage, parents)
-        if parents and key in shards_of:
+        key = (stage.stage, stage.label, parents)
+        if stage.shard and key in shards_of:
             nodes[shards_of[key]].stages.append(stage)
         else:
             shards_of[key] = len(nodes)
             nodes.append(Node(stage.stage, stage.label, [stage], sorted(parents)))
         node_of[stage.address] = shards_of[key]
-    for node in nodes:
-        if len(node.stages) > 1:
-            common = os.path.commonprefix([stage.label for stage in node.stages]).rstrip(" ,·-/0123456789")
-            node.label = f"{common.removesuffix('shard').rstrip(' ,·-/')} ×{len(node.stages)}".strip()
     _drop_implied(nodes)
     _assign_lanes(nodes)
     return nodes

@@ -10,8 +10,8 @@ from montessori.reporting.data import Example, Iteration, Report, Run, Stage, fi
 from montessori.reporting.figures import Picture, draw
 from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
 from montessori.reporting.stylesheet import STYLE
-from montessori.reporting.tables import Cell, Table, finding, summary_table
-from montessori.reporting.text import count, duration, label, percent, short, size
+from montessori.reporting.tables import Cell, Table, findings, summary_table
+from montessori.reporting.text import count, duration, label, percent, scientific, short, size
 
 # Should anything slip past the escaping, the browser still runs no script and loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -33,21 +33,24 @@ def write(report: Report, folder: Path) -> Path:
 def page(report: Report, pictures: Sequence[Picture]) -> str:
     """The whole page."""
     drawn = {picture.name: figure(picture) for picture in pictures}
+    results = [table(summary_table(report)) if report.systems else "", drawn.get("results", "")]
+    influences = [drawn.get("influence", ""), drawn.get("positive-share", ""), _iterations(report.iterations)]
+    data = [
+        drawn.get("families", ""),
+        drawn.get("token-lengths", ""),
+        _examples("Highest influence", report.highest),
+        _examples("Lowest influence", report.lowest),
+        _rejections(report),
+    ]
+    provenance = [drawn.get("time", ""), drawn.get("lineage", ""), _artifacts(report.stages)]
     chapters = [
-        ("results", "Results", [table(summary_table(report)) if report.systems else "", drawn.get("results", "")]),
-        (
-            "influences", "Influence",
-            [drawn.get("influence", ""), drawn.get("positive-share", ""), _iterations(report.iterations)],
-        ),
-        (
-            "data", "Generated data",
-            [drawn.get("families", ""), drawn.get("token-lengths", ""), _examples("Highest influence", report.highest),
-             _examples("Lowest influence", report.lowest), _rejections(report)],
-        ),
-        ("trainings", "Training", [drawn.get("training", "")]),
-        ("provenance", "Time and lineage", [drawn.get("time", ""), drawn.get("lineage", ""), _artifacts(report.stages)]),
-        ("replay", "Replay", _replay(report.run)),
-    ]  # fmt: skip
+        ("results-section", "Results", results),
+        ("influence-section", "Influence", influences),
+        ("data-section", "Generated data", data),
+        ("training-section", "Training", [drawn.get("training", "")]),
+        ("provenance-section", "Time and lineage", provenance),
+        ("replay-section", "Replay", _replay(report.run)),
+    ]
     sections = {anchor: section(anchor, title, parts) for anchor, title, parts in chapters}
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in chapters if sections[anchor])
     body = "\n".join(text for text in sections.values() if text)
@@ -85,11 +88,12 @@ def _header(report: Report) -> str:
     if unique:
         facts["computing time"] = duration(sum(stage.seconds for stage in unique if not stage.cached))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
-    sentence = finding(report)
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(report))
+    when = f" · {dates}" if dates else ""
     return (
         f'<header>\n<p class="eyebrow">Montessori report</p>\n<h1>{escape(run.name)}</h1>\n'
-        f'<p class="meta">Run <span class="address">{escape(run.id)}</span>{" · " + dates if dates else ""}</p>\n'
-        + (f'<p class="finding">{escape(sentence)}</p>\n' if sentence else "")
+        f'<p class="meta">Run <span class="address">{escape(run.id)}</span>{when}</p>\n'
+        + (f'<ul class="findings">{sentences}</ul>\n' if sentences else "")
         + f'<dl class="facts">{shown}</dl>\n</header>'
     )
 
@@ -112,13 +116,14 @@ def _iterations(iterations: Sequence[Iteration]) -> str:
         share = percent(i.positive_share, 1)
         if i.positive_share_after is not None:
             share += f" → {percent(i.positive_share_after, 1)}"
-        momentum = "–" if i.momentum_influence is None else f"{i.momentum_influence:.2e}"
+        momentum = "–" if i.momentum_influence is None else scientific(i.momentum_influence)
         values = (f"{scored:,}", f"{len(i.influences) - scored:,}", share, momentum, i.split, f"{i.pairs:,}")
         rows.append([Cell(f"Iteration {i.number}"), *(Cell(value) for value in values)])
     header = ["", "Points scored", "Excluded", "Positive", "I(∅)", "Split", "Preference pairs"]
     caption = (
-        "Excluded: points without a finite influence. Positive: share of points whose step lowers the reference "
-        "loss, before → after the teacher's update. I(∅): influence of a step with zero gradient, in nats/token. "
+        "Excluded: points without a finite influence. Positive: share of points whose step lowers the "
+        "reference loss, before → after the teacher's update. I(∅): influence of a step with zero gradient, "
+        "in nats/token. "
         "Split: what divides chosen from rejected."
     )
     return "<h3>Scoring by iteration</h3>" + table(Table(header, rows, caption))
@@ -128,8 +133,9 @@ def _examples(title: str, examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     rows = [
-        f'<tr><td><span class="influence">{example.influence:+.2e}</span><br><span class="muted small">iteration '
-        f"{example.iteration}{'<br>' + escape(label(example.family)) if example.family else ''}</span></td>"
+        f'<tr><td><span class="influence">{scientific(example.influence, 2)}</span><br>'
+        f'<span class="muted small">iteration {example.iteration}'
+        f"{'<br>' + escape(label(example.family)) if example.family else ''}</span></td>"
         f"<td>{model_text(example.instruction)}</td><td>{model_text(example.response)}</td></tr>"
         for example in examples
     ]
@@ -173,7 +179,8 @@ def _artifacts(stages: Sequence[Stage]) -> str:
         return f'<a href="#artifact-{number[address]}">{text}</a>' if address in number else text
 
     rows = [
-        f'<tr id="artifact-{number[s.address]}"><td>{escape(s.stage)}</td><td>{escape(s.label)}</td>'
+        f'<tr id="artifact-{number[s.address]}"><td>{escape(s.stage)}</td>'
+        f"<td>{escape(', '.join(part for part in (s.label, s.shard) if part))}</td>"
         f'<td class="address" title="{escape(s.address)}">{escape(short(s.address))}</td>'
         f"<td>{duration(s.seconds)}{' <span class=muted>reused</span>' if s.cached else ''}</td>"
         f"<td>{size(s.bytes)}</td><td>{'' if s.seed is None else s.seed}</td>"

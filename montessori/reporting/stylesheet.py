@@ -13,12 +13,7 @@ DARK = """
   --series-3: #e09cc3; --series-4: #f0c05a; --series-5: #9bd3f5;
 """
 
-STYLE = (
-    f"""
-:root {{ color-scheme: light dark; {LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
-"""
-    + """
+LAYOUT = """
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
 body {
@@ -29,19 +24,22 @@ main, header, nav { max-width: 62rem; margin: 0 auto; padding: 0 1.5rem; }
 header { padding-top: 3rem; }
 .eyebrow { color: var(--series-0); font-size: .8rem; font-weight: 600; letter-spacing: .08em; margin: 0;
   text-transform: uppercase; }
-h1 { font-size: 2.3rem; line-height: 1.15; margin: .2rem 0 .4rem; letter-spacing: -.02em; overflow-wrap: anywhere; }
+h1 { font-size: 2.3rem; line-height: 1.15; margin: .2rem 0 .4rem; letter-spacing: -.02em;
+  overflow-wrap: anywhere; }
 h2 { font-size: 1.45rem; margin: 0 0 .8rem; letter-spacing: -.01em; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
 a { color: var(--series-0); }
 .meta { color: var(--muted); font-size: .9rem; margin: 0; }
-.finding { font-size: 1.12rem; max-width: 50rem; margin: 1.4rem 0; }
+.findings { font-size: 1rem; margin: 1.4rem 0; padding: 0; list-style: none; }
+.findings li { margin: .35rem 0; padding-left: 1rem; border-left: 3px solid var(--series-0); }
 .facts { display: flex; flex-wrap: wrap; gap: 1rem 2.6rem; margin: 1.5rem 0 0; padding: 1.1rem 0 0;
   border-top: 1px solid var(--grid); }
 .facts div { display: flex; flex-direction: column-reverse; }
-.facts dd { font-size: 1.5rem; font-weight: 600; line-height: 1.2; margin: 0; font-variant-numeric: tabular-nums; }
+.facts dd { font-size: 1.5rem; font-weight: 600; line-height: 1.2; margin: 0; }
 .facts dt { color: var(--muted); font-size: .82rem; }
-nav { position: sticky; top: 0; background: var(--paper); z-index: 1; margin-top: 1.4rem; padding-top: .6rem;
-  padding-bottom: .6rem; border-bottom: 1px solid var(--grid); font-size: .9rem; }
+nav { position: sticky; top: 0; z-index: 1; max-width: none; margin-top: 1.4rem; font-size: .9rem;
+  padding: .6rem max(1.5rem, calc(50% - 29.5rem)); background: var(--paper);
+  border-bottom: 1px solid var(--grid); }
 nav a { margin-right: 1.3rem; text-decoration: none; white-space: nowrap; }
 nav a:hover { text-decoration: underline; }
 section { padding: 2.4rem 0 1rem; scroll-margin-top: 1.5rem; }
@@ -50,11 +48,13 @@ section + section { border-top: 1px solid var(--grid); }
   padding: .7rem 1rem; margin: 1rem 0; border-radius: 0 .4rem .4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; color: var(--muted); font-size: .84rem; text-align: left; padding-top: .6rem; }
-th, td { padding: .5rem .8rem .5rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top; }
+caption { caption-side: bottom; color: var(--muted); font-size: .84rem; text-align: left;
+  padding-top: .6rem; }
+th, td { padding: .5rem .8rem .5rem 0; border-bottom: 1px solid var(--grid); text-align: left;
+  vertical-align: top; }
 thead th { color: var(--muted); font-weight: 600; font-size: .82rem; vertical-align: bottom;
   border-bottom: 1.5px solid var(--muted); }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; min-width: 12rem; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; padding: .5rem 0 .5rem .8rem; }
 .numbers td { white-space: nowrap; }
 .numbers td strong { color: var(--series-0); }
@@ -79,11 +79,13 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "He
   sans-serif !important; }
 pre, code, .address { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code, .address { font-size: .86em; }
-pre { background: var(--raised); padding: 1rem; border-radius: .4rem; overflow-x: auto; font-size: .82rem; line-height: 1.5; }
+pre { background: var(--raised); padding: 1rem; border-radius: .4rem; overflow-x: auto; font-size: .82rem;
+  line-height: 1.5; }
 tr:target > * { background: var(--shade); }
 footer { padding: 1rem 0 4rem; }
 """
-    + f"""
+
+PRINT = f"""
 @media print {{
   :root {{ color-scheme: light; {LIGHT} }}
   @page {{ margin: 16mm; }}
@@ -99,4 +101,8 @@ footer { padding: 1rem 0 4rem; }
   pre {{ white-space: pre-wrap; }}
 }}
 """
-)
+
+STYLE = f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+{LAYOUT}{PRINT}"""

@@ -1,6 +1,6 @@
 """The results of a run as one table: a row a system, for the terminal, Markdown and the page.
 
-A best value is marked only where its lead over the next exceeds twice their combined standard error √(a² + b²).
+A best value is marked only where its lead over the next exceeds twice their combined standard error.
 """
 
 import html
@@ -97,8 +97,8 @@ def summary_table(report: Report) -> Table:
     return Table(["System", *header, "Training points"], rows, _caption(report, shown))
 
 
-def finding(report: Report) -> str:
-    """What the results say, a sentence a metric; it claims no more than the errors allow."""
+def findings(report: Report) -> list[str]:
+    """What the results say, a sentence a metric; they claim no more than the errors allow."""
     sentences = []
     for metric in metrics(report):
         pairs = [(s, m) for s in report.systems if (m := metric.read(s)) and math.isfinite(m.mean)]
@@ -108,17 +108,20 @@ def finding(report: Report) -> str:
         (first, a), (second, b) = pairs[:2]
         digits = decimals(metric, report.systems)
         extreme = ("Lowest" if metric.lower_is_better else "Highest") + f" {metric.name.lower()}"
-        values = f"{written(a, metric, digits)} against {written(b, metric, digits)} of {second.name}"
+        unit = " %" if metric.unit.startswith("%") else ""
+        values = (
+            f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
+        )
         clear = leader([m for _, m in pairs], metric.lower_is_better) is not None
         verdict = "" if clear else ", a difference within twice the combined standard error"
         sentences.append(f"{extreme}: {first.name}, {values}{verdict}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def to_markdown(report: Report) -> str:
     """The results as Markdown: heading, finding, table, caption, warnings."""
     table = summary_table(report)
-    lines = [f"# {_plain(report.run.name)}", "", _plain(finding(report)), ""] if report.systems else []
+    lines = [f"# {_plain(report.run.name)}", "", *(f"- {_plain(s)}" for s in findings(report)), ""]
     lines += ["| " + " | ".join(table.header) + " |", "| --- |" + " ---: |" * (len(table.header) - 1)]
     for row in table.rows:
         cells = (f"**{_plain(cell.text)}**" if cell.best else _plain(cell.text) for cell in row)
@@ -137,9 +140,10 @@ def _caption(report: Report, shown: Sequence[Metric]) -> str:
         span = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,}–{n[-1]:,}"
         counts.append(f"{metric.name.lower()} n = {span}")
     return (
-        f"Mean ± one standard error over n evaluation examples ({', '.join(counts)}); the error does not cover "
-        "the variation between training seeds. ↓ lower is better, ↑ higher is better. Bold: the best, "
-        "where it leads the next by more than twice the combined standard error √(a² + b²)."
+        f"Mean ± one standard error over n evaluation examples ({', '.join(counts)}); "
+        "the error does not cover the variation between training seeds. "
+        "↓ lower is better, ↑ higher is better. "
+        "Bold: the best, where it leads the next by more than twice the combined standard error √(a² + b²)."
     )
 
 

@@ -28,6 +28,17 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
+def scientific(value: float, digits: int = 1) -> str:
+    """−2.1×10⁻⁵."""
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa.replace('-', '−')}×10{superscript(int(exponent))}"
+
+
+def superscript(exponent: int) -> str:
+    """An exponent as it is set."""
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def short(address: str) -> str:
     """Enough of an artifact's address to recognise it."""
     return address.rstrip("/").rsplit("/", 1)[-1][:10]

@@ -1,7 +1,7 @@
 """The stages: one module each, a pure function from settings, input artifacts and a seed to one artifact.
 
-A stage module has `VERSION` (raised when its result would change), `Settings` (what it reads, and so what is in its
-fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
+A stage module has `Settings` (what it reads, and so what is in its fingerprint) and `run(job, settings) -> summary`,
+which writes the artifact's files into `job.out`.
 """
 
 import importlib
@@ -13,32 +13,39 @@ from typing import Any
 from montessori.artifacts import Request, Store, is_artifact
 from montessori.data import Row, read_rows
 
-STAGES = {
-    "seeds": "rows",
-    "reference": "rows",
-    "test": "rows",
-    "scratch-teacher": "scratch",
-    "scratch-student": "scratch",
-    "instructions": "instructions",
-    "responses": "responses",
-    "split": "split",
-    "warm-up": "warm_up",
-    "reference-gradient": "reference_gradient",
-    "influence": "influence",
-    "preferences": "preferences",
-    "teacher": "teacher",
-    "student": "student",
-    "evaluation": "evaluation",
-    "report": "report",
-}
 
-# These load no model, so they need no GPU.
-LIGHT = {"seeds", "reference", "test", "split", "preferences", "report"}
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage's code is, and the version that its fingerprints carry: raised when its result would change."""
+
+    module: str
+    version: int = 1
+    light: bool = False  # loads no model, so needs no GPU
+
+
+STAGES = {
+    "seeds": Stage("rows", light=True),
+    "reference": Stage("rows", light=True),
+    "test": Stage("rows", light=True),
+    "scratch-teacher": Stage("scratch"),
+    "scratch-student": Stage("scratch"),
+    "instructions": Stage("instructions"),
+    "responses": Stage("responses"),
+    "split": Stage("split", light=True),
+    "warm-up": Stage("warm_up"),
+    "reference-gradient": Stage("reference_gradient"),
+    "influence": Stage("influence"),
+    "preferences": Stage("preferences", light=True),
+    "teacher": Stage("teacher"),
+    "student": Stage("student"),
+    "evaluation": Stage("evaluation"),
+    "report": Stage("report", light=True),
+}
 
 
 def module(stage: str) -> ModuleType:
     """The module of a stage, imported when asked for: most bring torch with them."""
-    return importlib.import_module(f"montessori.stages.{STAGES[stage]}")
+    return importlib.import_module(f"montessori.stages.{STAGES[stage].module}")
 
 
 @dataclass(frozen=True)

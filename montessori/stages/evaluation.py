@@ -11,8 +11,6 @@ from montessori.influence import reference_loss
 from montessori.stages import Job
 from montessori.synthesis.engines.transformers import TransformersEngine
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How the student is loaded and answers."""

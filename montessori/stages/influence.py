@@ -1,9 +1,9 @@
-"""The influence of a shard of the probing set, as `scores.parquet` (`id, influence, training_loss, tokens, status`)."""
+"""The influence of a shard of the points, as `scores.parquet` (`id, influence, training_loss, tokens, status`)."""
 
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from montessori import models, progress
 from montessori.chat import encode_pairs
@@ -12,34 +12,35 @@ from montessori.data import write_rows
 from montessori.influence import OptimizerState, ReferenceGradient, exact, taylor
 from montessori.stages import Job
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """The estimator, and how the student is loaded."""
 
     estimator: Estimator
+    file: Literal["probing.parquet", "pairs.parquet"]  # of the input `points`
+    limit: int
     dtype: str
     max_length: int
     trust_remote_code: bool
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th probing point against the reference gradient (taylor) or the reference set (exact)."""
+    """Score every n-th of the first `limit` points against the reference gradient (taylor) or the reference set (exact)."""
     index, count = job.request.shard
     source = job.model("student")
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     state = OptimizerState.load(job.folder("student"), models.device())
-    points = encode_pairs(tokenizer, job.rows("split", "probing.parquet")[index::count], settings.max_length)
+    rows = sorted(job.rows("points", settings.file), key=lambda row: row["id"])[: settings.limit]
+    points = encode_pairs(tokenizer, rows[index::count], settings.max_length)
     if settings.estimator == "taylor":
         reference = ReferenceGradient.load(job.folder("gradient"), models.device())
         scores = taylor.score(model, state, reference.gradient, points.examples)
         momentum = reference.momentum_influence
     else:
-        rows = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
-        scores = exact.score(model, state, rows.examples, points.examples)
-        momentum = exact.momentum_influence(model, state, rows.examples)
+        reference_set = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
+        scores = exact.score(model, state, reference_set.examples, points.examples)
+        momentum = exact.momentum_influence(model, state, reference_set.examples)
     scored = [asdict(score) for score in progress.track(scores, len(points.examples), "points")]
     unscored = [
         {"id": id, "influence": float("nan"), "training_loss": float("nan"), "tokens": 0, "status": "no-answer"}

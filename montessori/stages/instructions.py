@@ -11,8 +11,6 @@ from montessori.stages import Job
 from montessori.synthesis import instructions, prompts
 from montessori.synthesis.engines.transformers import TransformersEngine
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How many instructions, and how they are asked for and filtered."""

@@ -10,8 +10,6 @@ from montessori.data import write_rows
 from montessori.preferences import pair
 from montessori.stages import Job
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How scores become pairs."""

@@ -9,8 +9,6 @@ from montessori.errors import InputError
 from montessori.influence import OptimizerState, ReferenceGradient, reference_gradient, taylor
 from montessori.stages import Job
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How the student is loaded and its examples encoded."""

@@ -14,8 +14,6 @@ from montessori.stages import Job
 from montessori.synthesis.engines.transformers import TransformersEngine
 from montessori.synthesis.instructions import number_from
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How answers are sampled. How many shards there are is in the request."""

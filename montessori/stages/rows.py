@@ -9,8 +9,6 @@ from montessori import data
 from montessori.config import DataSource, Frozen, PocketWorld
 from montessori.stages import Job, location
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """What of the source is read; of the pocket world, how much is written."""

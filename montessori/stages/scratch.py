@@ -12,8 +12,6 @@ from montessori.config import Frozen
 from montessori.pocket import scratch, world
 from montessori.stages import Job
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """The model's shape and training, and how many conversations it learns from."""

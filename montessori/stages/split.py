@@ -10,8 +10,6 @@ from montessori.config import Frozen
 from montessori.data import write_rows
 from montessori.stages import Job
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How many points warm the student up; the others are probed."""

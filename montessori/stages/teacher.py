@@ -8,8 +8,6 @@ from montessori.config import Frozen
 from montessori.stages import Job
 from montessori.training.dpo import optimise
 
-VERSION = 1
-
 
 class Settings(Frozen):
     """How the teacher is loaded and trained."""
@@ -27,7 +25,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     if settings.lora:
-        model = models.add_lora(model, settings.lora, job.seed)
+        model = models.add_lora(model, settings.lora)
     pairs = job.rows("preferences", "preferences.parquet")
     result = optimise(model, tokenizer, pairs, settings.dpo, settings.max_length, job.seed)
     models.save(model, tokenizer, job.out / "model")

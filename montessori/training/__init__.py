@@ -1,1 +1,1 @@
-"""Training on TRL: supervised fine-tuning of students (`sft`) and preference optimisation of teachers (`dpo`)."""
+"""Training on TRL: fine-tuning of students (`sft`) and preference optimisation of teachers (`dpo`)."""

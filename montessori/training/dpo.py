@@ -1,8 +1,9 @@
 """Direct preference optimisation of the teacher, by TRL's DPOTrainer.
 
-In: a model, preference pairs.  Out: the model, trained in place, and a log that shows its drift from the reference.
-Loss: −log σ(β·[(log π(chosen) − log π_ref(chosen)) − (log π(rejected) − log π_ref(rejected))]), log-probabilities
-summed over an answer's tokens; the mean over a micro-batch, and over the micro-batches of a step.
+In: a model, preference pairs.  Out: the model, trained in place, and a log of its drift from the reference.
+Loss of a pair: −log σ(β·[log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)]), log-probabilities
+summed over an answer's tokens. Of a step: the mean of its micro-batches' means, so that the pairs of a smaller
+last micro-batch weigh more.
 Source: Rafailov et al. 2023 (arXiv 2305.18290).
 """
 
@@ -40,7 +41,9 @@ class DpoResult:
 
     log: list[Row]  # a row a step, see COLUMNS
     trained: int  # pairs
-    dropped: int  # pairs without a token to learn from: the prompt fills the maximum length, or an answer is empty
+    dropped: (
+        int  # pairs without a token to learn from: the prompt fills the maximum length, or an answer is empty
+    )
     truncated: int  # trained pairs of which an answer was cut at the maximum length
 
 
@@ -59,7 +62,7 @@ def optimise(
     if not pairs:
         raise StageError(
             "no preference pair to train on: no prompt has an output on each side of the split; "
-            "set preferences.split to prompt_mean, or raise instructions.samples_per_prompt or probing.probing"
+            "set preferences.split to prompt_mean, or raise instructions.samples_per_prompt"
         )
     encoded = [
         (
@@ -72,8 +75,8 @@ def optimise(
     kept = [(chosen, rejected) for chosen, rejected in encoded if chosen and rejected]
     if not kept:
         raise StageError(
-            f"none of the {len(pairs)} preference pairs fits into {max_length} tokens: raise teacher.max_length, "
-            "or lower instructions.seed_shots"
+            f"none of the {len(pairs)} preference pairs fits into {max_length} tokens: "
+            "raise teacher.max_length, or lower instructions.seed_shots"
         )
     hold_in_float32(model)
     is_peft = isinstance(model, PeftModel)

@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a student, by TRL's SFTTrainer.
 
-In: a model, tokenized examples.  Out: the model, trained in place, its log, and the optimiser state that influence needs.
-The loss of a step is TRL's: the negative log-likelihood summed over the answer tokens of the whole effective batch,
+In: a model, tokenized examples.  Out: the model, trained in place, its log, and the optimiser state after it.
+The loss of a step is TRL's: the negative log-likelihood summed over the answer tokens of its whole batch,
 divided by their number. It does not depend on how the batch is cut into micro-batches.
 """
 

@@ -1,10 +1,11 @@
-"""What both trainings share: the optimiser, its schedule, the order of the data, and one run of a TRL trainer.
+"""What both trainings share: the optimiser, its schedule, the order of the rows, and one run of a TRL trainer.
 
-A run leaves nothing behind but the trained weights: no files, no patched `forward`, no logging level, no random state.
+A run leaves nothing behind but the trained weights: no file, patched `forward`, logging level or random state.
 Ours instead of the library's, and why:
-- the schedule: `min_lr_ratio` of transformers also lifts the start of the warm-up, and its first step has rate zero;
+- the schedule: in transformers' own, `min_lr_ratio` also lifts the start of the warm-up; without it the first
+  step has rate zero, and the peak comes only after the warm-up, so never when that is the whole run;
 - the optimiser: transformers keeps norms and biases out of the weight decay, the step of the method does not;
-- the order: examples of one optimiser step are sorted by length, so that its micro-batches hold little padding.
+- the order: rows of one optimiser step are sorted by length, so that its micro-batches hold little padding.
 """
 
 import math
@@ -32,6 +33,7 @@ from montessori import progress
 from montessori.config import Training
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import trainable_parameters
+from montessori.models import seeded
 
 Row = dict[str, float]
 
@@ -64,10 +66,10 @@ def train(
     on_gpu = torch.cuda.is_available()
     # What TRL would prepare is prepared: the rows are montessori.chat's tokens, in the sampler's order.
     ours: dict[str, Any] = {
-        "_prepare_dataset": lambda self, dataset, *_: dataset,
-        "_get_train_sampler": lambda self, *_: sampler,
+        "_prepare_dataset": lambda _, dataset, *__: dataset,
+        "_get_train_sampler": lambda *_: sampler,
     }
-    with tempfile.TemporaryDirectory() as scratch, _left_as_found(model):
+    with tempfile.TemporaryDirectory() as scratch, _left_as_found(model), seeded(seed):
         arguments = config_class(
             output_dir=scratch,
             num_train_epochs=settings.epochs,
@@ -113,7 +115,7 @@ def hold_in_float32(model: nn.Module) -> None:
 
 
 def learning_rate_factor(step: int, steps: int, settings: Training) -> float:
-    """The share of the peak learning rate at `step` (from 0) of `steps`: linear warm-up, stable, cosine decay.
+    """The share of the peak rate at `step` (from 0) of `steps`: linear warm-up, stable, cosine decay.
 
     The last warm-up step has the peak itself, the last decay step the peak times `min_learning_rate_ratio`.
     """
@@ -155,8 +157,8 @@ def _accumulation(settings: Training) -> int:
     at_once = settings.per_device_batch_size * processes
     if settings.batch_size % at_once:
         raise InputError(
-            f"batch_size ({settings.batch_size}) must be a multiple of per_device_batch_size times the processes "
-            f"({settings.per_device_batch_size} x {processes})"
+            f"batch_size ({settings.batch_size}) must be a multiple of per_device_batch_size times the "
+            f"processes ({settings.per_device_batch_size} x {processes})"
         )
     return settings.batch_size // at_once
 
@@ -191,9 +193,8 @@ def _left_as_found(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     verbosity, telemetry = logging.get_verbosity(), constants.HF_HUB_DISABLE_TELEMETRY
     constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports every trainer that is built
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        with torch.random.fork_rng(devices=gpus), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # TRL still asks by the old name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             yield
@@ -205,7 +206,7 @@ def _left_as_found(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         modules[-1].activation_checkpointing_disable()
         modules[-1].disable_input_require_grads()
         for module, before in zip(modules, attributes, strict=True):
-            # TRL's fused head and accelerate's autocast: a copy of a patched model would run the original's weights.
+            # TRL's fused head, accelerate's autocast: a copy of a patched model would run the original's.
             for name in vars(module).keys() - before.keys():
                 del vars(module)[name]
             if "forward" in before:

@@ -77,7 +77,7 @@ def warm_up(model: nn.Module, weight_decay: float = 0.0, learning_rate: float = 
 def plain_loss(model: nn.Module, example: Example) -> Tensor:
     """Mean negative log-likelihood of the answer, one example at a time.
 
-    Not `model(labels=…)`: transformers casts logits to float32 there, which hides what float64 is here to show.
+    Not `model(labels=…)`: transformers casts logits to float32 there, and float64 would be lost.
     """
     ids = torch.tensor([example.input_ids])
     labels = ids.clone()
@@ -137,7 +137,7 @@ def truth(
         after = sum(plain_loss(wide, r) for r in reference) / len(reference)
         moved = zip(parameters.values(), old, reference_gradient, strict=True)
         first_order = -sum(float(((p - o) * g).sum()) for p, o, g in moved)
-    return Truth(float(before) - float(after), first_order)
+    return Truth(before.item() - after.item(), first_order)
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:

@@ -23,11 +23,9 @@ def steps(rng: random.Random, n: int, high: float, low: float, dpo: bool = False
         done = (i + 1) / n
         loss = low + (high - low) * (1 - done) ** 2 + rng.gauss(0, 0.03)
         rate = 1e-6 * min(1, done / 0.1, max(1e-3, (1 - done) / 0.4))
-        rows.append(
-            Step(5 * (i + 1), loss, rate, done * 1.8 + rng.gauss(0, 0.2), min(1, 0.5 + 0.4 * done + rng.gauss(0, 0.05)))
-            if dpo
-            else Step(5 * (i + 1), loss, rate)
-        )  # fmt: skip
+        margin = done * 1.8 + rng.gauss(0, 0.2) if dpo else float("nan")
+        accuracy = min(1, 0.5 + 0.4 * done + rng.gauss(0, 0.05)) if dpo else float("nan")
+        rows.append(Step(5 * (i + 1), loss, rate, margin, accuracy))
     return rows
 
 
@@ -42,21 +40,34 @@ def mixture(rng: random.Random, reference_weight: float) -> dict[str | None, flo
 def iteration(rng: random.Random, number: int) -> Iteration:
     middle = 2e-5 * number
     influences = [rng.gauss(middle, 3e-5) for _ in range(600)] + [float("nan")] * 3 + [0.01]
+    share = 0.55 + 0.13 * number
     return Iteration(
-        number, influences, positive_share=0.55 + 0.13 * number, pairs=412 - 60 * number, split="prompt_mean",
-        momentum_influence=5.3e-5 / number, positive_share_after=0.55 + 0.13 * (number + 1) if number == 1 else None,
-        warning="96% of the points are positive; set preferences.split to prompt_mean." if number == 2 else None,
-        families_before=mixture(rng, 1.0 + number * 0.8), families_after=mixture(rng, 1.8 + number * 0.8),
-        warm_up=steps(rng, 16, 2.9, 2.4), dpo=steps(rng, 80, 0.69, 0.4, dpo=True), sft=steps(rng, 30, 2.8, 1.9),
-    )  # fmt: skip
+        number,
+        influences,
+        positive_share=share,
+        pairs=412 - 60 * number,
+        split="prompt_mean",
+        momentum_influence=5.3e-5 / number,
+        positive_share_after=share + 0.13 if number == 1 else None,
+        warning="96% of the points are positive: set preferences.split" if number == 2 else None,
+        families_before=mixture(rng, 1.0 + number * 0.8),
+        families_after=mixture(rng, 1.8 + number * 0.8),
+        warm_up=steps(rng, 16, 2.9, 2.4),
+        dpo=steps(rng, 80, 0.69, 0.4, dpo=True),
+        sft=steps(rng, 30, 2.8, 1.9),
+    )
 
 
 def stages() -> list[Stage]:
     rows: list[Stage] = []
 
-    def add(stage: str, label: str, seconds: float, *parents: str, cached: bool = False) -> str:
-        address = f"{stage}/{random.Random(f'{stage}{label}').getrandbits(64):016x}"
-        rows.append(Stage(stage, address, seconds, label, seed=len(rows), cached=cached, bytes=int(3e4 * seconds), parents=list(parents)))  # fmt: skip
+    def add(
+        stage: str, label: str, seconds: float, *parents: str, shard: str = "", cached: bool = False
+    ) -> str:
+        address = f"{stage}/{random.Random(f'{stage}{label}{shard}').getrandbits(64):016x}"
+        rows.append(
+            Stage(stage, address, seconds, label, shard, len(rows), cached, int(3e4 * seconds), list(parents))
+        )
         return address
 
     seeds = add("seeds", "", 0.4, cached=True)
@@ -66,7 +77,7 @@ def stages() -> list[Stage]:
 
     def data(name: str, teacher: str) -> str:
         instructions = add("instructions", name, 41, teacher, seeds)
-        shards = [add("responses", f"{name}, shard {i} of 2", 22, teacher, instructions) for i in range(2)]
+        shards = [add("responses", name, 22, teacher, instructions, shard=f"{i} of 2") for i in range(2)]
         return add("pairs", name, 0.6, instructions, *shards)
 
     def evaluated(name: str, student: str) -> None:
@@ -80,7 +91,7 @@ def stages() -> list[Stage]:
         pairs = data(f"{name}, probing", teacher)
         warm = add("warm-up", name, 17, probed, pairs)
         gradient = add("reference-gradient", name, 6, warm, reference)
-        scores = [add("influence", f"{name}, shard {k} of 4", 31, warm, gradient, pairs) for k in range(4)]
+        scores = [add("influence", name, 31, warm, gradient, pairs, shard=f"{k} of 4") for k in range(4)]
         preferences = add("preferences", name, 0.3, *scores, pairs)
         teacher = add("dpo", name, 88, teacher, preferences)
         probed = add("sft", name, 35, student, data(f"{name}, training", teacher))
@@ -93,31 +104,41 @@ def realistic() -> Report:
     names = ["No fine-tuning", "Self-Instruct", "Montessori iteration 1", "Montessori iteration 2"]
     systems = [
         System(
-            name, 0 if i == 0 else 400, Measure(2.9 - 0.2 * i, 0.031, 256), Measure(2.95 - 0.19 * i, 0.028, 512),
-            Measure((0.12, 0.31, 0.42, 0.45)[i], 0.0215, 512), baseline=i < 2,
-            instruction_tokens=[round(rng.lognormvariate(2.6 + 0.1 * i, 0.4)) for _ in range(400)] if i else [],
-            response_tokens=[round(rng.lognormvariate(3.0 + 0.2 * i, 0.6)) for _ in range(400)] if i else [],
+            name,
+            training_points=400 if i else 0,
+            reference_loss=Measure(2.9 - 0.2 * i, 0.031, 256),
+            held_out_loss=Measure(2.95 - 0.19 * i, 0.028, 512),
+            accuracy=Measure((0.12, 0.31, 0.42, 0.45)[i], 0.0215, 512),
+            baseline=i < 2,
+            instruction_tokens=[round(rng.lognormvariate(2.6 + 0.1 * i, 0.4)) for _ in range(400 * (i > 0))],
+            response_tokens=[round(rng.lognormvariate(3.0 + 0.2 * i, 0.6)) for _ in range(400 * (i > 0))],
         )
         for i, name in enumerate(names)
-    ]  # fmt: skip
-    examples = [
-        Example(1, "Reverse the word 'lantern'.", "nretnal", 1.4e-4, "reverse"),
-        Example(
-            2,
-            "<script>alert('instruction')</script> & count the vowels",
-            "<img src=x onerror=alert(1)>",
-            1.1e-4,
-        ),
-        Example(2, "Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5, "explain"),
     ]
+    run = Run(
+        "tiny-two-iterations",
+        "20261123-042211-9f31c2",
+        "name: tiny\nseed: 0\niterations: 2\n",
+        versions={"montessori": "0.1.0", "torch": "2.13.0"},
+        started="2026-11-23 04:22 UTC",
+        finished="05:01 UTC",
+    )
     return Report(
-        Run("tiny-two-iterations", "20261123-042211-9f31c2", "name: tiny\nseed: 0\niterations: 2\n",
-            versions={"montessori": "0.1.0", "torch": "2.13.0"}, started="2026-11-23 04:22 UTC", finished="05:01 UTC"),
-        systems, "exact match", [iteration(rng, 1), iteration(rng, 2)], set(FAMILIES[:3]),
-        examples, [Example(1, "Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5, "sort")],
-        {"no instruction tag": 41, "near-duplicate": 210, "too long": 3}, [Rejection("near-duplicate", "Sort <3 2 1>")],
-        stages(),
-    )  # fmt: skip
+        run,
+        systems,
+        accuracy_kind="exact match",
+        iterations=[iteration(rng, 1), iteration(rng, 2)],
+        reference_families=set(FAMILIES[:3]),
+        highest=[
+            Example(1, "Reverse the word 'lantern'.", "nretnal", 1.4e-4, "reverse"),
+            Example(2, "<script>alert('x')</script> & count", "<img src=x onerror=alert(1)>", 1.1e-4),
+            Example(2, "Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5, "explain"),
+        ],
+        lowest=[Example(1, "Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5, "sort")],
+        rejections={"no instruction tag": 41, "near-duplicate": 210, "too long": 3},
+        rejected=[Rejection("near-duplicate", "Sort <3 2 1>")],
+        stages=stages(),
+    )
 
 
 @pytest.fixture(scope="session")

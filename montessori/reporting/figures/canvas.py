@@ -1,7 +1,7 @@
 """What all figures share: colours, type, axes without clutter.
 
-Colours are Okabe and Ito's (2008), which stay apart under colour blindness. The page swaps each for a CSS variable,
-so every colour in a figure is one of these.
+Colours are Okabe and Ito's (2008), which stay apart under colour blindness. The page swaps each for a CSS
+variable, so every colour in a figure is one of these.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from montessori.reporting.text import superscript
 
 INK = "#1b1f24"
 MUTED = "#68717b"
@@ -96,5 +98,4 @@ def power_of_ten(values: Sequence[float]) -> int:
 
 def scaled_unit(exponent: int, unit: str) -> str:
     """`unit` in powers of ten, as an axis label writes it."""
-    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{digits} {unit}" if exponent else unit
+    return f"10{superscript(exponent)} {unit}".strip() if exponent else unit

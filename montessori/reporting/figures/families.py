@@ -1,7 +1,7 @@
 """What kinds of instruction the teacher writes, before and after each update."""
 
 from montessori.reporting.data import Iteration, Report
-from montessori.reporting.figures.canvas import ACCENT, MUTED, SHADE, Drawing, panels, rows_of
+from montessori.reporting.figures.canvas import ACCENT, MUTED, PAPER, SHADE, Drawing, panels, rows_of
 from montessori.reporting.text import label, percent
 
 MOST = 12  # rows that stay readable; the paper shows ten verbs
@@ -18,6 +18,7 @@ def mix(report: Report) -> Drawing | None:
     rest = {n for i in shown for n in (*i.families_before, *i.families_after)} - set(names)
     labels = [label(name, 22) for name in names] + ([OTHER] if rest else [])
     figure, (axes,) = panels(1, len(shown), 1.0 + 0.27 * len(labels), sharex=True)
+    largest = max(v for i in shown for m in (i.families_before, i.families_after) for v in m.values())
     in_reference = sum(name in covered for name in names)
     texts = []
     for position, (ax, iteration) in enumerate(zip(axes, shown, strict=True)):
@@ -40,11 +41,10 @@ def mix(report: Report) -> Drawing | None:
             if b is not None:
                 ax.plot(100 * b, row, "o", color=ink, markersize=6)
             if a is not None:
-                ax.plot(100 * a, row, "o", markeredgecolor=ink, markerfacecolor="#ffffff", markersize=6)
+                ax.plot(100 * a, row, "o", markeredgecolor=ink, markerfacecolor=PAPER, markersize=6)
             texts.append(f"{labels[row]} {_change(a, b)}")
         texts[-len(values)] = f"iteration {iteration.number}: " + texts[-len(values)]
-        ax.set_xlim(left=0)
-        ax.margins(x=0.06)
+        ax.set_xlim(0, 106 * largest)
         ax.set_title(f"Iteration {iteration.number}")
         ax.set_xlabel("Instructions (%)")
     caption = "Hollow: written before the teacher's update. Filled: after."
@@ -67,9 +67,7 @@ def _rows(shown: list[Iteration], covered: set[str]) -> list[str | None]:
             for name, value in mixture.items():
                 share[name] = max(share.get(name, 0.0), value)
     unrecognised = share.pop(None, None)
-    ranked = sorted(share, key=lambda name: (-share[name], name or ""))
-    kept = [n for n in ranked if n in covered][:MOST]
-    kept += [n for n in ranked if n not in covered][: max(MOST - len(kept), 3)]
+    kept = sorted(share, key=lambda name: (name not in covered, -share[name], name or ""))[:MOST]
     return kept + ([None] if unrecognised is not None else [])
 
 

@@ -8,6 +8,7 @@ from montessori.reporting.figures.canvas import (
     GRID,
     INK,
     MUTED,
+    PAPER,
     Drawing,
     colour,
     panels,
@@ -15,9 +16,7 @@ from montessori.reporting.figures.canvas import (
     rows_of,
     scaled_unit,
 )
-from montessori.reporting.text import count, percent
-
-BINS = 48
+from montessori.reporting.text import count, percent, scientific
 
 
 def distribution(report: Report) -> Drawing | None:
@@ -36,9 +35,11 @@ def distribution(report: Report) -> Drawing | None:
     low, high = low - margin, high + margin
     exponent = power_of_ten([low, high])
     unit = 10.0**exponent
-    edges = np.linspace(low, high, BINS + 1)
+    bins = min(max(round(max(len(values) for _, values in scored) ** 0.5), 12), 48)
+    edges = np.linspace(low, high, bins + 1)
     figure, grid = panels(len(scored), 1, 0.75 + 1.35 * len(scored), sharex=True, sharey=True)
     first, _ = _shares(scored[0][1], edges)
+    tallest = max(_shares(values, edges)[0].max() for _, values in scored)
     texts, hidden = [], 0
     for position, (iteration, values) in enumerate(scored):
         ax = grid[position][0]
@@ -59,10 +60,13 @@ def distribution(report: Report) -> Drawing | None:
             )  # fmt: skip
         title = f"Iteration {iteration.number}"
         ax.set_title(title, color=ink)
-        about = f"{count(len(values), 'point')}, median {np.median(values):.1e}, {percent(iteration.positive_share)} positive"
+        about = (
+            f"{count(len(values), 'point')}, median {scientific(float(np.median(values)))}, "
+            f"{percent(iteration.positive_share)} positive"
+        )
         ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
         ax.set_ylabel("Points (%)")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 125 * tallest)  # room for the marker's name above the bars
         texts.append(f"{title}: {about}")
     grid[-1][0].set_xlabel(
         f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)"
@@ -101,7 +105,7 @@ def positive_share(report: Report) -> Drawing | None:
             ax.plot([before, 100 * after], [row, row], color=ACCENT, linewidth=1.5, alpha=0.5)
             ax.plot(100 * after, row, "o", color=ACCENT, markersize=6.5)
             text += f" → {percent(after)}"
-        ax.plot(before, row, "o", markeredgecolor=ACCENT, markerfacecolor="#ffffff", markersize=6.5)
+        ax.plot(before, row, "o", markeredgecolor=ACCENT, markerfacecolor=PAPER, markersize=6.5)
         ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
         texts.append(f"iteration {iteration.number}: {text}")
     ax.set_xlim(0, 100)

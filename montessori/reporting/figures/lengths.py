@@ -31,7 +31,7 @@ def token_lengths(report: Report) -> Drawing | None:
             ax.text(
                 1.02,
                 row,
-                f"{q50:.0f}",
+                f"median {q50:.0f}",
                 transform=ax.get_yaxis_transform(),
                 va="center",
                 color=ink,

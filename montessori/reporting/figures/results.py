@@ -4,7 +4,7 @@ import math
 
 from montessori.reporting.data import Report
 from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, rows_of
-from montessori.reporting.tables import decimals, finding, metrics, written
+from montessori.reporting.tables import decimals, findings, metrics, written
 from montessori.reporting.text import label
 
 
@@ -38,7 +38,7 @@ def results(report: Report) -> Drawing | None:
     return Drawing(
         "results",
         "Results by system",
-        f"Dot plot of {len(names)} systems: {', '.join(names)}. {finding(report)}",
+        f"Dot plot of {len(names)} systems: {', '.join(names)}. {' '.join(findings(report))}",
         "Bars: one standard error. Arrows point to the better side: ↓ lower, ↑ higher.",
         figure,
     )

@@ -4,8 +4,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from montessori.reporting.data import Report
-from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, WIDTH, Drawing, panels, rows_of
-from montessori.reporting.lineage import layout
+from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, PAPER, WIDTH, Drawing, panels, rows_of
+from montessori.reporting.lineage import Node, layout
 from montessori.reporting.text import count, duration, label, percent, short
 
 ROW = 0.24  # inches
@@ -67,26 +67,15 @@ def lineage(report: Report) -> Drawing | None:
             codes = [Outline.MOVETO, Outline.LINETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
             ax.add_patch(PathPatch(Outline(corners, codes), fill=False, edgecolor=MUTED, linewidth=1.1))
         cached = all(stage.cached for stage in node.stages)
-        ax.plot(
-            x,
-            y,
-            "o",
-            markersize=6,
-            zorder=3,
-            markeredgecolor=ACCENT,
-            markerfacecolor="#ffffff" if cached else ACCENT,
-        )
+        fill = PAPER if cached else ACCENT
+        ax.plot(x, y, "o", markersize=6, zorder=3, markeredgecolor=ACCENT, markerfacecolor=fill)
         start = lanes * LANE + 0.05
+        address = short(node.stages[0].address) + (" …" if len(node.stages) > 1 else "")
         texts = [
             (start, node.stage, "bold", INK),
-            (start + 2.0, node.label, "normal", INK),
-            (
-                start + 4.3,
-                short(node.stages[0].address) + (" …" if len(node.stages) > 1 else ""),
-                "normal",
-                MUTED,
-            ),
-            (start + 5.5, duration(sum(stage.seconds for stage in node.stages)), "normal", MUTED),
+            (start + 1.7, _part(node), "normal", INK),
+            (start + 4.6, address, "normal", MUTED),
+            (start + 5.8, duration(sum(stage.seconds for stage in node.stages)), "normal", MUTED),
         ]
         for left, text, weight, ink in texts:
             ax.text(left, y, label(text), va="center", fontsize=8, fontweight=weight, color=ink)
@@ -96,7 +85,12 @@ def lineage(report: Report) -> Drawing | None:
         f"History of {count(len(nodes), 'artifact')}, each below what it was made from: "
         + ", ".join(dict.fromkeys(node.stage for node in nodes))
         + ". The table of artifacts names the parents of each.",
-        "Each row is an artifact (shards together), joined to what it was made from above it. A parent that another "
-        "parent was itself made from is not drawn again; the table below has all. Hollow: taken from an earlier run.",
+        "Each row is an artifact (shards together), joined to what it was made from above it. A parent that "
+        "another parent was itself made from is not drawn again; the table of artifacts has all. "
+        "Hollow: taken from an earlier run.",
         figure,
     )
+
+
+def _part(node: Node) -> str:
+    return f"{node.label} ×{len(node.stages)}".strip() if len(node.stages) > 1 else node.label

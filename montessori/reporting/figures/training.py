@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from montessori.reporting.data import Iteration, Report, Step
-from montessori.reporting.figures.canvas import INK, Drawing, colour, panels
+from montessori.reporting.figures.canvas import INK, Drawing, colour, panels, power_of_ten, scaled_unit
 
 PANELS: tuple[tuple[str, str, Callable[[Iteration], list[Step]], Callable[[Step], float]], ...] = (
     ("Student warm-up", "Loss (nats/token)", lambda i: i.warm_up, lambda s: s.loss),
@@ -43,18 +43,17 @@ def curves(report: Report) -> Drawing | None:
         ax.remove()
     texts = []
     for ax, (title, unit, lines) in zip(axes, drawn, strict=False):
+        exponent = power_of_ten([value for _, points in lines for _, value in points])
         for number, points in lines:
-            _line(ax, points, colour(order[number]))
+            _line(ax, [(step, value / 10.0**exponent) for step, value in points], colour(order[number]))
             texts.append(
                 f"{title}, iteration {number}: {points[0][1]:.3g} at first, {points[-1][1]:.3g} at last"
             )
         ax.grid(axis="y")
         ax.margins(x=0.02)
         ax.set_title(title)
-        ax.set_ylabel(unit)
+        ax.set_ylabel(f"{unit} ({scaled_unit(exponent, '')})" if exponent else unit)
         ax.set_xlabel("Step")
-        if unit == "Learning rate":
-            ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if len(report.iterations) > 1:
         for number, position in order.items():
             axes[0].plot([], [], color=colour(position), linewidth=2, label=f"iteration {number}")
@@ -72,7 +71,8 @@ def _line(ax: Axes, points: list[tuple[int, float]], ink: str) -> None:
     if len(points) == 1:
         ax.plot(steps, values, "o", color=ink, markersize=4)
         return
-    smooth = len(points) >= SMOOTH_FROM
+    turns = np.count_nonzero(np.diff(np.sign(np.diff(values))))
+    smooth = len(points) >= SMOOTH_FROM and turns > len(points) / 4
     ax.plot(steps, values, color=ink, linewidth=0.8 if smooth else 1.5, alpha=0.35 if smooth else 1)
     if smooth:
         window = len(points) // 20 * 2 + 1

@@ -1,0 +1,110 @@
+"""The command line: `montessori run CONFIG`.
+
+Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+
+from montessori import config
+from montessori.errors import InputError, MontessoriError
+
+EXAMPLES = """examples:
+  montessori run configs/tiny.yaml                        two iterations in the pocket world, on a laptop
+  montessori run configs/tiny.yaml --set dpo.beta=0.2     again with another beta: only what follows from it is redone
+  montessori run configs/tinyllama-1.1b.yaml --dry-run    what a run would do, without doing it
+  montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command in `arguments` (default: the process's); the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except InputError as error:
+        print(f"montessori: {error}", file=sys.stderr)
+        return 2
+    except MontessoriError as error:
+        print(f"montessori: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("montessori: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="montessori",
+        description="Make training data fitted to the student model that learns from it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('montessori')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="one run of Montessori-Instruct, end to end",
+        description="Run the method beside Self-Instruct and the base student. What the store already has is not done again.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting, for example dpo.beta=0.2; may be repeated",
+    )
+    run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    run.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
+    run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    short = {"iterations": options.iterations, "store": options.store}
+    overrides = options.overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
+    settings = config.load(options.config, overrides)
+    from montessori import sources
+    from montessori.artifacts import Store
+
+    store = Store(settings.store)
+    sources.addresses(settings)  # wrong input is found here, before anything heavy starts
+    if not options.dry_run:
+        store.check_writable()
+    from rich.console import Console
+
+    console = Console()
+    _quiet_prefect()
+    from flows import terminal
+    from flows.montessori import montessori, plan
+
+    if options.dry_run:
+        steps, _ = plan(settings)
+        terminal.show_plan(console, list(steps.requests.values()), store)
+        return 0
+    with terminal.Screen(console) as screen:
+        run = montessori(settings, screen.watch)
+    folder = store.open(run)
+    terminal.show_result(console, folder / "result.md")
+    print(f"\nreport  {folder / 'report.html'}\nrun     {folder}")
+    return 0
+
+
+def _quiet_prefect() -> None:
+    """One line a stage on the screen is ours; Prefect's own go to its server. Its telemetry stays off."""
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The method, one line a step (docs/method.md, section 1). Each name is the address of an artifact."""
+
+from dataclasses import dataclass
+
+from tasks.steps import Address, Shards, Steps
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every system starts from."""
+
+    seeds: Address
+    reference: Address
+    test: Address | None
+    teacher: Address
+    student: Address
+
+
+@dataclass(frozen=True)
+class System:
+    """A student, what it learned from, and how it did."""
+
+    name: str
+    student: Address
+    metrics: Address
+    instructions: Address | None = None
+    pairs: Shards = ()  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration of Montessori-Instruct made on the way to its student."""
+
+    number: int
+    teacher: Address
+    system: System
+    inputs: dict[str, list[Address]]  # for the report
+
+
+def base(steps: Steps) -> Base:
+    """Seeds, reference set, held-out points, and the two models."""
+    settings = steps.settings
+    seeds = steps.rows("seeds", settings.seeds)
+    return Base(
+        seeds=seeds,
+        reference=steps.rows("reference", settings.reference),
+        test=steps.rows("test", settings.test) if settings.test else None,
+        teacher=steps.base_model("teacher", settings.teacher, seeds),
+        student=steps.base_model("student", settings.student, seeds),
+    )
+
+
+def no_fine_tuning(steps: Steps, base: Base) -> System:
+    """The base student as it is."""
+    name = "No fine-tuning"
+    return System(name, base.student, steps.evaluate(base.student, base.reference, base.test, name))
+
+
+def taught_by(steps: Steps, base: Base, teacher: Address, name: str) -> System:
+    """A student fine-tuned on what `teacher` writes. With the unchanged teacher this is Self-Instruct."""
+    size = steps.settings.training_size
+    instructions = steps.instructions(teacher, base.seeds, size, "training", name)
+    pairs = steps.responses(teacher, instructions, name)
+    student = steps.train_student(base.student, pairs, name)
+    metrics = steps.evaluate(student, base.reference, base.test, name)
+    return System(name, student, metrics, instructions, pairs)
+
+
+def iteration(steps: Steps, base: Base, teacher: Address, probed: Address, number: int) -> Iteration:
+    """Tune `teacher` to what the student `probed` learns most from, and train a student on what it then writes."""
+    name = f"Montessori iteration {number}"
+    size = steps.settings.probing.warm_up + steps.settings.probing.probing
+
+    instructions = steps.instructions(teacher, base.seeds, size, f"probing {number}", name)
+    pairs = steps.responses(teacher, instructions, name)
+    split = steps.split(pairs, name)
+    warm = steps.warm_up(probed, split, name)
+    gradient = steps.reference_gradient(warm, base.reference, name)
+    scores = steps.influence(warm, gradient, base.reference, [split], "probing.parquet", name)
+    preferences = steps.preferences(instructions, scores, name)
+    tuned = steps.update_teacher(teacher, preferences, name)
+    system = taught_by(steps, base, tuned, name)
+
+    made = {
+        "instructions": [instructions],
+        "pairs": pairs,
+        "warm-up": [warm],
+        "gradient": [gradient],
+        "scores": scores,
+        "preferences": [preferences],
+        "teacher": [tuned],
+    }
+    if steps.settings.influence.after:
+        label = f"{name}, after the update"
+        made["scores-after"] = steps.influence(
+            warm, gradient, base.reference, system.pairs, "pairs.parquet", label
+        )
+    return Iteration(number, tuned, system, made)

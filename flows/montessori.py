@@ -1,0 +1,87 @@
+"""The flow `montessori`: N iterations of the method beside Self-Instruct and the base student, then the report."""
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.iteration import System, base, iteration, no_fine_tuning, taught_by
+from montessori import sources
+from montessori.artifacts import Store
+from montessori.config import Settings
+from tasks.execution import Execution, Watch
+from tasks.places import open_place
+from tasks.steps import Address, Steps
+
+
+def order(steps: Steps) -> Address:
+    """Ask for every stage of a run; the address of the run's own artifact."""
+    start = base(steps)
+    systems = [no_fine_tuning(steps, start), taught_by(steps, start, start.teacher, "Self-Instruct")]
+    teacher, student = start.teacher, start.student
+    iterations = []
+    for number in range(1, steps.settings.iterations + 1):
+        probed = start.student if steps.settings.probing.student == "base" else student
+        done = iteration(steps, start, teacher, probed, number)
+        teacher, student = done.teacher, done.system.student
+        iterations.append(done)
+        systems.append(done.system)
+    made = {f"{i.number}:{name}": found for i in iterations for name, found in i.inputs.items()}
+    return steps.report({**_systems(systems), **made, "reference": [start.reference]})
+
+
+def _systems(systems: list[System]) -> dict[str, list[Address]]:
+    inputs: dict[str, list[Address]] = {}
+    for system in systems:
+        inputs[f"{system.name}:metrics"] = [system.metrics]
+        inputs[f"{system.name}:student"] = [system.student]
+        inputs[f"{system.name}:instructions"] = [system.instructions] if system.instructions else []
+        inputs[f"{system.name}:pairs"] = list(system.pairs)
+    return inputs
+
+
+def plan(settings: Settings) -> tuple[Steps, Address]:
+    """What a run would do, nothing started: all its requests, and where the run itself will be."""
+    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
+    return steps, order(steps)
+
+
+@flow(name="montessori", task_runner=ThreadPoolTaskRunner(max_workers=32), persist_result=False, validate_parameters=False)
+def montessori(settings: Settings, watch: Watch = lambda *_: None) -> Address:
+    """Tune a teacher to write the data that a student learns most from, and compare the students.
+
+    Returns the address of the run in the store. Raises InputError, or StageError when a stage failed for good.
+    """
+    store = Store(settings.store)
+    store.check_writable()
+    found = sources.addresses(settings)
+    place = open_place(settings.compute)
+    execution = Execution(store, place, settings.compute, watch)
+    try:
+        run = order(Steps(settings, found, execution.submit))
+        execution.finish()
+    finally:
+        place.close()
+        _show_stages(execution)
+    _show_result(store, run)
+    return run
+
+
+def _show_stages(execution: Execution) -> None:
+    table = [
+        {
+            "stage": record.title,
+            "state": record.state,
+            "attempts": record.attempts,
+            "seconds": round(record.seconds, 1),
+            "artifact": address,
+            "error": record.error,
+        }
+        for address, record in execution.records.items()
+    ]
+    create_table_artifact(table=table, key="stages", description="Every stage and shard of the run")
+
+
+def _show_result(store: Store, run: Address) -> None:
+    folder = store.open(run)
+    create_markdown_artifact((folder / "result.md").read_text(encoding="utf-8"), key="result")
+    create_link_artifact((folder / "report.html").as_uri(), link_text="report.html", key="report")

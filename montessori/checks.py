@@ -1,0 +1,52 @@
+"""Is a folder a model that can be loaded? Looked up in its file names, before anything heavy is imported."""
+
+import json
+from pathlib import Path
+
+from montessori.errors import InputError
+
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+INDEX = "model.safetensors.index.json"
+
+
+def model_folder(path: str | Path) -> None:
+    """Raise InputError unless the folder at `path` has a configuration, a tokenizer and safetensors."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such model folder")
+    if not (folder / "config.json").is_file():
+        hint = "a model saved with save_pretrained has one"
+        if (folder / "adapter_config.json").is_file():
+            hint = "this is a LoRA adapter alone: merge it into its base model and save that"
+        raise InputError(f"{folder}: no config.json; {hint}")
+    if not _any(folder, TOKENIZERS):
+        raise InputError(
+            f"{folder}: no tokenizer (tokenizer.json or tokenizer.model); save the tokenizer beside the model"
+        )
+    if not _any(folder, ("*.safetensors",)):
+        pickled = _any(folder, PICKLES)
+        raise InputError(
+            f"{folder}: only pickled weights ({pickled}), which can run code; save them as safetensors"
+            if pickled
+            else f"{folder}: no weights; model.safetensors, or its shards with {INDEX}, is expected"
+        )
+    missing = _missing_shards(folder)
+    if missing:
+        raise InputError(f"{folder}: {INDEX} names {missing[0]}, which is not there; copy the folder again")
+
+
+def _any(folder: Path, patterns: tuple[str, ...]) -> str | None:
+    """The name of the first file that matches."""
+    return next((file.name for pattern in patterns for file in sorted(folder.glob(pattern))), None)
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    index = folder / INDEX
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return []
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{index}: not an index of weights; copy the folder again") from None
+    return sorted(shard for shard in shards if not (folder / shard).is_file())

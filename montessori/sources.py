@@ -1,0 +1,74 @@
+"""What a run reads from outside the store: its address, and whether it is fit to use, before anything heavy starts.
+
+In: settings.  Out: an address for each source (see `artifacts.request`), or an InputError that names the field.
+"""
+
+import hashlib
+from pathlib import Path
+
+from montessori import checks, data
+from montessori.artifacts.store import sha256
+from montessori.config import DataSource, Model, Settings
+from montessori.errors import InputError
+
+POCKET = "pocket"
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """The address of every source of a run, by settings field; each one checked."""
+    found = {"seeds": _data(settings.seeds, "seeds"), "reference": _data(settings.reference, "reference")}
+    if settings.test:
+        found["test"] = _data(settings.test, "test")
+    for role, model in (("teacher", settings.teacher), ("student", settings.student)):
+        if model.source != "scratch":
+            found[role] = _model(model, role)
+    _check_rows(settings, found)
+    return found
+
+
+def _data(source: DataSource, role: str) -> str:
+    if source.source == POCKET:
+        return POCKET
+    if not data.is_file(source):
+        return f"hub:{source.source}"
+    path = Path(source.source)
+    if not path.is_file():
+        raise InputError(f"{role}.source = {source.source}: no such file (a hub name looks like user/name)")
+    return f"file:{path.resolve()}#{sha256(path)}"
+
+
+def _model(model: Model, role: str) -> str:
+    path = Path(model.source)
+    if not path.is_dir():
+        if model.source.startswith((".", "/", "~")):
+            raise InputError(f"{role}.source = {model.source}: no such folder")
+        return f"hub:{model.source}"
+    checks.model_folder(path)
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        whole.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+    return f"file:{path.resolve()}#{whole.hexdigest()}"
+
+
+def _check_rows(settings: Settings, found: dict[str, str]) -> None:
+    """Read the files once: bad lines, too few seeds, held-out points that are in the reference set."""
+    needed = settings.instructions.seed_shots + settings.instructions.generated_shots
+    sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
+    rows = {
+        role: data.read(source, role)
+        for role, source in sources.items()
+        if source and found[role].startswith("file:")
+    }
+    seeds = len(rows["seeds"]) if "seeds" in rows else settings.pocket.seeds
+    if found["seeds"] in (POCKET,) or "seeds" in rows:
+        if seeds < needed:
+            raise InputError(
+                f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
+            )
+    if "reference" in rows and "test" in rows:
+        shared = {r["instruction"] for r in rows["reference"]} & {r["instruction"] for r in rows["test"]}
+        if shared:
+            raise InputError(
+                f"test: {len(shared)} of its instructions are in the reference set too, for example "
+                f"{min(shared)[:80]!r}; held-out points must not be (see skip and limit)"
+            )

@@ -1,0 +1,117 @@
+"""A run's stages as Prefect tasks: each waits for its inputs, is retried when it crashes, and is kept account of.
+
+The cache is the store alone: a task whose artifact is there already ends at once in the state Cached.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import State, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Completed
+from prefect.tasks import Task, exponential_backoff
+
+from montessori import stages
+from montessori.artifacts import Request, Store
+from montessori.config import Compute
+from montessori.errors import MontessoriError, StageError
+from tasks.places import Place, StageCrash
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Record:
+    """How one stage, or one shard of it, has gone so far."""
+
+    title: str
+    state: str = "waiting"  # waiting, running, done, cached, failed
+    attempts: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+Watch = Callable[[str, Record, tuple[int, int, str, str] | None], None]
+
+
+class Execution:
+    """Runs the requests of one flow run at a place; `watch(address, record, progress)` hears how they go."""
+
+    def __init__(self, store: Store, place: Place, compute: Compute, watch: Watch):
+        self.store, self.records = store, dict[str, Record]()
+        self._place, self._compute, self._watch = place, compute, watch
+        self._futures: dict[str, PrefectFuture[Any]] = {}
+        self._lock = threading.Lock()
+
+    def submit(self, request: Request) -> None:
+        """Start the stage as soon as those that make its inputs are done."""
+        inputs = [address for addresses in request.inputs.values() for address in addresses]
+        self.records[request.address] = Record(request.title)
+        run = run_stage.with_options(
+            name=request.stage,
+            task_run_name=request.title,
+            tags=set() if stages.STAGES[request.stage].light else {"gpu"},
+            retries=self._compute.retries,
+            retry_delay_seconds=exponential_backoff(self._compute.retry_delay_s),
+        )
+        waits = [self._futures[address] for address in inputs if address in self._futures]
+        self._futures[request.address] = run.submit(request, self, wait_for=waits)
+
+    def finish(self) -> None:
+        """Wait for all. Raises the input's error, or a StageError that names every stage that failed for good."""
+        wait(list(self._futures.values()))
+        failed = [record for record in self.records.values() if record.state == "failed"]
+        if failed:
+            waiting = sum(record.state == "waiting" for record in self.records.values())
+            raise StageError(
+                "; ".join(f"{record.title} failed after {_times(record.attempts)}: {record.error}" for record in failed)
+                + f". {waiting} stages that need it did not run, all others are done; "
+                "the same command runs only what is missing"
+            )
+
+    def run(self, request: Request, attempt: int) -> bool:
+        """One attempt at `request`; False when the store had its artifact already."""
+        record = self.records[request.address]
+        if self.store.exists(request.address):
+            self._tell(request, record, state="cached", seconds=self.store.manifest(request.address)["seconds"])
+            return False
+        started = time.monotonic()
+        self._tell(request, record, state="running", attempts=attempt)
+        try:
+            self._place.run(request, self.store, lambda *done: self._watch(request.address, record, done))
+        except BaseException as error:
+            self._tell(request, record, state="failed", error=str(error), seconds=time.monotonic() - started)
+            raise
+        self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
+        return True
+
+    def _tell(self, request: Request, record: Record, **change: Any) -> None:
+        with self._lock:
+            for name, value in change.items():
+                setattr(record, name, value)
+            self._watch(request.address, record, None)
+
+
+def _worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Crashes are tried again; wrong input and a stage's own verdict would only repeat themselves."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, MontessoriError) or isinstance(error, StageCrash)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_jitter_factor=0.5, retry_condition_fn=_worth_a_retry)
+def run_stage(request: Request, execution: Execution) -> State[Any]:
+    """Make the artifact of `request`, unless it is there."""
+    context = TaskRunContext.get()
+    made = execution.run(request, context.task_run.run_count if context else 1)
+    return Completed(name=None if made else "Cached", message=request.address)
+
+
+def _times(count: int) -> str:
+    return "one attempt" if count == 1 else f"{count} attempts"

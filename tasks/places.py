@@ -1,0 +1,176 @@
+"""Where a stage runs: in this process (`inline`), or in one of its own on this machine (`process`).
+
+A place has `run(request, store, on_progress)`, which returns when the artifact is in the store, or raises InputError,
+StageError or StageCrash; and `close()`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from montessori import config, errors, progress, stage, stages
+from montessori.artifacts import Request, Store
+from montessori.errors import MontessoriError, StageError
+
+OnProgress = Callable[[int, int, str, str], None]
+
+
+class StageCrash(MontessoriError):
+    """A stage's process ended without an answer, or failed in a way that a second try may mend."""
+
+
+class Place(Protocol):
+    """Runs requests."""
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+        """Return when the artifact of `request` is in `store`."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+def open_place(compute: config.Compute) -> Place:
+    """The place that the settings name."""
+    return Inline(compute) if compute.place == "inline" else Processes(compute)
+
+
+class Inline:
+    """Stages one after the other in this process: for tests, and to debug a stage."""
+
+    def __init__(self, compute: config.Compute):
+        self._threads, self._turn = compute.threads, threading.Lock()
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+        """Run the stage here."""
+        with self._turn, progress.listening(on_progress):
+            try:
+                stage.run(request, store, self._threads)
+            except MontessoriError:
+                raise
+            except Exception as error:
+                raise StageCrash(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class Processes:
+    """Each stage in a process of its own, forked from one listener (`python -m montessori.stage --listen`).
+
+    As many run side by side as there are GPUs, each with one to itself; without GPUs, as the cores allow.
+    """
+
+    def __init__(self, compute: config.Compute):
+        self._threads = compute.threads
+        gpus = _gpus()
+        at_once = compute.at_once or len(gpus) or max(1, _cores() // compute.threads)
+        self._slots: SimpleQueue[str | None] = SimpleQueue()
+        for number in range(at_once):
+            self._slots.put(gpus[number % len(gpus)] if gpus else None)
+        self._light = threading.Semaphore(_cores())
+        self._answers: dict[str, SimpleQueue[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._listener: subprocess.Popen[bytes] | None = None
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+        """Send the request to the listener and follow it to its end."""
+        log = store.root / "logs" / f"{request.stage}-{request.fingerprint}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with self._slot(request) as gpu:
+            answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
+            self._answers[request.address] = answers
+            self._send(
+                {
+                    "request": request.model_dump(mode="json"),
+                    "store": str(store.root),
+                    "threads": self._threads,
+                    "gpu": gpu,
+                    "log": str(log),
+                }
+            )
+            failure: dict[str, Any] = {}
+            while "exit" not in (answer := answers.get()):
+                if "progress" in answer:
+                    on_progress(*answer["progress"])
+                else:
+                    failure = answer
+        if answer["exit"]:
+            raise _error(answer["exit"], failure, str(log))
+
+    def close(self) -> None:
+        """Close the listener's input: it ends, and its stages with it."""
+        if self._listener and self._listener.stdin:
+            self._listener.stdin.close()
+            self._listener.wait()
+
+    @contextmanager
+    def _slot(self, request: Request) -> Iterator[str | None]:
+        """A GPU or a core's share for a stage that loads a model; the others hardly cost anything."""
+        if stages.STAGES[request.stage].light:
+            with self._light:
+                yield ""  # no GPU visible
+        else:
+            slot = self._slots.get()
+            try:
+                yield slot
+            finally:
+                self._slots.put(slot)
+
+    def _send(self, order: dict[str, Any]) -> None:
+        with self._lock:
+            if self._listener is None or self._listener.poll() is not None:
+                self._listener = subprocess.Popen(
+                    [sys.executable, "-m", "montessori.stage", "--listen"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+                )
+                threading.Thread(target=self._follow, args=(self._listener,), daemon=True).start()
+            assert self._listener.stdin
+            self._listener.stdin.write(json.dumps(order).encode() + b"\n")
+            self._listener.stdin.flush()
+
+    def _follow(self, listener: subprocess.Popen[bytes]) -> None:
+        """Hand each line of the listener to the run that waits for it; if the listener dies, tell them all."""
+        assert listener.stdout
+        for line in listener.stdout:
+            answer = json.loads(line)
+            self._answers[answer["address"]].put(answer)
+        for waiting in self._answers.values():
+            waiting.put({"exit": -9})
+
+
+def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
+    kind = getattr(errors, failure.get("error", ""), None)
+    if kind is not None:
+        return kind(failure["message"])  # type: ignore[no-any-return]
+    if code < 0:
+        hint = "; out of memory is the usual reason" if code == -9 else ""
+        return StageCrash(f"killed by signal {-code}{hint} (log: {log})")
+    return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(number) for number in range(len(listed.stdout.splitlines()))]
+
+
+def _cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+__all__ = ["Place", "StageCrash", "StageError", "open_place"]

@@ -1,0 +1,178 @@
+"""One method a stage: which settings it reads and which artifacts it is given.
+
+Each returns the address of its artifact at once, since an address follows from the request alone. `submit` does with
+the request what it likes: run it as a Prefect task, or nothing, when only the plan is wanted.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from montessori import stages
+from montessori.artifacts import Request
+from montessori.config import DataSource, Model, Settings
+from montessori.sources import POCKET
+
+Address = str
+Shards = list[Address]
+
+
+class Steps:
+    """The stages of one run with `settings`; `sources` are the addresses from `montessori.sources`."""
+
+    def __init__(self, settings: Settings, sources: dict[str, str], submit: Callable[[Request], None]):
+        self.settings, self.sources, self._submit = settings, sources, submit
+        self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
+
+    def rows(self, role: str, source: DataSource) -> Address:
+        """Seeds, reference set or test points."""
+        pocket = self.settings.pocket if source.source == POCKET else None
+        read = {"split": source.split, "skip": source.skip, "limit": source.limit}
+        settings = {"pocket": pocket and pocket.model_dump()} if pocket else read
+        return self._step(role, role, settings, {"source": [self.sources[role]]})
+
+    def base_model(self, role: str, model: Model, seeds: Address) -> Address:
+        """The teacher or student to start from: as it is, or trained from nothing."""
+        if model.scratch is None:
+            return self.sources[role]
+        inputs = {} if self.sources["seeds"] == POCKET else {"seeds": [seeds]}
+        return self._step(f"scratch-{role}", f"{role} from scratch", {"scratch": model.scratch}, inputs)
+
+    def instructions(self, teacher: Address, seeds: Address, target: int, purpose: str, label: str) -> Address:
+        """New instructions by the teacher; `purpose` makes their randomness their own."""
+        return self._step(
+            "instructions",
+            f"{label}: instructions",
+            {"instructions": self.settings.instructions, "target": target, **self._loading(self.settings.teacher)},
+            {"teacher": [teacher], "seeds": [seeds]},
+            purpose,
+        )
+
+    def responses(self, teacher: Address, instructions: Address, label: str) -> Shards:
+        """The teacher's answers to its instructions."""
+        asked = self.settings.responses
+        settings = {
+            "sampling": asked.sampling,
+            "batch_size": asked.batch_size,
+            **self._loading(self.settings.teacher),
+        }
+        inputs = {"teacher": [teacher], "instructions": [instructions]}
+        return self._shards("responses", f"{label}: responses", settings, inputs, asked.shards)
+
+    def split(self, pairs: Shards, label: str) -> Address:
+        """Warm-up set and probing set."""
+        sizes = {"warm_up": self.settings.probing.warm_up, "probing": self.settings.probing.probing}
+        return self._step("split", f"{label}: split", sizes, {"pairs": pairs})
+
+    def warm_up(self, student: Address, split: Address, label: str) -> Address:
+        """The student after the warm-up set, with its optimiser state."""
+        settings = {"training": self.settings.warm_up, **self._student(), "lora": self.settings.student.lora}
+        return self._step("warm-up", f"{label}: warm-up", settings, {"student": [student], "split": [split]})
+
+    def reference_gradient(self, warm: Address, reference: Address, label: str) -> Address:
+        """∇L of the warmed-up student."""
+        inputs = {"student": [warm], "reference": [reference]}
+        return self._step("reference-gradient", f"{label}: reference gradient", self._student(), inputs)
+
+    def influence(
+        self, warm: Address, gradient: Address, reference: Address, points: Shards, file: str, label: str
+    ) -> Shards:
+        """How much each point lowers the reference loss of the warmed-up student."""
+        asked = self.settings.influence
+        settings = {
+            "estimator": asked.estimator,
+            "file": file,
+            "limit": self.settings.probing.probing,
+            **self._student(),
+        }
+        against = {"gradient": [gradient]} if asked.estimator == "taylor" else {"reference": [reference]}
+        inputs = {"student": [warm], "points": points, **against}
+        return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
+
+    def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:
+        """Pairs of teacher outputs."""
+        settings = {"preferences": self.settings.preferences}
+        inputs = {"instructions": [instructions], "scores": scores}
+        return self._step("preferences", f"{label}: preferences", settings, inputs)
+
+    def update_teacher(self, teacher: Address, preferences: Address, label: str) -> Address:
+        """The teacher after DPO."""
+        settings = {
+            "dpo": self.settings.dpo,
+            "max_length": self.settings.teacher.max_length,
+            "lora": self.settings.teacher.lora,
+            **self._loading(self.settings.teacher),
+        }
+        inputs = {"teacher": [teacher], "preferences": [preferences]}
+        return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs)
+
+    def train_student(self, student: Address, pairs: Shards, label: str) -> Address:
+        """The base student fine-tuned on a training set."""
+        settings = {"sft": self.settings.sft, **self._student(), "lora": self.settings.student.lora}
+        inputs = {"student": [student], "pairs": pairs}
+        return self._step("student", f"{label}: student", settings, inputs)
+
+    def evaluate(self, student: Address, reference: Address, test: Address | None, label: str) -> Address:
+        """The student's numbers."""
+        settings = {"evaluation": self.settings.evaluation, **self._student()}
+        inputs = {"student": [student], "reference": [reference], "test": [test] if test else []}
+        return self._step("evaluation", f"{label}: evaluation", settings, inputs)
+
+    def report(self, inputs: dict[str, list[Address]]) -> Address:
+        """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
+        kept = {"store": True, "compute": {"place", "at_once", "retries", "retry_delay_s"}}
+        run = self.settings.model_dump(mode="json", exclude=kept)
+        made = {**inputs, "stages": list(self.requests)}
+        request = self._request("report", "report", {"run": run}, made)
+        name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"
+        return self._add(request.model_copy(update={"kept_as": name}))
+
+    def _loading(self, model: Model) -> dict[str, Any]:
+        return {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+
+    def _student(self) -> dict[str, Any]:
+        student = self.settings.student
+        return {"max_length": student.max_length, **self._loading(student)}
+
+    def _shards(
+        self, stage: str, label: str, settings: dict[str, Any], inputs: dict[str, list[str]], count: int
+    ) -> Shards:
+        return [self._step(stage, label, settings, inputs, shard=(index, count)) for index in range(count)]
+
+    def _step(self, *arguments: Any, **named: Any) -> Address:
+        return self._add(self._request(*arguments, **named))
+
+    def _add(self, request: Request) -> Address:
+        if request.address not in self.requests:
+            self.requests[request.address] = request
+            self._submit(request)
+        return request.address
+
+    def _request(
+        self,
+        stage: str,
+        label: str,
+        settings: dict[str, Any],
+        inputs: dict[str, list[str]],
+        purpose: str = "",
+        shard: tuple[int, int] = (0, 1),
+    ) -> Request:
+        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
+        return Request(
+            stage=stage,
+            version=stages.STAGES[stage].version,
+            settings=plain,
+            inputs=inputs,
+            seed=_seed(self.settings.seed, purpose),
+            shard=shard,
+            label=label,
+        )
+
+
+def _seed(seed: int, purpose: str) -> int:
+    """The run's seed, or one derived from it for a purpose that must not share its randomness."""
+    if not purpose:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "big") % 2**31

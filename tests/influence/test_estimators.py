@@ -1,0 +1,254 @@
+"""taylor and exact against influence computed independently in float64 with `torch.optim.AdamW`."""
+
+import copy
+import dataclasses
+import math
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from warm_student import (
+    POISON_TOKEN,
+    Truth,
+    random_examples,
+    spearman,
+    tiny_lora_student,
+    tiny_student,
+    truth,
+    warm_up,
+)
+
+from montessori.chat import Example
+from montessori.errors import InputError, StageError
+from montessori.influence import OptimizerState, Score, exact, reference_gradient, taylor
+
+Estimate = Callable[[list[Example]], list[Score]]
+
+
+@dataclass
+class Student:
+    model: nn.Module
+    state: OptimizerState
+    reference: list[Example]
+    points: list[Example]
+    truths: list[Truth]
+
+    def taylor(self, points: list[Example]) -> list[Score]:
+        gradient, _ = reference_gradient(self.model, self.reference)
+        return list(taylor.score(self.model, self.state, gradient, points))
+
+    def exact(self, points: list[Example]) -> list[Score]:
+        return list(exact.score(self.model, self.state, self.reference, points))
+
+    def estimators(self) -> list[Estimate]:
+        return [self.taylor, self.exact]
+
+
+def make_student(model: nn.Module, weight_decay: float) -> Student:
+    torch.set_num_threads(1)
+    state = warm_up(model, weight_decay)
+    reference, points = random_examples(8, seed=1), random_examples(20, seed=2)
+    return Student(model, state, reference, points, [truth(model, state, reference, x) for x in points])
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    return make_student(tiny_student(), weight_decay=0.0)
+
+
+@pytest.fixture(scope="module")
+def lora_student() -> Student:
+    return make_student(tiny_lora_student(), weight_decay=0.1)
+
+
+@pytest.fixture(scope="module", params=["full", "weight decay", "lora"])
+def any_student(request: pytest.FixtureRequest) -> Student:
+    if request.param == "weight decay":
+        return make_student(tiny_student(), weight_decay=0.1)
+    return request.getfixturevalue("student" if request.param == "full" else "lora_student")
+
+
+def influences(scores: list[Score]) -> list[float]:
+    assert {s.status for s in scores} == {"ok"}
+    return [s.influence for s in scores]
+
+
+def snapshot(student: Student) -> list[torch.Tensor]:
+    moments = [*student.state.exp_avg.values(), *student.state.exp_avg_sq.values()]
+    gradients = [p.grad for p in student.model.parameters() if p.grad is not None]
+    return [t.detach().clone() for t in [*student.model.state_dict().values(), *gradients, *moments]]
+
+
+def test_exact_in_float32_equals_the_float64_step_and_loss_difference(any_student: Student):
+    expected = [t.exact for t in any_student.truths]
+    found = influences(any_student.exact(any_student.points))
+    assert spearman(found, expected) > 0.999
+    assert found == pytest.approx(expected, rel=0, abs=0.01 * statistics.stdev(expected))
+
+
+def test_taylor_equals_the_float64_product_of_gradient_and_step(any_student: Student):
+    expected = [t.first_order for t in any_student.truths]
+    found = influences(any_student.taylor(any_student.points))
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-5 * statistics.stdev(expected))
+
+
+def test_taylor_ranks_points_as_exact_does(any_student: Student):
+    found = influences(any_student.taylor(any_student.points))
+    assert spearman(found, [t.exact for t in any_student.truths]) > 0.99
+
+
+def test_taylor_still_ranks_with_bfloat16_weights(student: Student):
+    narrow = dataclasses.replace(student, model=copy.deepcopy(student.model).bfloat16())
+    found = influences(narrow.taylor(student.points))
+    assert spearman(found, [t.exact for t in student.truths]) > 0.98
+
+
+def test_momentum_influence_is_that_of_a_step_with_zero_gradient(any_student: Student):
+    s = any_student
+    expected = truth(s.model, s.state, s.reference, None)
+    gradient, _ = reference_gradient(s.model, s.reference)
+    assert taylor.momentum_influence(s.model, s.state, gradient) == pytest.approx(
+        expected.first_order, rel=1e-5
+    )
+    assert exact.momentum_influence(s.model, s.state, s.reference) == pytest.approx(
+        expected.exact, abs=0.01 * statistics.stdev(t.exact for t in s.truths)
+    )
+
+
+def test_weights_and_moments_are_the_same_bits_after_many_points(any_student: Student):
+    before = snapshot(any_student)
+    for estimate in any_student.estimators():
+        estimate(any_student.points * 2)
+    exact.momentum_influence(any_student.model, any_student.state, any_student.reference)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(any_student), strict=True))
+
+
+def test_weights_are_restored_when_the_reference_pass_breaks(student: Student, monkeypatch):
+    before = snapshot(student)
+    scores = exact.score(student.model, student.state, student.reference, student.points)
+    next(scores)
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(exact, "reference_loss", out_of_memory)
+    with pytest.raises(MemoryError):
+        next(scores)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(student), strict=True))
+
+
+def test_scores_do_not_depend_on_order_or_sharding(any_student: Student):
+    for estimate in any_student.estimators():
+        whole = {s.id: s for s in estimate(any_student.points)}
+        shuffled = list(any_student.points)
+        random.Random(0).shuffle(shuffled)
+        assert {s.id: s for s in estimate(shuffled)} == whole
+        shards = estimate(any_student.points[:7]) + estimate(any_student.points[7:])
+        assert shards == list(whole.values())
+
+
+def test_a_student_with_dropout_is_scored_without_it():
+    model = tiny_student(attention_dropout=0.5)
+    student = Student(model, warm_up(model), random_examples(4, seed=1), random_examples(4, seed=2), [])
+    for estimate in student.estimators():
+        model.train()
+        first = estimate(student.points[:3])
+        model.train()
+        assert estimate(student.points[:3]) == first
+
+
+def test_a_poison_point_gets_a_status_and_spoils_nobody_else(student: Student):
+    model = copy.deepcopy(student.model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[POISON_TOKEN] = math.nan
+    poisoned = dataclasses.replace(student, model=model)
+    poison = Example("poison", [1, 2, POISON_TOKEN, 3, 4], prompt_length=2)
+    empty = Example("empty", [1, 2, 3], prompt_length=3)
+    for estimate in poisoned.estimators():
+        clean = estimate(student.points[:4])
+        mixed = estimate([poison, *student.points[:2], empty, *student.points[2:4], poison])
+        assert [s for s in mixed if s.status == "ok"] == clean
+        assert [(s.id, s.status) for s in mixed if s.status != "ok"] == [
+            ("poison", "not-finite"),
+            ("empty", "no-answer"),
+            ("poison", "not-finite"),
+        ]
+        assert all(math.isnan(s.influence) for s in mixed if s.status != "ok")
+
+
+def test_a_gradient_that_overflows_is_a_poison_point_too(student: Student):
+    model = copy.deepcopy(student.model)
+
+    def overflow_on_poison(_: nn.Module, inputs: tuple[torch.Tensor], embedded: torch.Tensor) -> None:
+        if embedded.requires_grad and POISON_TOKEN in inputs[0]:
+            embedded.register_hook(lambda gradient: gradient * math.inf)
+
+    model.get_input_embeddings().register_forward_hook(overflow_on_poison)
+    poisoned = dataclasses.replace(student, model=model)
+    poison = Example("poison", [1, POISON_TOKEN, 3, 4], prompt_length=2)
+    for estimate in poisoned.estimators():
+        clean = estimate(student.points[:2])
+        mixed = estimate([student.points[0], poison, student.points[1]])
+        assert mixed[1].status == "not-finite"
+        assert math.isfinite(mixed[1].training_loss)
+        assert [mixed[0], mixed[2]] == clean
+
+
+def test_a_score_tells_the_training_loss_and_the_answer_tokens(student: Student):
+    point = student.points[0]
+    for estimate in student.estimators():
+        (score,) = estimate([point])
+        ids = torch.tensor([point.input_ids])
+        labels = ids.clone()
+        labels[0, : point.prompt_length] = -100
+        assert score.training_loss == pytest.approx(
+            student.model(input_ids=ids, labels=labels).loss.item(), rel=1e-6
+        )
+        assert score.tokens == len(point.input_ids) - point.prompt_length
+
+
+def test_exact_refuses_bfloat16_weights_and_says_what_they_cost(student: Student):
+    model = copy.deepcopy(student.model).bfloat16()
+    with pytest.raises(InputError, match=r"rounding noise.*float32"):
+        exact.score(model, student.state, student.reference, student.points)
+
+
+def test_exact_refuses_a_bfloat16_base_below_float32_adapters(lora_student: Student):
+    model = copy.deepcopy(lora_student.model)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    with pytest.raises(InputError, match="embed_tokens.weight is not"):
+        exact.score(model, lora_student.state, lora_student.reference, lora_student.points)
+
+
+def test_lora_scores_only_the_adapters(lora_student: Student):
+    gradient, _ = reference_gradient(lora_student.model, lora_student.reference)
+    assert gradient
+    assert all("lora_" in name for name in gradient)
+    assert gradient.keys() == lora_student.state.exp_avg.keys()
+
+
+def test_a_state_or_gradient_of_another_model_is_refused(student: Student, lora_student: Student):
+    gradient, _ = reference_gradient(student.model, student.reference)
+    with pytest.raises(InputError, match="the optimiser state does not fit"):
+        taylor.score(student.model, lora_student.state, gradient, student.points)
+    with pytest.raises(InputError, match="the optimiser state does not fit"):
+        exact.score(student.model, lora_student.state, student.reference, student.points)
+    misshapen = gradient | {"lm_head.weight": gradient["lm_head.weight"][1:]}
+    with pytest.raises(InputError, match=r"gradient does not fit the model: lm_head\.weight is \[63, 32\]"):
+        taylor.score(student.model, student.state, misshapen, student.points)
+
+
+def test_a_student_that_diverged_is_reported_with_the_reference_example(student: Student):
+    model = copy.deepcopy(student.model)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(StageError, match="reference example 1-"):
+        exact.score(model, student.state, student.reference, student.points)
+    with pytest.raises(StageError, match="reference example 1-"):
+        reference_gradient(model, student.reference)
