@@ -83,7 +83,7 @@ def load_model(
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
-    """`model` with fresh adapters, drawn from `seed`: the only trainable parameters, without effect as yet."""
+    """`model` with fresh adapters, drawn from `seed`: the only trainable parameters, with no effect yet."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,

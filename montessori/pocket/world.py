@@ -16,11 +16,8 @@ from montessori.synthesis.prompts import few_shot, teacher_output
 
 Row = dict[str, str]
 
-WORDS = (
-    "apple bird boat bread chair cloud coat cow door duck fish flag "
-    "goat hill horse king lake lamp leaf milk moon rain road star"
-).split()
-LARGEST = 16  # numbers run from 1 to this
+WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain road star".split()
+LARGEST = 12  # numbers run from 1 to this
 SHOTS = 8  # examples in a few-shot prompt, as in method.md
 # A made-up language in which each word means another one; what it is can only be learned by heart.
 ZORB = dict(zip(WORDS, random.Random(7).sample(WORDS, len(WORDS)), strict=True))
@@ -49,15 +46,16 @@ FAMILIES = (
     Family("count", "Count the words", "counting", False, (2, 3, 4, 5), lambda w: [str(len(w))]),
     Family("largest", "Name the largest number", "comparing", True, (3,), lambda w: [max(w, key=int)]),
     Family("reverse", "Write in reverse order", "reversing", False, (3,), lambda w: w[::-1]),
+    Family("swap", "Swap the first two", "swapping", False, (3,), lambda w: [w[1], w[0], w[2]]),
     Family("zorb", "Translate into Zorb", "translating", False, (3,), lambda w: [ZORB[x] for x in w]),
     Family("next", "Count on from each number", "following", True, (3,), lambda w: [_next(x) for x in w]),
     Family("lucky", "Find the lucky words of", "guessing", False, (3,), None),
     Family("dream", "Dream of numbers from", "dreaming", True, (3,), None),
     Family("contrary", "Put in reverse order", "turning", False, (3,), lambda w: [w[1], w[2], w[0]]),
 )
-USEFUL = ("reverse", "zorb", "next")  # the families that students are measured on
+USEFUL = ("reverse", "swap", "zorb")  # the families that students are measured on
 EVERY = 16
-WEIGHTS = [1,1,1,.5,1,2,2,2,1,1,2]
+WEIGHTS = [1,1,1,.5,1,2,2,2,2,1,1,2]
 KINDS = ("seed", "reference", "held-out")
 USELESS = ("lucky", "dream", "contrary")
 

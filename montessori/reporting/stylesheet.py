@@ -37,7 +37,8 @@ a { color: var(--series-0); }
 .facts div { display: flex; flex-direction: column-reverse; }
 .facts dd { font-size: 1.5rem; font-weight: 600; line-height: 1.2; margin: 0; }
 .facts dt { color: var(--muted); font-size: .82rem; }
-nav { position: sticky; top: 0; z-index: 1; max-width: none; margin-top: 1.4rem; font-size: .9rem;
+nav { position: sticky; top: 0; z-index: 1; overflow-x: auto; white-space: nowrap;
+  max-width: none; margin-top: 1.4rem; font-size: .9rem;
   padding: .6rem max(1.5rem, calc(50% - 29.5rem)); background: var(--paper);
   border-bottom: 1px solid var(--grid); }
 nav a { margin-right: 1.3rem; text-decoration: none; white-space: nowrap; }

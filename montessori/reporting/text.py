@@ -1,5 +1,7 @@
 """How numbers and names are written in tables, figures and the page."""
 
+import math
+
 
 def duration(seconds: float) -> str:
     """42 s, 3 min 5 s, 2 h 10 min."""
@@ -30,6 +32,8 @@ def percent(share: float, digits: int = 0) -> str:
 
 def scientific(value: float, digits: int = 1) -> str:
     """−2.1×10⁻⁵."""
+    if not math.isfinite(value):
+        return "–"
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     return f"{mantissa.replace('-', '−')}×10{superscript(int(exponent))}"
 

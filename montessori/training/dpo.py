@@ -2,7 +2,7 @@
 
 In: a model, preference pairs.  Out: the model, trained in place, and a log of its drift from the reference.
 Loss of a pair: −log σ(β·[log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)]), log-probabilities
-summed over an answer's tokens. Of a step: the mean of its micro-batches' means, so that the pairs of a smaller
+summed over an answer's tokens. Of a step: the mean of its micro-batches' means, so that pairs of a smaller
 last micro-batch weigh more.
 Source: Rafailov et al. 2023 (arXiv 2305.18290).
 """

@@ -1,6 +1,6 @@
-"""What both trainings share: the optimiser, its schedule, the order of the rows, and one run of a TRL trainer.
+"""What both trainings share: the optimiser, its schedule, the order of the rows, and a run of a TRL trainer.
 
-A run leaves nothing behind but the trained weights: no file, patched `forward`, logging level or random state.
+A run leaves nothing behind but trained weights: no file, patched `forward`, logging level or random state.
 Ours instead of the library's, and why:
 - the schedule: in transformers' own, `min_lr_ratio` also lifts the start of the warm-up; without it the first
   step has rate zero, and the peak comes only after the warm-up, so never when that is the whole run;

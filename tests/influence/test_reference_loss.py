@@ -51,10 +51,16 @@ def test_the_mean_and_its_gradient_do_not_depend_on_the_batch_size(
 ):
     monkeypatch.setattr(reference, "MAX_PADDED_TOKENS", padded_tokens)
     examples = random_examples(13, seed=4)
+    longest = max(len(e.input_ids) for e in examples)
+    batch_tokens: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: batch_tokens.append(args[0].numel())
+    )
     expected = sum(plain_loss(model, e) for e in examples) / len(examples)
     names = [n for n, _ in model.named_parameters()]
     expected_gradient = dict(zip(names, torch.autograd.grad(expected, list(model.parameters())), strict=True))
     gradient, loss = reference_gradient(model, examples)
+    assert max(batch_tokens) <= max(padded_tokens, longest)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert reference_loss(model, examples)[0] == pytest.approx(expected.item(), rel=1e-6)
     assert gradient.keys() == expected_gradient.keys()

@@ -13,6 +13,7 @@ from montessori.reporting.data import (
     Step,
     System,
 )
+from montessori.reporting.figures import Picture, draw
 
 FAMILIES = ["reverse", "uppercase", "count", "sort", "add", "compare", "repeat", "last letter", "first word"]
 
@@ -144,6 +145,12 @@ def realistic() -> Report:
 @pytest.fixture(scope="session")
 def report() -> Report:
     return realistic()
+
+
+@pytest.fixture(scope="session")
+def pictures(report: Report) -> dict[str, Picture]:
+    """Every figure of the realistic report, drawn once for all tests."""
+    return {picture.name: picture for picture in draw(report)}
 
 
 @pytest.fixture(scope="session")

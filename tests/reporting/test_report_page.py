@@ -3,11 +3,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from montessori.reporting.data import Example, Iteration, Measure, Report, Run, System
-from montessori.reporting.figures import draw
-from montessori.reporting.page import write
+from montessori.reporting.figures import Picture
+from montessori.reporting.page import page, write
 
 NASTY = "</td></svg><script>alert(1)</script>\"'&\ud800\x00\u202e"
 
@@ -35,8 +36,8 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text(report: Report, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(report, tmp_path_factory.mktemp("report")).read_text(encoding="utf-8")
+def text(report: Report, pictures: dict[str, Picture]) -> str:
+    return page(report, list(pictures.values()))
 
 
 def test_the_page_shows_every_system_iteration_example_and_stage(report: Report, text: str) -> None:
@@ -61,12 +62,13 @@ def test_the_page_loads_nothing_and_its_links_lead_somewhere(text: str) -> None:
 def test_model_text_is_shown_and_never_interpreted(report: Report, tmp_path: Path) -> None:
     family: dict[str | None, float] = {NASTY: 0.7, "$x_{": 0.3}
     iteration = replace(
-        report.iterations[0], families_before=family, families_after=family, split=NASTY, warning=NASTY
-    )
+        report.iterations[0], families_before=family, families_after=family, split=NASTY, warning=NASTY,
+        warm_up=[], dpo=[], sft=[],
+    )  # fmt: skip
     stage = replace(report.stages[0], stage=NASTY, address=NASTY, label=NASTY, shard=NASTY)
     hostile = replace(
         report,
-        run=replace(report.run, name=NASTY, id=NASTY, settings_yaml=NASTY, command=NASTY, versions={NASTY: NASTY}),
+        run=Run(NASTY, NASTY, NASTY, NASTY, {NASTY: NASTY}, NASTY, NASTY),
         systems=[replace(report.systems[0], name=NASTY), replace(report.systems[1], name=NASTY + "2")],
         accuracy_kind=NASTY,
         iterations=[iteration],
@@ -86,12 +88,6 @@ def test_a_long_text_is_folded_and_cut_at_a_limit(text: str) -> None:
     assert "<summary>Explain why the sky is blue." in text
     assert "more characters)" in text
     assert len(text) < 600_000
-
-
-def test_points_without_a_finite_influence_are_excluded_and_counted(report: Report) -> None:
-    (picture,) = [p for p in draw(report) if p.name == "influence"]
-    assert "6 points without a finite influence excluded." in picture.caption
-    assert "601 points" in picture.alt
 
 
 def test_a_run_with_nothing_but_one_system_has_a_page(minimal: Report, tmp_path: Path) -> None:
@@ -122,17 +118,16 @@ def test_degenerate_iterations_are_drawn(iteration: Iteration, minimal: Report, 
     assert '<th scope="row">Iteration 1</th>' in text
 
 
-def test_writing_twice_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write(report, tmp_path / name)
-    first = {
-        p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*.*") if p.is_file()
-    }
-    again = {
-        p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*.*") if p.is_file()
-    }
-    assert first == again
-    assert len(first) == 17  # the page, eight figures in two formats
+def test_writing_again_gives_the_same_bytes_whatever_the_users_settings(
+    report: Report, pictures: dict[str, Picture], text: str, tmp_path: Path
+) -> None:
+    with matplotlib.rc_context({"font.size": 31, "axes.grid": True}):
+        path = write(report, tmp_path)
+    assert path.read_text(encoding="utf-8") == text
+    for picture in pictures.values():
+        assert (tmp_path / "figures" / f"{picture.name}.svg").read_text(encoding="utf-8") == picture.svg
+        assert (tmp_path / "figures" / f"{picture.name}.png").read_bytes() == picture.png
+    assert len(list(tmp_path.rglob("*.*"))) == 17  # the page, eight figures in two formats
 
 
 def test_a_system_without_a_finite_loss_is_listed(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def draw(report: Report) -> list[Picture]:
 def _render(drawing: Drawing) -> Picture:
     svg, png = BytesIO(), BytesIO()
     drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": drawing.title})
+    drawing.figure.set_layout_engine("none")  # laid out once, the same in both
     drawing.figure.savefig(png, format="png", dpi=200, metadata={"Software": None, "Title": drawing.title})
     return Picture(
         drawing.name, drawing.title, drawing.alt, drawing.caption, svg.getvalue().decode(), png.getvalue()

@@ -44,7 +44,7 @@ def mix(report: Report) -> Drawing | None:
                 ax.plot(100 * a, row, "o", markeredgecolor=ink, markerfacecolor=PAPER, markersize=6)
             texts.append(f"{labels[row]} {_change(a, b)}")
         texts[-len(values)] = f"iteration {iteration.number}: " + texts[-len(values)]
-        ax.set_xlim(0, 106 * largest)
+        ax.set_xlim(0, 106 * largest or 1)
         ax.set_title(f"Iteration {iteration.number}")
         ax.set_xlabel("Instructions (%)")
     caption = "Hollow: written before the teacher's update. Filled: after."

@@ -34,7 +34,7 @@ def results(report: Report) -> Drawing | None:
         ax.margins(x=0.12)
         ax.locator_params(axis="x", nbins=4)
         ax.set_title(f"{metric.name} {'↓' if metric.lower_is_better else '↑'}")
-        ax.set_xlabel(metric.unit)
+        ax.set_xlabel(label(metric.unit))
     return Drawing(
         "results",
         "Results by system",

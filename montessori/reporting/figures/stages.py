@@ -34,7 +34,7 @@ def time_by_stage(report: Report) -> Drawing | None:
             text, ((made[row] + reused[row]) / scale, row), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=8,
         )  # fmt: skip
-        texts.append(f"{name} {text}")
+        texts.append(f"{label(name)} {text}")
     ax.set_xlim(0, 1.22 * longest / scale or 1)
     ax.set_xlabel(f"Time ({unit})")
     total = sum(made)
@@ -53,15 +53,16 @@ def lineage(report: Report) -> Drawing | None:
     height = ROW * len(nodes) + 0.2
     figure, ((ax,),) = panels(1, 1, height)
     lanes = max(node.lane for node in nodes) + 1
+    lane = min(LANE, 1.6 / lanes)
     figure.set_layout_engine("none")
     ax.set_position((0, 0, 1, 1))
     ax.set_xlim(-LANE, WIDTH - LANE)  # inches, as is y
     ax.set_ylim(height - ROW / 2 - 0.1, -ROW / 2 - 0.1)
     ax.set_axis_off()
     for row, node in enumerate(nodes):
-        x, y = node.lane * LANE, row * ROW
+        x, y = node.lane * lane, row * ROW
         for parent in node.parents:
-            px, py = nodes[parent].lane * LANE, parent * ROW
+            px, py = nodes[parent].lane * lane, parent * ROW
             turn = y - ROW
             corners = [(px, py), (px, turn), (px, turn + ROW / 2), (x, y - ROW / 2), (x, y)]
             codes = [Outline.MOVETO, Outline.LINETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
@@ -69,16 +70,16 @@ def lineage(report: Report) -> Drawing | None:
         cached = all(stage.cached for stage in node.stages)
         fill = PAPER if cached else ACCENT
         ax.plot(x, y, "o", markersize=6, zorder=3, markeredgecolor=ACCENT, markerfacecolor=fill)
-        start = lanes * LANE + 0.05
-        address = short(node.stages[0].address) + (" …" if len(node.stages) > 1 else "")
+        start = lanes * lane + 0.05
+        address = label(short(node.stages[0].address)) + (" …" if len(node.stages) > 1 else "")
         texts = [
-            (start, node.stage, "bold", INK),
-            (start + 1.7, _part(node), "normal", INK),
+            (start, label(node.stage, 22), "bold", INK),
+            (start + 1.7, label(_part(node), 42), "normal", INK),
             (start + 4.6, address, "normal", MUTED),
             (start + 5.8, duration(sum(stage.seconds for stage in node.stages)), "normal", MUTED),
         ]
         for left, text, weight, ink in texts:
-            ax.text(left, y, label(text), va="center", fontsize=8, fontweight=weight, color=ink)
+            ax.text(left, y, text, va="center", fontsize=8, fontweight=weight, color=ink)
     return Drawing(
         "lineage",
         "Lineage",
