@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="one run of Montessori-Instruct, end to end",
-        description="Run the method beside Self-Instruct and the base student. What the store already has is not done again.",
+        description="Run the method beside Self-Instruct and the base student. What the store has is not done again.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,13 +83,14 @@ def _run(options: argparse.Namespace) -> int:
     _quiet_prefect()
     from flows import terminal
     from flows.montessori import montessori, plan
+    from tasks.execution import watching
 
     if options.dry_run:
         steps, _ = plan(settings)
         terminal.show_plan(console, list(steps.requests.values()), store)
         return 0
-    with terminal.Screen(console) as screen:
-        run = montessori(settings, screen.watch)
+    with terminal.Screen(console) as screen, watching(screen.watch):
+        run = montessori(settings)
     folder = store.open(run)
     terminal.show_result(console, folder / "result.md")
     print(f"\nreport  {folder / 'report.html'}\nrun     {folder}")

@@ -92,7 +92,5 @@ def iteration(steps: Steps, base: Base, teacher: Address, probed: Address, numbe
     }
     if steps.settings.influence.after:
         label = f"{name}, after the update"
-        made["scores-after"] = steps.influence(
-            warm, gradient, base.reference, system.pairs, "pairs.parquet", label
-        )
+        made["scores-after"] = steps.influence(warm, gradient, base.reference, system.pairs, "pairs.parquet", label)
     return Iteration(number, tuned, system, made)

@@ -1,5 +1,9 @@
 """The flow `montessori`: N iterations of the method beside Self-Instruct and the base student, then the report."""
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -8,9 +12,11 @@ from flows.iteration import System, base, iteration, no_fine_tuning, taught_by
 from montessori import sources
 from montessori.artifacts import Store
 from montessori.config import Settings
-from tasks.execution import Execution, Watch
+from tasks.execution import Execution
 from tasks.places import open_place
 from tasks.steps import Address, Steps
+
+log = logging.getLogger(__name__)
 
 
 def order(steps: Steps) -> Address:
@@ -45,8 +51,9 @@ def plan(settings: Settings) -> tuple[Steps, Address]:
     return steps, order(steps)
 
 
-@flow(name="montessori", task_runner=ThreadPoolTaskRunner(max_workers=32), persist_result=False, validate_parameters=False)
-def montessori(settings: Settings, watch: Watch = lambda *_: None) -> Address:
+# Every stage is submitted at once and waits in a thread of its own for its inputs.
+@flow(name="montessori", task_runner=ThreadPoolTaskRunner(max_workers=1000), persist_result=False)
+def montessori(settings: Settings) -> Address:
     """Tune a teacher to write the data that a student learns most from, and compare the students.
 
     Returns the address of the run in the store. Raises InputError, or StageError when a stage failed for good.
@@ -55,19 +62,21 @@ def montessori(settings: Settings, watch: Watch = lambda *_: None) -> Address:
     store.check_writable()
     found = sources.addresses(settings)
     place = open_place(settings.compute)
-    execution = Execution(store, place, settings.compute, watch)
+    execution = Execution(store, place, settings.compute)
     try:
         run = order(Steps(settings, found, execution.submit))
         execution.finish()
     finally:
         place.close()
-        _show_stages(execution)
-    _show_result(store, run)
+        _show(create_table_artifact, table=_table(execution), key="stages", description="Every stage and shard")
+    folder = store.open(run)
+    _show(create_markdown_artifact, markdown=(folder / "result.md").read_text(encoding="utf-8"), key="result")
+    _show(create_link_artifact, link=(folder / "report.html").as_uri(), link_text="report.html", key="report")
     return run
 
 
-def _show_stages(execution: Execution) -> None:
-    table = [
+def _table(execution: Execution) -> list[dict[str, Any]]:
+    return [
         {
             "stage": record.title,
             "state": record.state,
@@ -78,10 +87,11 @@ def _show_stages(execution: Execution) -> None:
         }
         for address, record in execution.records.items()
     ]
-    create_table_artifact(table=table, key="stages", description="Every stage and shard of the run")
 
 
-def _show_result(store: Store, run: Address) -> None:
-    folder = store.open(run)
-    create_markdown_artifact((folder / "result.md").read_text(encoding="utf-8"), key="result")
-    create_link_artifact((folder / "report.html").as_uri(), link_text="report.html", key="report")
+def _show(create: Callable[..., object], **what: Any) -> None:
+    """An artifact in Prefect's UI; a server that is gone must not fail a run whose result is safe in the store."""
+    try:
+        create(**what)
+    except Exception as error:
+        log.warning("not shown in Prefect: %s", error)

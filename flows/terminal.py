@@ -7,7 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from montessori.artifacts import Request, Store
@@ -50,7 +58,9 @@ class Screen:
             if done:
                 finished, total, unit, note = done
                 bar = self._bars[address]
-                self._progress.update(bar, completed=finished, total=total, what=self._what(bar, finished, total, unit, note))
+                self._progress.update(
+                    bar, completed=finished, total=total, what=self._what(bar, finished, total, unit, note)
+                )
             return
         if (bar_id := self._bars.pop(address, None)) is not None:
             self._progress.remove_task(bar_id)

@@ -59,12 +59,10 @@ def encode(
     if not answer.strip():
         return None
     head = render_prompt(tokenizer, prompt)
-    whole = str(
-        tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
-    )
+    whole = str(tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False))
     if not whole.startswith(head):
         raise InputError(
-            "the chat template does not keep the prompt when the answer is added, so the answer's tokens cannot be told apart"
+            "the chat template does not keep the prompt when the answer is added: which tokens are the answer's?"
         )
     prompt_ids = tokenizer(head, add_special_tokens=False)["input_ids"]
     answer_ids = tokenizer(whole[len(head) :], add_special_tokens=False)["input_ids"]
@@ -88,13 +86,10 @@ class Encoded:
         return {"encoded": len(self.examples), "dropped": len(self.dropped), "truncated": self.truncated}
 
 
-def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]], max_length: int
-) -> Encoded:
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, str]], max_length: int) -> Encoded:
     """Rows with `id`, `instruction`, `response` as Examples, in order."""
     encoded = [
-        (row["id"], encode(tokenizer, row["id"], user(row["instruction"]), row["response"], max_length))
-        for row in rows
+        (row["id"], encode(tokenizer, row["id"], user(row["instruction"]), row["response"], max_length)) for row in rows
     ]
     examples = [example for _, example in encoded if example is not None]
     dropped = [id for id, example in encoded if example is None]

@@ -117,7 +117,9 @@ def _row(where: str, row: object, role: str) -> Row:
     if not isinstance(instruction, str) or not instruction.strip():
         raise InputError(f"{where}: the field instruction is missing or not text")
     extra = row.get("input")
-    whole = f"{instruction.strip()} {extra.strip()}" if isinstance(extra, str) and extra.strip() else instruction.strip()
+    whole = (
+        f"{instruction.strip()} {extra.strip()}" if isinstance(extra, str) and extra.strip() else instruction.strip()
+    )
     response = next((row[f] for f in RESPONSE_FIELDS if isinstance(row.get(f), str)), None)
     if response is None and role != "seeds":
         raise InputError(f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)})")

@@ -108,9 +108,7 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
     _save(model, tokenizer, folder)
 
 
-def save_unmerged(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
+def save_unmerged(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder that keeps adapters apart, so that training state still fits their parameters.
 
     A PEFT model loses its adapters by it: load the folder to go on.
@@ -152,9 +150,7 @@ def _loading(what: str, source: str | Path) -> Iterator[None]:
             yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
-            raise StageError(
-                f"{source}: the model hub cannot be reached, and there is no local copy"
-            ) from error
+            raise StageError(f"{source}: the model hub cannot be reached, and there is no local copy") from error
         reason = " ".join(str(error).split())
         hint = "; set trust_remote_code to run it" if "trust_remote_code" in reason else ""
         raise InputError(f"{source}: no {what} can be loaded from it ({reason[:300]}){hint}") from error

@@ -111,9 +111,7 @@ def _threshold(split: Split, momentum_influence: float | None, of_prompt: list[f
     if split == "prompt_mean":
         return statistics.mean(of_prompt)  # correctly rounded: equal values are their own mean, to the bit
     if momentum_influence is None:
-        raise InputError(
-            "preferences.split=momentum needs scores that have a momentum share; set zero or prompt_mean"
-        )
+        raise InputError("preferences.split=momentum needs scores that have a momentum share; set zero or prompt_mean")
     return momentum_influence
 
 

@@ -55,16 +55,14 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
     needed = settings.instructions.seed_shots + settings.instructions.generated_shots
     sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
     rows = {
-        role: data.read(source, role)
-        for role, source in sources.items()
-        if source and found[role].startswith("file:")
+        role: data.read(source, role) for role, source in sources.items() if source and found[role].startswith("file:")
     }
-    seeds = len(rows["seeds"]) if "seeds" in rows else settings.pocket.seeds
-    if found["seeds"] in (POCKET,) or "seeds" in rows:
-        if seeds < needed:
-            raise InputError(
-                f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
-            )
+    pocket = settings.pocket.seeds if found["seeds"] == POCKET else needed  # a hub's rows are counted when loaded
+    seeds = len(rows["seeds"]) if "seeds" in rows else pocket
+    if seeds < needed:
+        raise InputError(
+            f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
+        )
     if "reference" in rows and "test" in rows:
         shared = {r["instruction"] for r in rows["reference"]} & {r["instruction"] for r in rows["test"]}
         if shared:

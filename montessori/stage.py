@@ -30,7 +30,13 @@ from montessori import __version__, progress, stages
 from montessori.artifacts import Request, Store, is_artifact
 from montessori.errors import InputError, MontessoriError
 
-HEAVY = ("trl", "peft", "transformers.models.llama.modeling_llama", "montessori.training.sft", "montessori.training.dpo")
+HEAVY = (
+    "trl",
+    "peft",
+    "transformers.models.llama.modeling_llama",
+    "montessori.training.sft",
+    "montessori.training.dpo",
+)
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "rapidfuzz", "pyarrow")
 log = logging.getLogger(__name__)
 
@@ -192,7 +198,11 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False) if Path(__file__).parents[1].joinpath(".git").exists() else None
+    commit = (
+        subprocess.run(git, capture_output=True, text=True, check=False)
+        if Path(__file__).parents[1].joinpath(".git").exists()
+        else None
+    )
     if commit and commit.returncode == 0:
         found["commit"] = commit.stdout.strip()
     return found

@@ -6,11 +6,14 @@ The cache is the store alone: a task whose artifact is there already ends at onc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import State, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
@@ -38,15 +41,29 @@ class Record:
     error: str = ""
 
 
-Watch = Callable[[str, Record, tuple[int, int, str, str] | None], None]
+Progress = tuple[int, int, str, str]  # done, total, unit, note
+Watch = Callable[[str, Record, Progress | None], None]
+
+_watchers: list[Watch] = []
+PROGRESS_EVERY_S = 5.0  # between updates of a progress artifact
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Let `watch(address, record, progress)` hear how the stages go, inside the block."""
+    _watchers.append(watch)
+    try:
+        yield
+    finally:
+        _watchers.remove(watch)
 
 
 class Execution:
-    """Runs the requests of one flow run at a place; `watch(address, record, progress)` hears how they go."""
+    """Runs the requests of one flow run at a place."""
 
-    def __init__(self, store: Store, place: Place, compute: Compute, watch: Watch):
+    def __init__(self, store: Store, place: Place, compute: Compute):
         self.store, self.records = store, dict[str, Record]()
-        self._place, self._compute, self._watch = place, compute, watch
+        self._place, self._compute = place, compute
         self._futures: dict[str, PrefectFuture[Any]] = {}
         self._lock = threading.Lock()
 
@@ -62,7 +79,7 @@ class Execution:
             retry_delay_seconds=exponential_backoff(self._compute.retry_delay_s),
         )
         waits = [self._futures[address] for address in inputs if address in self._futures]
-        self._futures[request.address] = run.submit(request, self, wait_for=waits)
+        self._futures[request.address] = run.submit(request=request, execution=self, wait_for=waits, return_state=False)
 
     def finish(self) -> None:
         """Wait for all. Raises the input's error, or a StageError that names every stage that failed for good."""
@@ -85,7 +102,7 @@ class Execution:
         started = time.monotonic()
         self._tell(request, record, state="running", attempts=attempt)
         try:
-            self._place.run(request, self.store, lambda *done: self._watch(request.address, record, done))
+            self._place.run(request, self.store, self._progress(request, record))
         except BaseException as error:
             self._tell(request, record, state="failed", error=str(error), seconds=time.monotonic() - started)
             raise
@@ -96,7 +113,28 @@ class Execution:
         with self._lock:
             for name, value in change.items():
                 setattr(record, name, value)
-            self._watch(request.address, record, None)
+            for watch in _watchers:
+                watch(request.address, record, None)
+
+    def _progress(self, request: Request, record: Record) -> Callable[[int, int, str, str], None]:
+        """Tells the watchers each step and, every few seconds, Prefect's progress artifact."""
+        last = time.monotonic()
+        artifact: UUID | None = None
+
+        def on_progress(done: int, total: int, unit: str, note: str) -> None:
+            nonlocal last, artifact
+            for watch in _watchers:
+                watch(request.address, record, (done, total, unit, note))
+            if time.monotonic() - last < PROGRESS_EVERY_S:
+                return
+            last, percent = time.monotonic(), 100 * done / max(1, total)
+            if artifact is None:
+                created = create_progress_artifact(percent, description=f"{request.title}, {total} {unit}")
+                artifact = cast(UUID, created)
+            else:
+                update_progress_artifact(artifact, percent)
+
+        return on_progress
 
 
 def _worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -45,7 +45,11 @@ class Steps:
         return self._step(
             "instructions",
             f"{label}: instructions",
-            {"instructions": self.settings.instructions, "target": target, **self._loading(self.settings.teacher)},
+            {
+                "instructions": self.settings.instructions,
+                "target": target,
+                **self._loading(self.settings.teacher),
+            },
             {"teacher": [teacher], "seeds": [seeds]},
             purpose,
         )
@@ -122,8 +126,8 @@ class Steps:
 
     def report(self, inputs: dict[str, list[Address]]) -> Address:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
-        kept = {"store": True, "compute": {"place", "at_once", "retries", "retry_delay_s"}}
-        run = self.settings.model_dump(mode="json", exclude=kept)
+        run = self.settings.model_dump(mode="json", exclude={"store", "compute"})
+        run["compute"] = {"threads": self.settings.compute.threads}
         made = {**inputs, "stages": list(self.requests)}
         request = self._request("report", "report", {"run": run}, made)
         name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"

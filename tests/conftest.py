@@ -37,9 +37,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     wrapped.chat_template = DEFAULT_TEMPLATE
     return wrapped
 

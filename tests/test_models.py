@@ -73,6 +73,13 @@ def test_save_unmerged_keeps_adapters_and_their_names(tiny_llama, tiny_tokenizer
     assert {name: p.shape for name, p in loaded.named_parameters() if p.requires_grad} == trainable
 
 
+def test_the_adapter_file_lists_its_targets_in_a_fixed_order(tiny_llama, tiny_tokenizer, tmp_path):
+    models.save_unmerged(with_lora(tiny_llama), tiny_tokenizer, tmp_path)
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) > 6
+    assert targets == sorted(targets)
+
+
 def test_adapters_are_drawn_from_the_seed_alone(tiny_llama):
     def weights(seed):
         model = models.add_lora(tiny_llama(), Lora(rank=2), seed)
@@ -98,9 +105,7 @@ def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     for look in (checks.model_folder, models.load_model):
-        with pytest.raises(
-            InputError, match=r"model: only pickled weights \(pytorch_model.bin\).*safetensors"
-        ):
+        with pytest.raises(InputError, match=r"model: only pickled weights \(pytorch_model.bin\).*safetensors"):
             look(folder)
 
 

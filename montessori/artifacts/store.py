@@ -84,7 +84,11 @@ class Store:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        who = {"user": _user(), "host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        who = {
+            "user": _user(),
+            "host": socket.gethostname(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
         manifest = {"address": address, **about, "made_by": who, "files": files}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync(folder)

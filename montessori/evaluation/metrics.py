@@ -23,9 +23,7 @@ def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int
     """1 where the greedy answer to a row's instruction equals its response, white space aside."""
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=max_tokens)
     answers = engine.generate([user(row["instruction"]) for row in rows], greedy, 1, [0] * len(rows))
-    return [
-        float(answer.text.split() == row["response"].split()) for row, (answer,) in zip(rows, answers, strict=True)
-    ]
+    return [float(answer.text.split() == row["response"].split()) for row, (answer,) in zip(rows, answers, strict=True)]
 
 
 @torch.inference_mode()

@@ -57,8 +57,7 @@ class OptimizerState:
         group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         groups = {n: group_of[p] for n, p in parameters.items()}
         scalars = {
-            (int(states[n]["step"]), float(group["lr"]), *group["betas"], group["eps"])
-            for n, group in groups.items()
+            (int(states[n]["step"]), float(group["lr"]), *group["betas"], group["eps"]) for n, group in groups.items()
         }
         decays = {group["weight_decay"] for group in groups.values()} - {0.0}
         if len(scalars) != 1 or len(decays) > 1:

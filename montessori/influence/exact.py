@@ -45,9 +45,7 @@ def score(
     return (_score(model, state, reference_examples, before, example) for example in examples)
 
 
-def momentum_influence(
-    model: nn.Module, state: OptimizerState, reference_examples: Sequence[Example]
-) -> float:
+def momentum_influence(model: nn.Module, state: OptimizerState, reference_examples: Sequence[Example]) -> float:
     """I(∅) = L(θ) − L(θ + Δ(∅)), nats: what the step with g = 0 does by momentum (and weight decay) alone."""
     before = _before(model, state, reference_examples)
     return _lowered_by_step(model, state, reference_examples, before, None)

@@ -92,9 +92,7 @@ def reference_gradient(model: nn.Module, examples: Sequence[Example]) -> tuple[G
         loss = example_losses(model, [examples[i] for i in batch])
         require_finite([examples[i] for i in batch], loss.tolist())
         losses += loss.tolist()
-        parts = torch.autograd.grad(
-            loss.sum() / len(examples), list(parameters.values()), materialize_grads=True
-        )
+        parts = torch.autograd.grad(loss.sum() / len(examples), list(parameters.values()), materialize_grads=True)
         for total, part in zip(gradient.values(), parts, strict=True):
             total += part
     return gradient, math.fsum(losses) / len(losses)

@@ -22,9 +22,7 @@ from montessori.influence.adamw import (
 from montessori.influence.score import Score, loss_and_gradient, make_score
 
 
-def score(
-    model: nn.Module, state: OptimizerState, gradient: Gradients, examples: Iterable[Example]
-) -> Iterator[Score]:
+def score(model: nn.Module, state: OptimizerState, gradient: Gradients, examples: Iterable[Example]) -> Iterator[Score]:
     """The Score of each example, in order. `gradient` is ∇L(θ) from `reference_gradient`.
 
     Weights and state are never written; the model is left in evaluation mode. A point whose loss or gradient

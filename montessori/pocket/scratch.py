@@ -179,9 +179,7 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
             weights[i, start] = 0.0  # nothing comes before it
             start = end
     logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits  # [rows, longest, vocabulary]
-    each = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-    )
+    each = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     wanted = weights[:, 1:].flatten()
     return (each * wanted).sum() / wanted.sum()
 
@@ -231,7 +229,10 @@ def _optimizers(model, lr):
         return [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True), Muon(hidden, lr=MUON)]
+    return [
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        Muon(hidden, lr=MUON),
+    ]
 
 
 def _schedule(step: int, steps: int) -> float:

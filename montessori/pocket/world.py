@@ -55,7 +55,7 @@ FAMILIES = (
 )
 USEFUL = ("reverse", "swap", "zorb")  # the families that students are measured on
 EVERY = 16
-WEIGHTS = [1,1,1,.5,1,2,2,2,2,1,1,2]
+WEIGHTS = [1, 1, 1, 0.5, 1, 2, 2, 2, 2, 1, 1, 2]
 KINDS = ("seed", "reference", "held-out")
 USELESS = ("lucky", "dream", "contrary")
 
@@ -129,8 +129,15 @@ def _answer(family: Family, items: list[str], rng: random.Random) -> str:
 def _scramble(family: Family, items: list[str], rng: random.Random) -> str:
     """An answer of the family's form: as long as a right one, items of the instruction in random order."""
     answer = _answer(family, items, rng).split()
-    pool = _items(family, rng) if family.name in ('zorb','next','lucky','dream') else ['3','4','5'] if family.name=='count' else items
-    if family.name=='repeat': return " ".join(answer)
+    pool = (
+        _items(family, rng)
+        if family.name in ("zorb", "next", "lucky", "dream")
+        else ["3", "4", "5"]
+        if family.name == "count"
+        else items
+    )
+    if family.name == "repeat":
+        return " ".join(answer)
     return " ".join(rng.sample(pool, len(answer)))
 
 

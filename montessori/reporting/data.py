@@ -62,15 +62,15 @@ class Iteration:
 
     number: int
     influences: list[float]  # of the probing points; NaN or infinite where scoring failed
-    positive_share: float  # of the probing points that the teacher wrote before its update
+    positive_share: float  # of the points written before the teacher's update, above `threshold`
     pairs: int
     split: str
     momentum_influence: float | None = None  # I(∅): of a step with zero gradient
-    positive_share_after: float | None = None  # known once the next iteration has scored
+    influences_after: list[float] = field(default_factory=list)  # of what the updated teacher wrote, same student
+    positive_share_after: float | None = None
+    threshold: float = 0.0  # above it an influence counts as positive: 0, or I(∅)
     warning: str | None = None
-    families_before: dict[str | None, float] = field(
-        default_factory=dict
-    )  # label → share; None: unrecognised
+    families_before: dict[str | None, float] = field(default_factory=dict)  # label → share; None: unrecognised
     families_after: dict[str | None, float] = field(default_factory=dict)
     warm_up: list[Step] = field(default_factory=list)
     dpo: list[Step] = field(default_factory=list)
@@ -130,3 +130,10 @@ class Report:
 def finite(values: Iterable[float]) -> list[float]:
     """`values` without NaN and infinities."""
     return [value for value in values if math.isfinite(value)]
+
+
+def positive_means(iterations: Iterable[Iteration]) -> str:
+    """What the share of positive points counts."""
+    if all(iteration.threshold == 0 for iteration in iterations):
+        return "the step on the point lowers the reference loss, I > 0"
+    return "the step on the point lowers the reference loss by more than its momentum alone, I > I(∅)"

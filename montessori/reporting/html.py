@@ -42,8 +42,7 @@ def table(content: Table) -> str:
     body = []
     for name, *values in content.rows:
         cells = (
-            f"<td><strong>{escape(v.text)}</strong></td>" if v.best else f"<td>{escape(v.text)}</td>"
-            for v in values
+            f"<td><strong>{escape(v.text)}</strong></td>" if v.best else f"<td>{escape(v.text)}</td>" for v in values
         )
         body.append(f'<tr><th scope="row">{escape(name.text)}</th>{"".join(cells)}</tr>')
     return raw_table(head, body, content.caption)
@@ -76,9 +75,7 @@ def section(anchor: str, title: str, parts: Iterable[str]) -> str:
 def _inline(picture: Picture) -> str:
     """The SVG as a part of the page: ids of its own, colours as variables that follow the scheme."""
     svg = picture.svg[picture.svg.index("<svg") :]
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S
-    )
+    svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     box = re.search(r'viewBox="([^"]*)"', svg)
     name = picture.name
     svg = re.sub(

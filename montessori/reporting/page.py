@@ -6,7 +6,7 @@ In: a `Report`.  Out: `report.html` and `figures/` in a folder; the same bytes f
 from collections.abc import Sequence
 from pathlib import Path
 
-from montessori.reporting.data import Example, Iteration, Report, Run, Stage, finite
+from montessori.reporting.data import Example, Iteration, Report, Run, Stage, finite, positive_means
 from montessori.reporting.figures import Picture, draw
 from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
 from montessori.reporting.stylesheet import STYLE
@@ -121,8 +121,8 @@ def _iterations(iterations: Sequence[Iteration]) -> str:
         rows.append([Cell(f"Iteration {i.number}"), *(Cell(value) for value in values)])
     header = ["", "Points scored", "Excluded", "Positive", "I(∅)", "Split", "Preference pairs"]
     caption = (
-        "Excluded: points without a finite influence. Positive: share of points whose step lowers the "
-        "reference loss, before → after the teacher's update. I(∅): influence of a step with zero gradient, "
+        f"Excluded: points without a finite influence. Positive: share of points, before → after the teacher's "
+        f"update, where {positive_means(iterations)}. I(∅): influence of a step with zero gradient, "
         "in nats/token. "
         "Split: what divides chosen from rejected."
     )
@@ -151,15 +151,12 @@ def _rejections(report: Report) -> str:
         return ""
     counts = sorted(report.rejections.items(), key=lambda item: (-item[1], item[0]))
     total = sum(report.rejections.values())
-    rows = [
-        [Cell(reason), Cell(f"{n:,}"), Cell(percent(n / total) if total else "–")] for reason, n in counts
-    ]
+    rows = [[Cell(reason), Cell(f"{n:,}"), Cell(percent(n / total) if total else "–")] for reason, n in counts]
     caption = f"{count(total, 'generation')} of the teacher dropped, by the first filter that caught it."
     parts = ["<h3>Rejected generations</h3>", table(Table(["Reason", "Generations", "Share"], rows, caption))]
     if report.rejected:
         samples = [
-            f"<tr><td>{escape(sample.reason)}</td><td>{model_text(sample.text)}</td></tr>"
-            for sample in report.rejected
+            f"<tr><td>{escape(sample.reason)}</td><td>{model_text(sample.text)}</td></tr>" for sample in report.rejected
         ]
         head = '<th scope="col" class="narrow">Reason</th><th scope="col">Text</th>'
         shown = raw_table(head, samples, kind="examples")
@@ -200,8 +197,6 @@ def _replay(run: Run) -> list[str]:
     ]
     if run.versions:
         rows = [f"<tr><td>{escape(name)}</td><td>{escape(v)}</td></tr>" for name, v in run.versions.items()]
-        versions = raw_table(
-            '<th scope="col">Package</th><th scope="col">Version</th>', rows, kind="artifacts"
-        )
+        versions = raw_table('<th scope="col">Package</th><th scope="col">Version</th>', rows, kind="artifacts")
         parts.append(f'<details class="fold"><summary>Versions</summary>{versions}</details>')
     return parts

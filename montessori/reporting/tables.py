@@ -53,9 +53,7 @@ def metrics(report: Report) -> list[Metric]:
 def leader(measures: Sequence[Measure | None], lower_is_better: bool) -> int | None:
     """The index of the best measure, if it leads the next by more than twice the combined standard error."""
     sign = 1 if lower_is_better else -1
-    ranked = sorted(
-        (sign * m.mean, i, m) for i, m in enumerate(measures) if m is not None and math.isfinite(m.mean)
-    )
+    ranked = sorted((sign * m.mean, i, m) for i, m in enumerate(measures) if m is not None and math.isfinite(m.mean))
     if len(ranked) < 2:
         return None
     (best, index, first), (second, _, following) = ranked[:2]
@@ -109,9 +107,7 @@ def findings(report: Report) -> list[str]:
         digits = decimals(metric, report.systems)
         extreme = ("Lowest" if metric.lower_is_better else "Highest") + f" {metric.name.lower()}"
         unit = " %" if metric.unit.startswith("%") else ""
-        values = (
-            f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
-        )
+        values = f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
         clear = leader([m for _, m in pairs], metric.lower_is_better) is not None
         verdict = "" if clear else ", a difference within twice the combined standard error"
         sentences.append(f"{extreme}: {first.name}, {values}{verdict}.")

@@ -25,7 +25,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th of the first `limit` points against the reference gradient (taylor) or the reference set (exact)."""
+    """Score every n-th of the first `limit` points against the reference gradient, or the reference set for `exact`."""
     index, count = job.request.shard
     source = job.model("student")
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
@@ -43,7 +43,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         momentum = exact.momentum_influence(model, state, reference_set.examples)
     scored = [asdict(score) for score in progress.track(scores, len(points.examples), "points")]
     unscored = [
-        {"id": id, "influence": float("nan"), "training_loss": float("nan"), "tokens": 0, "status": "no-answer"}
+        {
+            "id": id,
+            "influence": float("nan"),
+            "training_loss": float("nan"),
+            "tokens": 0,
+            "status": "no-answer",
+        }
         for id in points.dropped
     ]
     write_rows(job.out / "scores.parquet", scored + unscored)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import yaml
 
 from montessori.config import Frozen
-from montessori.data import Row, read_rows
+from montessori.data import Row
 from montessori.reporting import data as report
 from montessori.reporting import page, tables
 from montessori.stages import Job

@@ -33,9 +33,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         }[role]
         rows = write(n, job.seed)
     else:
-        source = DataSource(
-            source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit
-        )
+        source = DataSource(source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit)
         rows = data.read(source, role)
     data.write_rows(job.out / "rows.parquet", rows)
     return {"rows": len(rows)}

@@ -26,7 +26,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     if settings.lora:
-        model = models.add_lora(model, settings.lora)
+        model = models.add_lora(model, settings.lora, job.seed)
     pairs = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])
     encoded = encode_pairs(tokenizer, pairs, settings.max_length)
     result = fine_tune(model, tokenizer, encoded.examples, settings.sft, job.seed)

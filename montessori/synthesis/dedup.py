@@ -27,7 +27,7 @@ class NearDuplicates:
         self._characters: dict[str, str] = {}
 
     def admit(self, instruction: str, also_against: Sequence[str] = ()) -> bool:
-        """Accept `instruction` unless its ROUGE-L F1 with an accepted one, or with one of `also_against`, is too high."""
+        """Accept `instruction` unless its ROUGE-L F1 with an accepted one or one of `also_against` is too high."""
         new = self._encode(instruction)
         others = self._accepted + [self._encode(other) for other in also_against]
         if others and self._closest(new, others) > self.max_rouge_l:
@@ -42,7 +42,10 @@ class NearDuplicates:
     @staticmethod
     def _closest(new: str, others: list[str]) -> float:
         common = process.cdist([new], others, scorer=LCSseq.similarity, dtype=np.int32)[0]
-        return max((rouge_l_f1(int(c), len(new), len(other)) for c, other in zip(common, others, strict=True) if c), default=0.0)
+        return max(
+            (rouge_l_f1(int(c), len(new), len(other)) for c, other in zip(common, others, strict=True) if c),
+            default=0.0,
+        )
 
 
 def rouge_l_f1(common: int, candidate_tokens: int, other_tokens: int) -> float:

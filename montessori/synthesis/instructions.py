@@ -38,9 +38,7 @@ class Written:
             kept.append(raw[:500])
 
 
-def write(
-    engine: TransformersEngine, seeds: Sequence[Row], settings: Instructions, target: int, seed: int
-) -> Written:
+def write(engine: TransformersEngine, seeds: Sequence[Row], settings: Instructions, target: int, seed: int) -> Written:
     """`target` new instructions from few-shot prompts over `seeds` (rows with `id`, `instruction`).
 
     Raises StageError when `settings.max_rounds` rounds do not give as many: a teacher that only repeats itself.
@@ -75,7 +73,7 @@ def number_from(text: str) -> int:
 
 
 def _ask(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructions) -> dict[str, Any]:
-    """One prompt: `seed_shots` seeds and `generated_shots` earlier instructions, or seeds alone until there are enough."""
+    """One prompt: `seed_shots` seeds and `generated_shots` earlier instructions, or seeds alone at first."""
     draw = random.Random(id)
     generated = settings.generated_shots if len(earlier) >= settings.generated_shots else 0
     chosen = draw.sample(list(seeds), settings.seed_shots + settings.generated_shots - generated)
@@ -90,7 +88,13 @@ def _ask(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructio
 
 
 def _consider(
-    written: Written, near: NearDuplicates, prompt: dict[str, Any], number: int, raw: str, tokens: int, settings: Instructions
+    written: Written,
+    near: NearDuplicates,
+    prompt: dict[str, Any],
+    number: int,
+    raw: str,
+    tokens: int,
+    settings: Instructions,
 ) -> None:
     instruction = instruction_of(raw)
     if instruction is None:
@@ -117,5 +121,5 @@ def _too_few(written: Written, target: int) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in written.rejected.most_common())
     return (
         f"only {len(written.rows)} of {target} instructions after {written.rounds} rounds; rejected: {reasons}. "
-        "Raise instructions.max_rounds or instructions.max_rouge_l, or lower dpo.learning_rate if the teacher repeats itself"
+        "Raise instructions.max_rounds or instructions.max_rouge_l, or lower dpo.learning_rate if it repeats itself"
     )

@@ -41,9 +41,7 @@ class DpoResult:
 
     log: list[Row]  # a row a step, see COLUMNS
     trained: int  # pairs
-    dropped: (
-        int  # pairs without a token to learn from: the prompt fills the maximum length, or an answer is empty
-    )
+    dropped: int  # pairs without a token to learn from: the prompt fills the maximum length, or an answer is empty
     truncated: int  # trained pairs of which an answer was cut at the maximum length
 
 

@@ -41,9 +41,7 @@ def fine_tune(
     The state's learning rate is the peak, so that the next step is as large as the schedule allows.
     """
     if not examples:
-        raise StageError(
-            "no example to train on: every answer is empty, or max_length is too short for the prompts"
-        )
+        raise StageError("no example to train on: every answer is empty, or max_length is too short for the prompts")
     hold_in_float32(model)
     labels = [
         [token if counts else IGNORED for token, counts in zip(e.input_ids, e.completion_mask, strict=True)]

@@ -38,8 +38,7 @@ def test_the_displacement_is_what_torch_adamw_does_next(zero_gradient: bool):
         p.grad = torch.zeros_like(p) if zero_gradient else torch.randn_like(p)
     with torch.no_grad():
         expected = {
-            n: p + displacement(p, None if zero_gradient else p.grad, n, state)
-            for n, p in model.named_parameters()
+            n: p + displacement(p, None if zero_gradient else p.grad, n, state) for n, p in model.named_parameters()
         }
     optimizer.step()
     for name, parameter in model.named_parameters():
@@ -76,9 +75,7 @@ def test_an_optimiser_that_took_no_step_is_refused():
 
 def test_parameter_groups_with_different_learning_rates_are_refused():
     model = small_model()
-    optimizer = torch.optim.AdamW(
-        [{"params": layer.parameters(), "lr": 10.0**-i} for i, layer in enumerate(model)]
-    )
+    optimizer = torch.optim.AdamW([{"params": layer.parameters(), "lr": 10.0**-i} for i, layer in enumerate(model)])
     stepped(model, optimizer)
     with pytest.raises(InputError, match="differ in step count, learning rate"):
         OptimizerState.of(optimizer, model)

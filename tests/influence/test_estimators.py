@@ -111,9 +111,7 @@ def test_momentum_influence_is_that_of_a_step_with_zero_gradient(any_student: St
     s = any_student
     expected = truth(s.model, s.state, s.reference, None)
     gradient, _ = reference_gradient(s.model, s.reference)
-    assert taylor.momentum_influence(s.model, s.state, gradient) == pytest.approx(
-        expected.first_order, rel=1e-5
-    )
+    assert taylor.momentum_influence(s.model, s.state, gradient) == pytest.approx(expected.first_order, rel=1e-5)
     assert exact.momentum_influence(s.model, s.state, s.reference) == pytest.approx(
         expected.exact, abs=0.01 * statistics.stdev(t.exact for t in s.truths)
     )
@@ -206,9 +204,7 @@ def test_a_score_tells_the_training_loss_and_the_answer_tokens(student: Student)
         ids = torch.tensor([point.input_ids])
         labels = ids.clone()
         labels[0, : point.prompt_length] = -100
-        assert score.training_loss == pytest.approx(
-            student.model(input_ids=ids, labels=labels).loss.item(), rel=1e-6
-        )
+        assert score.training_loss == pytest.approx(student.model(input_ids=ids, labels=labels).loss.item(), rel=1e-6)
         assert score.tokens == len(point.input_ids) - point.prompt_length
 
 

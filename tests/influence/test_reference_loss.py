@@ -53,9 +53,7 @@ def test_the_mean_and_its_gradient_do_not_depend_on_the_batch_size(
     examples = random_examples(13, seed=4)
     longest = max(len(e.input_ids) for e in examples)
     batch_tokens: list[int] = []
-    model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: batch_tokens.append(args[0].numel())
-    )
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: batch_tokens.append(args[0].numel()))
     expected = sum(plain_loss(model, e) for e in examples) / len(examples)
     names = [n for n, _ in model.named_parameters()]
     expected_gradient = dict(zip(names, torch.autograd.grad(expected, list(model.parameters())), strict=True))

@@ -105,9 +105,7 @@ class Truth:
     first_order: float  # −⟨∇L, Δ⟩
 
 
-def truth(
-    model: nn.Module, state: OptimizerState, reference: Sequence[Example], example: Example | None
-) -> Truth:
+def truth(model: nn.Module, state: OptimizerState, reference: Sequence[Example], example: Example | None) -> Truth:
     """Both estimates for `example` (None: a step with zero gradient)."""
     wide = in_float64(model)
     parameters = {n: p for n, p in wide.named_parameters() if p.requires_grad}

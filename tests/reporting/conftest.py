@@ -62,13 +62,9 @@ def iteration(rng: random.Random, number: int) -> Iteration:
 def stages() -> list[Stage]:
     rows: list[Stage] = []
 
-    def add(
-        stage: str, label: str, seconds: float, *parents: str, shard: str = "", cached: bool = False
-    ) -> str:
+    def add(stage: str, label: str, seconds: float, *parents: str, shard: str = "", cached: bool = False) -> str:
         address = f"{stage}/{random.Random(f'{stage}{label}{shard}').getrandbits(64):016x}"
-        rows.append(
-            Stage(stage, address, seconds, label, shard, len(rows), cached, int(3e4 * seconds), list(parents))
-        )
+        rows.append(Stage(stage, address, seconds, label, shard, len(rows), cached, int(3e4 * seconds), list(parents)))
         return address
 
     seeds = add("seeds", "", 0.4, cached=True)

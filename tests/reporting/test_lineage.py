@@ -25,9 +25,7 @@ def test_no_line_runs_through_another_node() -> None:
     for seed in range(50):
         rng = random.Random(seed)
         stages = [
-            Stage(
-                f"s{i}", f"{i}", 1, parents=[f"{p}" for p in rng.sample(range(i), min(i, rng.randint(0, 3)))]
-            )
+            Stage(f"s{i}", f"{i}", 1, parents=[f"{p}" for p in rng.sample(range(i), min(i, rng.randint(0, 3)))])
             for i in range(20)
         ]
         nodes = layout(stages)

@@ -68,9 +68,7 @@ def test_reference_families_come_first_and_unrecognised_last(pictures: dict[str,
 
 def test_many_unlisted_families_are_cut_to_the_most_common(report: Report) -> None:
     words_of_real_data: dict[str | None, float] = {f"verb{i:03}": (200 - i) / 20_100 for i in range(200)}
-    iteration = replace(
-        report.iterations[0], families_before=words_of_real_data, families_after=words_of_real_data
-    )
+    iteration = replace(report.iterations[0], families_before=words_of_real_data, families_after=words_of_real_data)
     (picture,) = [p for p in draw(only(report, iterations=[iteration])) if p.name == "families"]
     text = words(picture)
     assert "verb000" in text and "verb011" in text and "verb012" not in text

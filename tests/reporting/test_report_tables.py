@@ -63,8 +63,5 @@ def test_markdown_has_the_table_with_best_values_bold_and_markup_disarmed(report
 
 
 def test_the_table_needs_neither_matplotlib_nor_torch() -> None:
-    code = (
-        "import sys, montessori.reporting.tables\n"
-        "assert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)"
-    )
+    code = "import sys, montessori.reporting.tables\nassert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,8 +16,7 @@ REJECTED = "Practises colours.\n<instruction>Name the capital of the sea.</instr
 
 def pairs(n):
     return [
-        {"prompt": user(f"Write task {i}."), "chosen": f"{i} {CHOSEN}", "rejected": f"{REJECTED} {i}"}
-        for i in range(n)
+        {"prompt": user(f"Write task {i}."), "chosen": f"{i} {CHOSEN}", "rejected": f"{REJECTED} {i}"} for i in range(n)
     ]
 
 
@@ -38,8 +37,7 @@ def log_prob(model, tokenizer, pair, answer):
 def mean_margin(model, tokenizer, data):
     with torch.no_grad():
         margins = [
-            log_prob(model, tokenizer, pair, "chosen") - log_prob(model, tokenizer, pair, "rejected")
-            for pair in data
+            log_prob(model, tokenizer, pair, "chosen") - log_prob(model, tokenizer, pair, "rejected") for pair in data
         ]
     return torch.stack(margins).mean().item()
 
@@ -60,9 +58,7 @@ def test_the_first_loss_is_ln_2_and_the_margin_grows(tiny_llama, tiny_tokenizer)
 def test_the_log_shows_loss_and_drift_as_computed_by_hand_in_float64(tiny_llama, tiny_tokenizer):
     data, beta = pairs(4), 0.1
     model, first = tiny_llama(), tiny_llama()
-    optimise(
-        first, tiny_tokenizer, data, settings(decay_share=0.0), 256, seed=0
-    )  # one step, as the run below
+    optimise(first, tiny_tokenizer, data, settings(decay_share=0.0), 256, seed=0)  # one step, as the run below
     log = optimise(model, tiny_tokenizer, data, settings(epochs=2, decay_share=0.0), 256, seed=0).log
     policy, reference = first.double(), tiny_llama().double()
     logp = {
@@ -99,9 +95,7 @@ def test_the_first_gradient_is_that_of_the_dpo_loss(tiny_llama, tiny_tokenizer):
     (-torch.nn.functional.logsigmoid(0.1 * torch.stack(margins)).mean()).backward()
     for parameter, old, hand in zip(model.parameters(), before, plain.parameters(), strict=True):
         assert hand.grad is not None
-        large = (
-            hand.grad.abs() > 1e-4
-        )  # AdamW's first step is the gradient's sign, where rounding cannot flip it
+        large = hand.grad.abs() > 1e-4  # AdamW's first step is the gradient's sign, where rounding cannot flip it
         step = (parameter.detach().double() - old)[large]
         torch.testing.assert_close(step, -1e-3 * hand.grad[large].sign(), rtol=1e-2, atol=1e-6)
 

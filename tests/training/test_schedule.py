@@ -20,9 +20,7 @@ def test_warm_up_stable_decay_takes_the_shares_of_the_paper():
     rates = factors(20)  # 0.1, 0.5, 0.4
     assert rates[:2] == [0.5, 1.0]
     assert rates[2:12] == [1.0] * 10
-    assert rates[12:] == pytest.approx(
-        [1e-3 + 0.999 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(1, 9)]
-    )
+    assert rates[12:] == pytest.approx([1e-3 + 0.999 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(1, 9)])
     assert rates[-1] == pytest.approx(1e-3)
 
 

@@ -52,9 +52,7 @@ def by_hand(model, batches, settings):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
     log = []
     for step, batch in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * learning_rate_factor(
-            step, len(batches), settings
-        )
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * learning_rate_factor(step, len(batches), settings)
         loss = token_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
@@ -208,9 +206,7 @@ def test_the_order_is_fresh_every_epoch_and_sorted_within_a_step():
             assert step == sorted(step)
 
 
-def test_a_batch_that_the_processes_cannot_share_evenly_is_wrong_input(
-    tiny_llama, tiny_tokenizer, monkeypatch
-):
+def test_a_batch_that_the_processes_cannot_share_evenly_is_wrong_input(tiny_llama, tiny_tokenizer, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(InputError, match=r"batch_size \(8\) must be a multiple .* \(2 x 3\)"):
         fine_tune(tiny_llama(), tiny_tokenizer, examples(8), settings(), seed=0)

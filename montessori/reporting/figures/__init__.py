@@ -50,6 +50,4 @@ def _render(drawing: Drawing) -> Picture:
     drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": drawing.title})
     drawing.figure.set_layout_engine("none")  # laid out once, the same in both
     drawing.figure.savefig(png, format="png", dpi=200, metadata={"Software": None, "Title": drawing.title})
-    return Picture(
-        drawing.name, drawing.title, drawing.alt, drawing.caption, svg.getvalue().decode(), png.getvalue()
-    )
+    return Picture(drawing.name, drawing.title, drawing.alt, drawing.caption, svg.getvalue().decode(), png.getvalue())

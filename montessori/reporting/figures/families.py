@@ -26,9 +26,7 @@ def mix(report: Report) -> Drawing | None:
         if in_reference:
             ax.axhspan(-0.5, in_reference - 0.5, color=SHADE, linewidth=0)
         before, after = iteration.families_before, iteration.families_after
-        values = [
-            (before.get(n, 0.0) if before else None, after.get(n, 0.0) if after else None) for n in names
-        ]
+        values = [(before.get(n, 0.0) if before else None, after.get(n, 0.0) if after else None) for n in names]
         if rest:
             values.append(
                 (sum(before.get(n, 0.0) for n in rest) if before else None,
@@ -49,9 +47,7 @@ def mix(report: Report) -> Drawing | None:
         ax.set_xlabel("Instructions (%)")
     caption = "Hollow: written before the teacher's update. Filled: after."
     if in_reference:
-        totals = [
-            _change(_total(i.families_before, covered), _total(i.families_after, covered)) for i in shown
-        ]
+        totals = [_change(_total(i.families_before, covered), _total(i.families_after, covered)) for i in shown]
         caption += f" Shaded and blue: families of the reference set, together {', then '.join(totals)}."
     return Drawing(
         "families", "What the teacher writes", "Shares of instructions by family, before → after. "

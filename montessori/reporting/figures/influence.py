@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from montessori.reporting.data import Iteration, Report, finite
+from montessori.reporting.data import Iteration, Report, finite, positive_means
 from montessori.reporting.figures.canvas import (
     ACCENT,
     GRID,
@@ -20,36 +20,34 @@ from montessori.reporting.text import count, percent, scientific
 
 
 def distribution(report: Report) -> Drawing | None:
-    """A histogram an iteration on one scale, the first iteration's outline behind the later ones."""
-    scored = [(iteration, finite(iteration.influences)) for iteration in report.iterations]
-    scored = [(iteration, values) for iteration, values in scored if values]
+    """Histograms on one scale, a panel an iteration: before the teacher's update in grey, after it in colour."""
+    scored = [(i, finite(i.influences), finite(i.influences_after)) for i in report.iterations]
+    scored = [(iteration, before, after) for iteration, before, after in scored if before]
     if not scored:
         return None
-    everything = [value for _, values in scored for value in values]
-    marks = finite([i.momentum_influence for i, _ in scored if i.momentum_influence is not None])
-    low, high = (
-        float(q) for q in np.quantile(everything, [0.005, 0.995])
-    )  # a few outliers would hide the rest
+    everything = [value for _, before, after in scored for value in before + after]
+    marks = finite([i.momentum_influence for i, _, _ in scored if i.momentum_influence is not None])
+    low, high = (float(q) for q in np.quantile(everything, [0.005, 0.995]))  # a few outliers would hide the rest
     low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
     margin = 0.03 * (high - low) or 1e-12
     low, high = low - margin, high + margin
     exponent = power_of_ten([low, high])
     unit = 10.0**exponent
-    bins = min(max(round(max(len(values) for _, values in scored) ** 0.5), 12), 48)
+    bins = min(max(round(max(len(values) for _, values, _ in scored) ** 0.5), 12), 48)
     edges = np.linspace(low, high, bins + 1)
     figure, grid = panels(len(scored), 1, 0.75 + 1.35 * len(scored), sharex=True, sharey=True)
-    first, _ = _shares(scored[0][1], edges)
-    tallest = max(_shares(values, edges)[0].max() for _, values in scored)
+    drawn = [_shares(values, edges)[0] for _, *both in scored for values in both if values]
+    tallest = max(shares.max() for shares in drawn)
     texts, hidden = [], 0
-    for position, (iteration, values) in enumerate(scored):
+    for position, (iteration, before, after) in enumerate(scored):
         ax = grid[position][0]
-        shares, outside = _shares(values, edges)
-        hidden += outside
         ink = colour(position)
-        if position:
-            ax.stairs(100 * first, edges / unit, color=MUTED, linewidth=1)
-        ax.stairs(100 * shares, edges / unit, color=ink, fill=True, alpha=0.35)
-        ax.stairs(100 * shares, edges / unit, color=ink, linewidth=1.2)
+        for values, shade in ((before, MUTED), (after, ink)):
+            if values:
+                shares, outside = _shares(values, edges)
+                hidden += outside
+                ax.stairs(100 * shares, edges / unit, color=shade, fill=True, alpha=0.3)
+                ax.stairs(100 * shares, edges / unit, color=shade, linewidth=1.2)
         ax.axvline(0, color=INK, linewidth=1)
         momentum = iteration.momentum_influence
         if momentum is not None and np.isfinite(momentum):
@@ -60,20 +58,19 @@ def distribution(report: Report) -> Drawing | None:
             )  # fmt: skip
         title = f"Iteration {iteration.number}"
         ax.set_title(title, color=ink)
-        about = (
-            f"{count(len(values), 'point')}, median {scientific(float(np.median(values)))}, "
-            f"{percent(iteration.positive_share)} positive"
-        )
+        about = f"median {scientific(float(np.median(before)))}"
+        if after:
+            about += f" → {scientific(float(np.median(after)))}"
+        about += f", {_positive(iteration)} positive"
         ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
         ax.set_ylabel("Points (%)")
         ax.set_ylim(0, 125 * tallest)  # room for the marker's name above the bars
-        texts.append(f"{title}: {about}")
-    grid[-1][0].set_xlabel(
-        f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)"
-    )
-    notes = ["Solid line: zero. Dashed: I(∅), the part of the step that comes from momentum alone."]
-    if len(scored) > 1:
-        notes.append(f"Grey outline: iteration {scored[0][0].number}, before any update of the teacher.")
+        texts.append(f"{title}: {count(len(before), 'point')}, {about}")
+    grid[-1][0].set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
+    notes = [
+        "Grey: what the teacher wrote before its update; in colour: after it, scored with the same student.",
+        "Solid line: zero. Dashed: I(∅), the part of the step that comes from momentum alone.",
+    ]
     if hidden:
         notes.append(f"{count(hidden, 'point')} outside the axis not drawn.")
     if excluded := sum(_excluded(iteration) for iteration in report.iterations):
@@ -114,10 +111,16 @@ def positive_share(report: Report) -> Drawing | None:
         "positive-share",
         "Share of positive influence",
         "Share of points with positive influence, " + "; ".join(texts) + ".",
-        "Hollow: what the teacher wrote before its update. Filled: after, as the next iteration scored it. "
+        f"Positive: {positive_means(report.iterations)}. "
+        "Hollow: what the teacher wrote before its update. Filled: after it, scored with the same student. "
         "Shaded: under 5% or over 95%, where hardly any preference pairs can be made.",
         figure,
     )
+
+
+def _positive(iteration: Iteration) -> str:
+    after = iteration.positive_share_after
+    return percent(iteration.positive_share) + ("" if after is None else f" → {percent(after)}")
 
 
 def _shares(values: list[float], edges: "np.ndarray") -> tuple["np.ndarray", int]:
@@ -127,4 +130,5 @@ def _shares(values: list[float], edges: "np.ndarray") -> tuple["np.ndarray", int
 
 
 def _excluded(iteration: Iteration) -> int:
-    return len(iteration.influences) - len(finite(iteration.influences))
+    values = iteration.influences + iteration.influences_after
+    return len(values) - len(finite(values))

@@ -28,8 +28,7 @@ def curves(report: Report) -> Drawing | None:
     drawn: list[tuple[str, str, list[Line]]] = []
     for title, unit, rows, value in PANELS:
         lines = [
-            (i.number, [(s.step, value(s)) for s in rows(i) if math.isfinite(value(s))])
-            for i in report.iterations
+            (i.number, [(s.step, value(s)) for s in rows(i) if math.isfinite(value(s))]) for i in report.iterations
         ]
         if any(points for _, points in lines):
             drawn.append((title, unit, [line for line in lines if line[1]]))
@@ -46,9 +45,7 @@ def curves(report: Report) -> Drawing | None:
         exponent = power_of_ten([value for _, points in lines for _, value in points])
         for number, points in lines:
             _line(ax, [(step, value / 10.0**exponent) for step, value in points], colour(order[number]))
-            texts.append(
-                f"{title}, iteration {number}: {points[0][1]:.3g} at first, {points[-1][1]:.3g} at last"
-            )
+            texts.append(f"{title}, iteration {number}: {points[0][1]:.3g} at first, {points[-1][1]:.3g} at last")
         ax.grid(axis="y")
         ax.margins(x=0.02)
         ax.set_title(title)
@@ -57,9 +54,7 @@ def curves(report: Report) -> Drawing | None:
     if len(report.iterations) > 1:
         for number, position in order.items():
             axes[0].plot([], [], color=colour(position), linewidth=2, label=f"iteration {number}")
-        figure.legend(
-            loc="outside upper right", ncols=len(order), frameon=False, fontsize=8.5, labelcolor=INK
-        )
+        figure.legend(loc="outside upper right", ncols=len(order), frameon=False, fontsize=8.5, labelcolor=INK)
     return Drawing(
         "training", "Training curves", "Line charts. " + "; ".join(texts) + ".",
         "Where a line is noisy: pale the logged values, strong their running mean.", figure,

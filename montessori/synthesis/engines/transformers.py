@@ -92,9 +92,7 @@ class TransformersEngine:
             logits_to_keep=1,
         ).past_key_values
         for number, layer in enumerate(read.layers):
-            cache.update(
-                layer.keys.repeat_interleave(samples, 0), layer.values.repeat_interleave(samples, 0), number
-            )
+            cache.update(layer.keys.repeat_interleave(samples, 0), layer.values.repeat_interleave(samples, 0), number)
 
     def _ends(self) -> list[int]:
         """The tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
@@ -110,9 +108,7 @@ class TransformersEngine:
         return Generation(text, "length" if stop is None else "stop", len(tokens))
 
 
-def _processors(
-    sampling: Sampling, prompt_length: int, padding: Tensor, seeds: list[int]
-) -> LogitsProcessorList:
+def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: list[int]) -> LogitsProcessorList:
     chain = LogitsProcessorList()
     if sampling.repetition_penalty != 1:  # counts the prompt too, as vLLM's does, but not its padding
         chain.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty, prompt_ignore_length=padding))
@@ -145,6 +141,6 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, seeds: list[int]):
         self.generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
         noise = torch.stack([torch.rand(scores.shape[1], generator=g) for g in self.generators])
         return scores - torch.log(-torch.log(noise.clamp_(1e-20, 1 - 1e-7))).to(scores.device)
