@@ -98,9 +98,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _quiet_prefect() -> None:
-    """One line a stage on the screen is ours; Prefect's own go to its server. Its telemetry stays off."""
+    """The lines on the screen are ours; Prefect's own go to its server, whose telemetry stays off."""
     for name, value in {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }.items():

@@ -21,7 +21,7 @@ from rich.table import Table
 from montessori.artifacts import Request, Store
 from tasks.execution import Record
 
-MARKS = {"done": "[green]done[/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
+MARKS = {"done": "[green]done  [/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
 
 
 class Screen:
@@ -67,7 +67,8 @@ class Screen:
         if record.state in MARKS:
             took = f"{record.seconds:6.1f} s"
             note = f"[dim]{address}[/]" if record.state != "failed" else f"[red]{record.error}[/]"
-            self.console.print(f"{MARKS[record.state]:>22} {took}  {record.title}  {note}", highlight=False)
+            line = f"{MARKS[record.state]} {took}  {record.title}  {note}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _what(self, bar: TaskID, done: int, total: int, unit: str, note: str) -> str:
         speed = next((task.speed for task in self._progress.tasks if task.id == bar), None)

@@ -97,6 +97,18 @@ class Sampling(Frozen):
     max_tokens: int = Field(1024, ge=1)  # paper
 
 
+class InstructionSampling(Sampling):
+    """How instructions are drawn."""
+
+    repetition_penalty: float = Field(1.5, gt=0)  # paper
+
+
+class ResponseSampling(Sampling):
+    """How responses are drawn."""
+
+    temperature: float = Field(0.6, ge=0)  # paper
+
+
 class Instructions(Frozen):
     """How the teacher writes new instructions from a few-shot prompt, and which are kept."""
 
@@ -105,7 +117,7 @@ class Instructions(Frozen):
     samples_per_prompt: int = Field(4, ge=1)  # paper
     prompts_per_round: int = Field(256, ge=1)
     max_rounds: int = Field(40, ge=1)
-    sampling: Sampling = Sampling(temperature=1.0, repetition_penalty=1.5)  # paper
+    sampling: InstructionSampling = InstructionSampling()
     min_characters: int = Field(6, ge=1)  # method.md: dropped at five or fewer
     max_characters: int = Field(400, ge=1)
     forbidden_words: tuple[str, ...] = (
@@ -119,7 +131,7 @@ class Instructions(Frozen):
 class Responses(Frozen):
     """How the teacher answers its own instructions."""
 
-    sampling: Sampling = Sampling(temperature=0.6)  # paper
+    sampling: ResponseSampling = ResponseSampling()
     shards: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
 
@@ -156,6 +168,13 @@ class Training(Frozen):
                 f"per_device_batch_size ({self.per_device_batch_size})"
             )
         return self
+
+
+class WarmUp(Training):
+    """The student's warm-up: its learning rate rises linearly to the end (method.md, step 6)."""
+
+    warm_up_share: float = Field(1.0, ge=0, le=1)
+    decay_share: float = Field(0.0, ge=0, le=1)
 
 
 class Dpo(Training):
@@ -223,7 +242,7 @@ class Settings(Frozen):
     instructions: Instructions = Instructions()
     responses: Responses = Responses()
     probing: Probing = Probing()
-    warm_up: Training = Training(warm_up_share=1.0, decay_share=0.0)  # rises linearly to 5e-6, method.md
+    warm_up: WarmUp = WarmUp()
     influence: Influence = Influence()
     preferences: Preferences = Preferences()
     dpo: Dpo = Dpo()

@@ -7,6 +7,7 @@ joined to its instruction by a space. A row that is wrong is an InputError that 
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read(source: DataSource, role: str) -> list[Row]:
 
     Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
     """
-    raw = _file_rows(Path(source.source), role) if is_file(source) else _hub_rows(source)
+    raw = _file_rows(Path(source.source).expanduser(), role) if is_file(source) else _hub_rows(source)
     end = None if source.limit is None else source.skip + source.limit
     rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
     if not rows:
@@ -67,7 +68,7 @@ def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as file:
-            if path.suffix == ".json":
+            if path.name.removesuffix(".gz").endswith(".json"):
                 rows = json.load(file)
                 if not isinstance(rows, list):
                     raise InputError(f"{field}: expected a JSON list of objects")
@@ -80,7 +81,7 @@ def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
         raise InputError(f"{field}: not UTF-8 (byte {error.object[error.start]:#04x} cannot be decoded)") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{field}: not JSON (line {error.lineno}: {error.msg})") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{field}: not a whole gzip file ({error})") from None
 
 
@@ -95,7 +96,7 @@ def _json(line: str, where: str) -> Row:
 def _parquet(path: Path, field: str) -> list[Row]:
     try:
         return read_rows(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{field}: not a Parquet file ({error})") from None
 
 
@@ -120,8 +121,10 @@ def _row(where: str, row: object, role: str) -> Row:
     whole = (
         f"{instruction.strip()} {extra.strip()}" if isinstance(extra, str) and extra.strip() else instruction.strip()
     )
-    response = next((row[f] for f in RESPONSE_FIELDS if isinstance(row.get(f), str)), None)
+    given = (row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str))
+    response = next((text for text in given if text.strip()), None)
     if response is None and role != "seeds":
         raise InputError(f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)})")
     digest = hashlib.sha256(f"{whole}\0{response}\0{where.rpartition(' ')[2]}".encode()).hexdigest()[:12]
-    return {"id": str(row.get("id") or digest), "instruction": whole, "response": response or ""}
+    id = row.get("id")
+    return {"id": digest if id is None else str(id), "instruction": whole, "response": response or ""}

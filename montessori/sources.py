@@ -31,14 +31,14 @@ def _data(source: DataSource, role: str) -> str:
         return POCKET
     if not data.is_file(source):
         return f"hub:{source.source}"
-    path = Path(source.source)
+    path = Path(source.source).expanduser()
     if not path.is_file():
         raise InputError(f"{role}.source = {source.source}: no such file (a hub name looks like user/name)")
     return f"file:{path.resolve()}#{sha256(path)}"
 
 
 def _model(model: Model, role: str) -> str:
-    path = Path(model.source)
+    path = Path(model.source).expanduser()
     if not path.is_dir():
         if model.source.startswith((".", "/", "~")):
             raise InputError(f"{role}.source = {model.source}: no such folder")

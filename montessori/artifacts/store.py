@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,7 @@ class Store:
 
     def manifest(self, address: str) -> dict[str, Any]:
         """The committed manifest. Raises ArtifactError when there is none."""
-        try:
-            found: dict[str, Any] = json.loads((self.root / address / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ArtifactError(f"{address} is not in the store {self.root}") from None
-        return found
+        return _manifest(self.root / address)
 
     def open(self, address: str) -> Path:
         """The artifact's folder, every file checked against the manifest (once per process)."""
@@ -64,15 +60,17 @@ class Store:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """An empty folder to write an artifact's files in; removed afterwards unless committed."""
-        folder = self.root / ".staging" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)  # held while the writer lives, so that a sweep knows
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        room = self.root / ".staging"
+        room.mkdir(parents=True, exist_ok=True)
+        folder = room / uuid.uuid4().hex
+        with ExitStack() as held:
+            with _locked(room, fcntl.LOCK_SH):  # no sweep comes between the folder and its lock
+                folder.mkdir()
+                held.enter_context(_locked(folder, fcntl.LOCK_EX))  # while the writer lives, so that a sweep knows
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, address: str, folder: Path, about: dict[str, Any]) -> bool:
         """Move the files of `folder` to `address` with a manifest that also holds `about`.
@@ -97,21 +95,20 @@ class Store:
         try:
             folder.rename(target)
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and self.exists(address):
-                return False
-            raise
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not self.exists(address):
+                raise ArtifactError(f"{target} has files but no {MANIFEST}; delete it to have it made again") from None
+            return False
         _sync(target.parent, deep=False)
         return True
 
     def _sweep(self) -> None:
-        for folder in (self.root / ".staging").iterdir():
-            with suppress(OSError):
-                lock = os.open(folder, os.O_RDONLY)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        room = self.root / ".staging"
+        with _locked(room, fcntl.LOCK_EX):
+            for folder in room.iterdir():
+                with suppress(OSError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     shutil.rmtree(folder, ignore_errors=True)
-                finally:
-                    os.close(lock)
 
 
 def sha256(path: Path) -> str:
@@ -122,17 +119,34 @@ def sha256(path: Path) -> str:
 
 @cache
 def _verified(folder: Path) -> Path:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder.parent.name}/{folder.name} is not in the store") from None
-    for name, file in manifest["files"].items():
+    for name, file in _manifest(folder)["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
             raise ArtifactError(
                 f"{path} is missing or differs from what was committed; delete {folder} to have it made again"
             )
     return folder
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder.parent.name}/{folder.name} is not in the store {folder.parents[1]}") from None
+    except ValueError:
+        raise ArtifactError(f"{path} is not JSON; delete {folder} to have it made again") from None
+    return found
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync(folder: Path, deep: bool = True) -> None:

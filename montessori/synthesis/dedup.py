@@ -15,7 +15,9 @@ from rapidfuzz.distance import LCSseq
 
 # Kana, CJK ideographs, Thai, Lao, Khmer and Myanmar are written without spaces between words.
 _SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_SPACELESS}]|[^\W_{_SPACELESS}]+")
+# Vowel signs and accents that stand as characters of their own; to `re` they are not letters.
+_MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+_TOKEN = re.compile(rf"[{_SPACELESS}]|(?:[^\W_{_SPACELESS}]|[{_MARKS}])+")
 
 
 class NearDuplicates:
@@ -36,8 +38,9 @@ class NearDuplicates:
         return True
 
     def _encode(self, text: str) -> str:
-        known = self._characters
-        return "".join(known.setdefault(token, chr(len(known) + 1)) for token in _TOKEN.findall(text.lower()))
+        known, lower = self._characters, text.lower()
+        tokens = _TOKEN.findall(lower) or "".join(lower.split())  # symbols alone: each is a token
+        return "".join(known.setdefault(token, chr(len(known) + 1)) for token in tokens)
 
     @staticmethod
     def _closest(new: str, others: list[str]) -> float:

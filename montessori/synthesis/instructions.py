@@ -13,7 +13,7 @@ from typing import Any
 
 from montessori.config import Instructions
 from montessori.data import Row
-from montessori.errors import StageError
+from montessori.errors import InputError, StageError
 from montessori.synthesis import prompts
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.engines.transformers import TransformersEngine
@@ -43,6 +43,8 @@ def write(engine: TransformersEngine, seeds: Sequence[Row], settings: Instructio
 
     Raises StageError when `settings.max_rounds` rounds do not give as many: a teacher that only repeats itself.
     """
+    if len(seeds) < (shown := settings.seed_shots + settings.generated_shots):
+        raise InputError(f"seeds: {len(seeds)} rows, but a prompt shows {shown}; add seeds")
     written = Written()
     near = NearDuplicates(settings.max_rouge_l)
     while len(written.rows) < target:

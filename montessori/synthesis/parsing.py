@@ -7,7 +7,7 @@ import re
 
 from montessori.config import Instructions
 
-TAGGED = re.compile(r"<instruction>(.*?)</instruction>", re.DOTALL)
+TAGGED = re.compile(r"<instruction>((?:(?!</?instruction>).)*)</instruction>", re.DOTALL)
 
 
 def instruction_of(raw: str) -> str | None:

@@ -23,6 +23,7 @@ from transformers import (
 from montessori import progress
 from montessori.chat import Message, render_prompt
 from montessori.config import Sampling
+from montessori.errors import InputError
 from montessori.synthesis.engines import Generation
 
 
@@ -39,7 +40,12 @@ class TransformersEngine:
 
         Each prompt is cut at its start to what the model's context leaves beside `sampling.max_tokens`.
         """
-        room = max(self.model.config.max_position_embeddings - sampling.max_tokens, 1)
+        context = self.model.config.max_position_embeddings
+        if (room := context - sampling.max_tokens) < 1:
+            raise InputError(
+                f"sampling.max_tokens = {sampling.max_tokens}: leaves no room for a prompt in the model's context "
+                f"of {context} tokens"
+            )
         ids = [
             self.tokenizer(render_prompt(self.tokenizer, p), add_special_tokens=False)["input_ids"][-room:]
             for p in prompts
@@ -70,6 +76,8 @@ class TransformersEngine:
             disable_compile=True,
             max_new_tokens=sampling.max_tokens,
             do_sample=False,  # the drawing is done by _Draw below
+            repetition_penalty=1.0,  # this and the next: not what the model's own generation settings say
+            no_repeat_ngram_size=0,
             logits_processor=_processors(
                 sampling,
                 longest,

@@ -1,0 +1,248 @@
+"""Settings: what a YAML file may say, and what is said back when it is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from montessori import config
+from montessori.config import Lora, Sampling, Settings
+from montessori.errors import InputError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    needed = {"name": "run", "reference": "r.jsonl", "teacher": {"source": "t"}, "student": {"source": "s"}}
+    return needed | changes
+
+
+def written(folder: Path, tree: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def complaint(tree: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        config.parse(tree, "run.yaml")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "right"),
+    [
+        ({"iteration": 3}, "iteration", "iterations"),
+        ({"dpo": {"betta": 0.2}}, "dpo.betta", "dpo.beta"),
+        ({"instructions": {"sampling": {"topp": 0.5}}}, "instructions.sampling.topp", "instructions.sampling.top_p"),
+        ({"reference": {"source": "r", "limmit": 3}}, "reference.limmit", "reference.limit"),
+        ({"test": {"source": "r", "spilt": "x"}}, "test.spilt", "test.split"),
+        ({"teacher": {"source": "t", "lora": {"rnak": 4}}}, "teacher.lora.rnak", "teacher.lora.rank"),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(wrong, field, right):
+    assert complaint(minimal(**wrong)) == f"run.yaml: unknown setting {field}; did you mean {right}?"
+
+
+def test_an_unknown_setting_without_a_near_one_lists_those_there_are():
+    message = complaint(minimal(dpo={"zzz": 1}))
+    assert message.startswith("run.yaml: unknown setting dpo.zzz; known here: ")
+    assert "learning_rate" in message and "beta" in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"dpo": {"beta": -1}}, "dpo.beta = -1: input should be greater than 0"),
+        ({"seed": -3}, "seed = -3: "),
+        ({"sft": {"epochs": "many"}}, "sft.epochs = 'many': "),
+        ({"instructions": {"sampling": {"top_p": 1.5}}}, "instructions.sampling.top_p = 1.5: "),
+        ({"influence": {"estimator": "guess"}}, "influence.estimator = 'guess': "),
+        ({"name": "No Spaces"}, "name = 'No Spaces': "),
+        ({"seeds": {"source": "s", "limit": 0}}, "seeds.limit = 0: "),
+        ({"teacher": {"source": "t", "dtype": "float16"}}, "teacher.dtype = 'float16': "),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
+    assert f"run.yaml: {says}" in complaint(minimal(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"influence": {"shards": 9}, "probing": {"probing": 8}}, r"influence.shards (9) exceeds"),
+        ({"responses": {"shards": 9}, "training_size": 8}, r"responses.shards (9) exceeds the points to answer (8)"),
+        ({"sft": {"warm_up_share": 0.7, "decay_share": 0.4}}, "sft: warm_up_share + decay_share must not exceed 1"),
+        ({"dpo": {"batch_size": 3}}, "batch_size (3) must be a multiple of per_device_batch_size (2)"),
+        ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when, and only when"),
+        ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when, and only when"),
+        (
+            {"student": {"source": "scratch", "scratch": {"hidden": 30}}},
+            "student.scratch: hidden (30) must be a multiple",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong, says):
+    assert says in complaint(minimal(**wrong))
+
+
+def test_a_setting_that_has_no_default_is_asked_for():
+    tree = minimal()
+    del tree["teacher"]
+    assert complaint(tree) == "run.yaml: teacher is missing"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"- a\n- b\n", "expected settings as `key: value` lines"),
+        (b"just text\n", "expected settings as `key: value` lines"),
+        (b"", "expected settings as `key: value` lines"),
+        (b"name: \xff\xfe\n", "cannot be read as UTF-8 text"),
+        (b"name: [1, 2\n", "not YAML"),
+        (b"name: a\x00b\n", "not YAML"),
+    ],
+)
+def test_a_file_that_is_not_settings_is_wrong_input(tmp_path, content, says):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        config.load(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_missing_file_suggests_a_configuration_of_a_like_name(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^tny\.yaml: no such file; did you mean configs/tiny\.yaml\?$"):
+        config.load("tny.yaml")
+    with pytest.raises(InputError, match=r"^llama\.yaml: no such file$"):
+        config.load("llama.yaml")
+
+
+def test_a_folder_in_place_of_a_file_is_wrong_input(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        config.load(tmp_path)
+
+
+def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
+    path = written(tmp_path, minimal(dpo={"beta": 0.3}, seeds="s.jsonl"))
+    loaded = config.load(
+        path,
+        ["dpo.beta=0.2", "dpo.learning_rate=1e-5", "seeds.limit=7", "reference=other.jsonl", "sft.epochs=2", "test=~"],
+    )
+    assert (loaded.dpo.beta, loaded.dpo.learning_rate, loaded.sft.epochs) == (0.2, 1e-5, 2)
+    assert (loaded.seeds.source, loaded.seeds.limit) == ("s.jsonl", 7)
+    assert loaded.reference.source == "other.jsonl"
+    assert loaded.test is None
+
+
+def test_of_two_overrides_the_last_one_holds(tmp_path):
+    assert config.load(written(tmp_path, minimal()), ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("dpo.beta", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("dpo.beta=[1", "the value is not YAML"),
+        ("name.first=x", "name has no fields below it"),
+        ("dpo.betta=0.2", "did you mean dpo.beta?"),
+        ("dpo.beta=0", "dpo.beta = 0: "),
+    ],
+)
+def test_a_bad_override_is_wrong_input(tmp_path, override, says):
+    with pytest.raises(InputError) as error:
+        config.load(written(tmp_path, minimal()), [override])
+    assert says in str(error.value)
+
+
+def test_the_defaults_are_those_of_the_paper():
+    s = config.parse(minimal(), "")
+    assert (s.probing.warm_up, s.probing.probing, s.training_size) == (10_000, 10_000, 10_000)
+    assert (s.dpo.beta, s.dpo.learning_rate, s.dpo.epochs, s.dpo.batch_size) == (0.1, 1e-6, 1, 2)
+    assert (s.sft.learning_rate, s.sft.epochs, s.sft.batch_size, s.sft.per_device_batch_size) == (5e-6, 1, 32, 2)
+    for training in (s.sft, s.dpo):
+        assert (training.warm_up_share, training.decay_share) == (0.1, 0.4)
+        assert (training.min_learning_rate_ratio, training.weight_decay) == (1e-3, 0)
+    assert (s.warm_up.learning_rate, s.warm_up.warm_up_share, s.warm_up.decay_share) == (5e-6, 1.0, 0.0)
+    write, answer = s.instructions.sampling, s.responses.sampling
+    assert (write.temperature, write.repetition_penalty) == (1.0, 1.5)
+    assert (answer.temperature, answer.repetition_penalty) == (0.6, 1.0)
+    for sampling in (write, answer):
+        assert (sampling.top_p, sampling.presence_penalty, sampling.max_tokens) == (0.9, 1.0, 1024)
+    assert (s.instructions.seed_shots, s.instructions.generated_shots, s.instructions.samples_per_prompt) == (6, 2, 4)
+    assert (s.instructions.max_rouge_l, s.instructions.max_characters) == (0.7, 400)
+    assert (s.teacher.max_length, s.teacher.dtype) == (1024, "bfloat16")
+    assert (s.influence.estimator, s.preferences.split, s.probing.student) == ("taylor", "zero", "previous")
+    assert s.seeds.source == "vicgalle/alpaca-gpt4"
+
+
+def test_setting_one_field_of_a_block_leaves_the_papers_values_in_the_others():
+    s = config.parse(
+        minimal(
+            instructions={"sampling": {"max_tokens": 64}},
+            responses={"sampling": {"max_tokens": 64}},
+            warm_up={"learning_rate": 1e-4},
+            dpo={"epochs": 2},
+        ),
+        "",
+    )
+    assert s.instructions.sampling.repetition_penalty == 1.5
+    assert s.responses.sampling.temperature == 0.6
+    assert (s.warm_up.warm_up_share, s.warm_up.decay_share) == (1.0, 0.0)
+    assert (s.dpo.beta, s.dpo.learning_rate) == (0.1, 1e-6)
+
+
+def test_settings_never_change_after_loading():
+    with pytest.raises(ValueError, match="frozen"):
+        config.parse(minimal(), "").seed = 1  # type: ignore[misc]
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**31 - 1),
+        "seeds": st.one_of(
+            st.text(min_size=1), st.fixed_dictionaries({"source": st.text()}, optional={"limit": st.integers(1)})
+        ),
+        "test": st.none() | st.just("t.jsonl"),
+        "dpo": st.fixed_dictionaries(
+            {}, optional={"learning_rate": st.floats(1e-12, 1), "beta": st.floats(1e-6, 10, allow_nan=False)}
+        ),
+        "instructions": st.fixed_dictionaries(
+            {},
+            optional={
+                "forbidden_words": st.lists(st.text()),
+                "sampling": st.fixed_dictionaries({}, optional={"temperature": st.floats(0, 3)}),
+            },
+        ),
+        "teacher": st.just({"source": "x", "lora": {"target_modules": ["q_proj"]}}),
+    },
+)
+
+
+@given(SETTINGS)
+def test_what_is_dumped_loads_as_it_was(tmp_path_factory, changes):
+    settings = config.parse(minimal(**changes), "")
+    path = tmp_path_factory.mktemp("dumped") / "run.yaml"
+    path.write_text(config.dump(settings), encoding="utf-8")
+    assert config.load(path) == settings
+
+
+def test_any_block_dumps_as_yaml():
+    assert yaml.safe_load(config.dump(Sampling(temperature=0.5)))["temperature"] == 0.5
+    assert Lora.model_validate(yaml.safe_load(config.dump(Lora(rank=3)))) == Lora(rank=3)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_configuration_that_is_shipped_loads(path):
+    settings = config.load(path)
+    assert isinstance(settings, Settings)
+    assert settings.name == path.stem
