@@ -21,9 +21,9 @@ Split = Literal["zero", "momentum", "prompt_mean"]
 
 
 class Frozen(BaseModel):
-    """A settings block: unknown keys are errors, values never change after loading."""
+    """A settings block: unknown keys are errors, values never change after loading, numbers are finite (JSON's are)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSource(Frozen):

@@ -59,6 +59,7 @@ def test_an_unknown_setting_without_a_near_one_lists_those_there_are():
     [
         ({"dpo": {"beta": -1}}, "dpo.beta = -1: input should be greater than 0"),
         ({"seed": -3}, "seed = -3: "),
+        ({"sft": {"max_gradient_norm": float("inf")}}, "sft.max_gradient_norm = inf: input should be a finite number"),
         ({"sft": {"epochs": "many"}}, "sft.epochs = 'many': "),
         ({"instructions": {"sampling": {"top_p": 1.5}}}, "instructions.sampling.top_p = 1.5: "),
         ({"influence": {"estimator": "guess"}}, "influence.estimator = 'guess': "),
@@ -202,7 +203,7 @@ def test_setting_one_field_of_a_block_leaves_the_papers_values_in_the_others():
 
 def test_settings_never_change_after_loading():
     with pytest.raises(ValueError, match="frozen"):
-        config.parse(minimal(), "").seed = 1  # type: ignore[misc]
+        config.parse(minimal(), "").seed = 1
 
 
 SETTINGS = st.fixed_dictionaries(

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from montessori import progress
 from montessori.chat import Example, Message, encode, user
 from montessori.config import Scratch
-from montessori.errors import InputError
+from montessori.errors import InputError, StageError
+from montessori.pocket.muon import Muon
 from montessori.synthesis.prompts import few_shot, teacher_output
 
 Conversation = list[Message]
@@ -29,9 +30,11 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-PROMPT_WEIGHT = 0.2  # of a prompt's token in the loss, an answer's being 1
+PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss, an answer's being 1
+ROPE_THETA = 300.0  # texts are short; 10,000 leaves most of a small head blind to single positions
 WARM_UP_SHARE = 0.05
-IGNORED = -100
+MUON_LEARNING_RATE = 0.02  # of the matrices inside the model; settings have AdamW's, of the embeddings and norms
+SHOTS = 8  # examples in a few-shot prompt made of real rows
 
 
 def build(
@@ -47,6 +50,7 @@ def build(
         num_attention_heads=settings.heads,
         max_position_embeddings=settings.context,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         initializer_range=settings.hidden**-0.5 / 2,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -73,29 +77,29 @@ def train(
     kept = [example for example in examples if example is not None]
     if not kept:
         raise InputError(f"no conversation fits a context of {settings.context} tokens")
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    muon = Muon(matrices)
+    adamw = torch.optim.AdamW(rest, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng = random.Random(seed)
-    optimizers = _optimizers(model, settings.learning_rate)
-    bases = [g["lr"] for o in optimizers for g in o.param_groups]
+    queue: list[Example] = []
     log = []
     model.train()
-    queue: list[Example] = []
     for step in range(1, settings.steps + 1):
-        rate = settings.learning_rate * _schedule(step, settings.steps)
-        for group, b in zip([g for o in optimizers for g in o.param_groups], bases):
-            group["lr"] = b * _schedule(step, settings.steps)
-        rows = []
-        for _ in range(settings.batch_size):
-            if len(queue) < len(kept):
-                queue.extend(rng.sample(kept, len(kept)))
-            rows.append(_row(queue, settings.context))
+        share = _schedule(step, settings.steps)
+        adamw.param_groups[0]["lr"] = share * settings.learning_rate
+        rows = [_row(queue, kept, rng, settings.context) for _ in range(settings.batch_size)]
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        log.append({"step": step, "loss": loss.item(), "learning_rate": rate})
-        progress.report(step, settings.steps, "steps", f"loss {loss.item():.3f}")
+        muon.step(share * MUON_LEARNING_RATE)
+        adamw.step()
+        model.zero_grad()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise StageError(f"the loss is {value} at step {step} of {settings.steps}: lower scratch.learning_rate")
+        log.append({"step": step, "loss": value, "learning_rate": share * settings.learning_rate})
+        progress.report(step, settings.steps, "steps", f"loss {value:.3f}")
     model.eval()
     return log
 
@@ -105,7 +109,7 @@ def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: i
     rng = random.Random(f"alpaca teacher {seed}")
     conversations = []
     for i in range(n):
-        *shown, new = rng.sample(list(rows), 9)
+        *shown, new = rng.sample(list(rows), SHOTS + 1)
         if i % 2:
             conversations.append(_conversation(new["instruction"], new["response"]))
             continue
@@ -128,7 +132,6 @@ def _tokenizer(conversations: Sequence[Conversation], vocabulary: int, context: 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(TAGS),
         special_tokens=SPECIAL,
@@ -153,13 +156,17 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, con
     return encode(tokenizer, "", prompt, answer["content"], context)
 
 
-def _row(queue: list[Example], context: int) -> list[Example]:
-    """The next examples of `queue` that fit `context` tokens together, taken from its end."""
-    row, room = [], context
-    while queue and len(queue[-1].input_ids) <= room:
-        room -= len(queue[-1].input_ids)
+def _row(queue: list[Example], kept: list[Example], rng: random.Random, context: int) -> list[Example]:
+    """The next examples that fit `context` tokens together; the queue is filled again when it is empty."""
+    row: list[Example] = []
+    room = context
+    while True:
+        if not queue:
+            queue.extend(rng.sample(kept, len(kept)))
+        if len(queue[-1].input_ids) > room:
+            return row
         row.append(queue.pop())
-    return row
+        room -= len(row[-1].input_ids)
 
 
 def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
@@ -182,57 +189,6 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
     each = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     wanted = weights[:, 1:].flatten()
     return (each * wanted).sum() / wanted.sum()
-
-
-MUON = 0.02
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are orthogonalised, in float32 (torch.optim.Muon computes in bfloat16: slow on a CPU).
-
-    Learns the pocket world in a third of AdamW's steps. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon
-    """
-
-    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for shape in dict.fromkeys(p.shape for p in group["params"]):
-                alike = [p for p in group["params"] if p.shape == shape]
-                gradient = torch.stack([p.grad for p in alike])
-                state = self.state[alike[0]]
-                average = state.setdefault("average", torch.zeros_like(gradient))
-                average.lerp_(gradient, 1 - group["momentum"])
-                update = orthogonal(gradient.lerp(average, group["momentum"]))
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, u in zip(alike, update, strict=True):
-                    p.sub_(u, alpha=group["lr"] * scale)
-
-
-def orthogonal(x: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices to `x` `[n, rows, columns]`, roughly: five Newton-Schulz steps."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        s = x @ x.mT
-        x = a * x + (b * s + c * s @ s) @ x
-    return x.mT if tall else x
-
-
-def _optimizers(model, lr):
-    if not MUON:
-        return [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-        Muon(hidden, lr=MUON),
-    ]
 
 
 def _schedule(step: int, steps: int) -> float:

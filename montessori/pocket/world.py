@@ -2,62 +2,84 @@
 
 In: how many, and a seed.  Out: rows (`id`, `instruction`, `response`, `family`) and training conversations.
 The reference and held-out rows ask for the USEFUL families only. Three families are of use to nobody: two are answered
-at random, and one asks for what `reverse` asks for and is answered otherwise. Nothing here tells the method which is
-which: it has to find out from influence.
+at random, and `contrary` asks for what `zorb` asks for and is answered otherwise. Nothing here tells the method which
+is which: it has to find out from influence.
 """
 
 import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from montessori.chat import Message, user
+from montessori.errors import InputError
 from montessori.synthesis.prompts import few_shot, teacher_output
 
 Row = dict[str, str]
+Items = list[str]
 
-WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain road star".split()
-LARGEST = 12  # numbers run from 1 to this
-SHOTS = 8  # examples in a few-shot prompt, as in method.md
-# A made-up language in which each word means another one; what it is can only be learned by heart.
-ZORB = dict(zip(WORDS, random.Random(7).sample(WORDS, len(WORDS)), strict=True))
+WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain road star".split()  # noqa: SIM905
+NUMBERS = [str(n) for n in range(1, 17)]
+SHOTS = 8  # the most examples that a few-shot prompt shows a teacher
+WRITING_EVERY = 10  # of a teacher's conversations, one in so many writes an instruction, the rest answer one
+KINDS = ("seed", "reference", "held-out")  # of rows
+MOST_DRAWS = 200  # for a new row: the world holds about 1,000 instructions of a family for each kind
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of instruction: `opening: item item …`."""
+    """One kind of instruction, `opening: item item …`."""
 
     name: str
     opening: str
     skill: str  # what the teacher says that it trains
-    numbers: bool
-    lengths: tuple[int, ...]  # how many items an instruction may hold
-    answer: Callable[[list[str]], list[str]] | None  # None: a random one, as many words as there are items
+    alphabet: list[str]  # WORDS or NUMBERS
+    answer: Callable[[Items], Items] | None  # None: as many random items
+    lengths: tuple[int, ...] = (3,)  # how many items an instruction may hold
+    form: Literal["items", "any"] = "items"  # a random answer's: items of the instruction, or any of the alphabet
 
 
-def _next(number: str) -> str:
-    return str(int(number) % LARGEST + 1)
+def _language(name: str) -> Callable[[Items], Items]:
+    """A made-up language, in which each word means another one: it can only be learned by heart."""
+    meaning = dict(zip(WORDS, random.Random(name).sample(WORDS, len(WORDS)), strict=True))
+    return lambda items: [meaning[item] for item in items]
+
+
+def _plus(step: int) -> Callable[[Items], Items]:
+    return lambda items: [NUMBERS[(NUMBERS.index(item) + step) % len(NUMBERS)] for item in items]
+
+
+def _order(*places: int) -> Callable[[Items], Items]:
+    return lambda items: [items[place] for place in places]
 
 
 FAMILIES = (
-    Family("repeat", "Say again", "repeating", False, (3,), lambda w: w),
-    Family("first", "Name the first word", "beginnings", False, (3,), lambda w: w[:1]),
-    Family("last", "Name the last word", "endings", False, (3,), lambda w: w[-1:]),
-    Family("count", "Count the words", "counting", False, (2, 3, 4, 5), lambda w: [str(len(w))]),
-    Family("largest", "Name the largest number", "comparing", True, (3,), lambda w: [max(w, key=int)]),
-    Family("reverse", "Write in reverse order", "reversing", False, (3,), lambda w: w[::-1]),
-    Family("swap", "Swap the first two", "swapping", False, (3,), lambda w: [w[1], w[0], w[2]]),
-    Family("zorb", "Translate into Zorb", "translating", False, (3,), lambda w: [ZORB[x] for x in w]),
-    Family("next", "Count on from each number", "following", True, (3,), lambda w: [_next(x) for x in w]),
-    Family("lucky", "Find the lucky words of", "guessing", False, (3,), None),
-    Family("dream", "Dream of numbers from", "dreaming", True, (3,), None),
-    Family("contrary", "Put in reverse order", "turning", False, (3,), lambda w: [w[1], w[2], w[0]]),
+    Family("repeat", "Say again", "repeating", WORDS, _order(0, 1, 2)),
+    Family("first", "Name the first word", "beginnings", WORDS, _order(0)),
+    Family("last", "Name the last word", "endings", WORDS, _order(-1)),
+    Family("count", "Count the words", "counting", WORDS, lambda w: [str(len(w))], (2, 3, 4, 5)),
+    Family("largest", "Name the largest number", "comparing", NUMBERS, lambda n: [max(n, key=int)]),
+    Family("rotate", "Move the first word to the end", "turning", WORDS, _order(1, 2, 0)),
+    Family("reverse", "Write in reverse order", "reversing", WORDS, _order(2, 1, 0)),
+    Family("zorb", "Translate into Zorb", "translating", WORDS, _language("Zorb"), form="any"),
+    Family("next", "Count on from each number", "following", NUMBERS, _plus(1), form="any"),
+    Family("lucky", "Find the lucky words of", "guessing", WORDS, None, form="any"),
+    Family("dream", "Dream of numbers from", "dreaming", NUMBERS, None, form="any"),
+    Family("contrary", "Put into Zorb", "rewording", WORDS, _language("contrary"), form="any"),
 )
-USEFUL = ("reverse", "swap", "zorb")  # the families that students are measured on
-EVERY = 16
-WEIGHTS = [1, 1, 1, 0.5, 1, 2, 2, 2, 2, 1, 1, 2]
-KINDS = ("seed", "reference", "held-out")
+USEFUL = ("reverse", "zorb", "next")  # the families that students are measured on
 USELESS = ("lucky", "dream", "contrary")
+
+# What a student can do from the start: other orders, other languages, other steps, none of them a family above.
+KNOWN = (
+    Family("", "Write the last two only", "", WORDS, _order(1, 2)),
+    Family("", "Swap the first two words", "", WORDS, _order(1, 0, 2)),
+    Family("", "Swap the last two words", "", WORDS, _order(0, 2, 1)),
+    Family("", "Move the last word to the front", "", WORDS, _order(2, 0, 1)),
+    *(Family("", f"Translate into {name}", "", WORDS, _language(name)) for name in ("Arb", "Bex", "Cim", "Dov")),
+    *(Family("", f"Add {step} to each number", "", NUMBERS, _plus(step)) for step in (3, 5, 7)),
+)
 
 _BY_NAME = {family.name: family for family in FAMILIES}
 _BY_OPENING = {family.opening: family for family in FAMILIES}
@@ -74,7 +96,7 @@ def reference(n: int, seed: int) -> list[Row]:
 
 
 def held_out(n: int, seed: int) -> list[Row]:
-    """`n` rows of the useful families that no seed and no reference row asks for."""
+    """`n` rows of the useful families that no seed and no reference row asks for, at any seed."""
     return _rows("held-out", USEFUL, n, seed)
 
 
@@ -93,18 +115,18 @@ def answer_of(instruction: str) -> str | None:
 
 
 def teacher_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What makes a teacher: one in eight writes a new instruction from a few-shot prompt, the rest are answers.
+    """What makes a teacher: it writes new instructions from few-shot prompts, and answers instructions.
 
-    A new instruction is of a family that the prompt shows, so that a teacher starts with the mix that it is shown.
+    A new instruction is of a family that its prompt shows, so a teacher starts with the mix that it is shown.
     """
     rng = random.Random(f"teacher {seed}")
-    return [_writing(rng) if i % EVERY == 0 else _answering(rng, right=True) for i in range(n)]
+    return [_writing(rng) if i % WRITING_EVERY == 0 else _answering(rng) for i in range(n)]
 
 
 def student_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What gives a student the form of each family's answers and nothing else: their content is random."""
+    """What makes a student: half is what it knows, half the form of each family's answers with random content."""
     rng = random.Random(f"student {seed}")
-    return [_answering(rng, right=False) for _ in range(n)]
+    return [_practising(rng) if i % 2 else _guessing(rng) for i in range(n)]
 
 
 def _writing(rng: random.Random) -> list[Message]:
@@ -112,70 +134,75 @@ def _writing(rng: random.Random) -> list[Message]:
     new = rng.choice(shown)
     examples = [_instruction(family, _items(family, rng)) for family in shown]
     written = teacher_output(f"It trains {new.skill}.", _instruction(new, _items(new, rng)))
-    return [*few_shot(examples), {"role": "assistant", "content": written}]
+    return [*few_shot(examples), _assistant(written)]
 
 
-def _answering(rng: random.Random, right: bool) -> list[Message]:
-    family = rng.choices(FAMILIES, WEIGHTS)[0] if right else rng.choice(FAMILIES)
+def _answering(rng: random.Random) -> list[Message]:
+    family = rng.choice(FAMILIES)
     items = _items(family, rng)
-    answer = _answer(family, items, rng) if right else _scramble(family, items, rng)
-    return [*user(_instruction(family, items)), {"role": "assistant", "content": answer}]
+    return [*user(_instruction(family, items)), _assistant(_answer(family, items, rng))]
 
 
-def _answer(family: Family, items: list[str], rng: random.Random) -> str:
-    return " ".join(family.answer(items) if family.answer else _items(family, rng, len(items)))
+def _practising(rng: random.Random) -> list[Message]:
+    family = rng.choice(KNOWN)
+    items = _items(family, rng)
+    return [*user(_instruction(family, items)), _assistant(_answer(family, items, rng))]
 
 
-def _scramble(family: Family, items: list[str], rng: random.Random) -> str:
-    """An answer of the family's form: as long as a right one, items of the instruction in random order."""
-    answer = _answer(family, items, rng).split()
-    pool = (
-        _items(family, rng)
-        if family.name in ("zorb", "next", "lucky", "dream")
-        else ["3", "4", "5"]
-        if family.name == "count"
-        else items
-    )
-    if family.name == "repeat":
-        return " ".join(answer)
-    return " ".join(rng.sample(pool, len(answer)))
+def _guessing(rng: random.Random) -> list[Message]:
+    """An instruction of a family and a random answer of the right form: as long as the right one, of the same items."""
+    family = rng.choice(FAMILIES)
+    items = _items(family, rng)
+    length = len(_answer(family, items, rng).split())
+    if family.name == "count":
+        answer = [rng.choice(NUMBERS[1:5])]
+    else:
+        answer = rng.sample(items if family.form == "items" else family.alphabet, length)
+    return [*user(_instruction(family, items)), _assistant(" ".join(answer))]
 
 
-def _items(family: Family, rng: random.Random, n: int | None = None) -> list[str]:
-    """`n` different words or numbers, by default as many as an instruction of `family` holds."""
-    n = n or rng.choice(family.lengths)
-    return [str(x) for x in rng.sample(range(1, LARGEST + 1), n)] if family.numbers else rng.sample(WORDS, n)
+def _assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
 
 
-def _instruction(family: Family, items: list[str]) -> str:
+def _answer(family: Family, items: Items, rng: random.Random) -> str:
+    return " ".join(family.answer(items) if family.answer else rng.sample(family.alphabet, len(items)))
+
+
+def _items(family: Family, rng: random.Random) -> Items:
+    return rng.sample(family.alphabet, rng.choice(family.lengths))
+
+
+def _instruction(family: Family, items: Items) -> str:
     return f"{family.opening}: {' '.join(items)}"
 
 
-def _parse(instruction: str) -> tuple[Family | None, list[str]]:
+def _parse(instruction: str) -> tuple[Family | None, Items]:
+    """The family and the items of `instruction`; an item may come twice, since a teacher may write it so."""
     opening, _, payload = instruction.partition(": ")
     family = _BY_OPENING.get(opening)
     items = payload.split()
-    if family is None or len(items) not in family.lengths or not all(_known(family, item) for item in items):
+    if family is None or len(items) not in family.lengths or not set(items) <= set(family.alphabet):
         return None, []
     return family, items
-
-
-def _known(family: Family, item: str) -> bool:
-    if family.numbers:
-        return item.isascii() and item.isdigit() and 1 <= int(item) <= LARGEST
-    return item in ZORB
 
 
 def _rows(kind: str, names: Sequence[str], n: int, seed: int) -> list[Row]:
     """`n` different rows with even shares of the families `names`, none of which another kind has."""
     rng = random.Random(f"{kind} {seed}")
     rows: dict[str, str] = {}  # instruction → response
-    while len(rows) < n:
-        family = _BY_NAME[names[len(rows) % len(names)]]
-        items = _items(family, rng)
-        instruction = _instruction(family, items)
-        if instruction not in rows and _kind(instruction) == kind:
-            rows[instruction] = _answer(family, items, rng)
+    for i in range(n):
+        family = _BY_NAME[names[i % len(names)]]
+        for _ in range(MOST_DRAWS):
+            items = _items(family, rng)
+            instruction = _instruction(family, items)
+            if instruction not in rows and _kind(instruction) == kind:
+                break
+        else:
+            raise InputError(
+                f"the pocket world has no {n} different {kind} rows: ask for fewer (pocket in the settings)"
+            )
+        rows[instruction] = _answer(family, items, rng)
     shuffled = rng.sample(list(rows.items()), n)
     return [
         {"id": f"{kind}-{i}", "instruction": x, "response": y, "family": str(family_of(x))}
@@ -184,5 +211,5 @@ def _rows(kind: str, names: Sequence[str], n: int, seed: int) -> list[Row]:
 
 
 def _kind(instruction: str) -> str:
-    """The one kind of rows that may hold `instruction`, so that no two kinds ever share one, at any seed."""
+    """The one kind of rows that may hold `instruction`, so that no two kinds ever share one."""
     return KINDS[zlib.crc32(instruction.encode()) % len(KINDS)]
