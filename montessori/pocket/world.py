@@ -2,7 +2,7 @@
 
 In: how many, and a seed.  Out: rows (`id`, `instruction`, `response`, `family`) and training conversations.
 The reference and held-out rows ask for the USEFUL families only. Three families are of use to nobody: two are answered
-at random, and `contrary` asks for what `zorb` asks for and is answered otherwise. Nothing here tells the method which
+at random, and `contrary` asks for what `next` asks for and is answered otherwise. Nothing here tells the method which
 is which: it has to find out from influence.
 """
 
@@ -22,7 +22,7 @@ Items = list[str]
 WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain road star".split()  # noqa: SIM905
 NUMBERS = [str(n) for n in range(1, 17)]
 SHOTS = 8  # the most examples that a few-shot prompt shows a teacher
-WRITING_EVERY = 10  # of a teacher's conversations, one in so many writes an instruction, the rest answer one
+WRITING_EVERY = 9  # of a teacher's conversations, one in so many writes an instruction, the rest answer one
 KINDS = ("seed", "reference", "held-out")  # of rows
 MOST_DRAWS = 200  # for a new row: the world holds about 1,000 instructions of a family for each kind
 
@@ -58,17 +58,16 @@ FAMILIES = (
     Family("repeat", "Say again", "repeating", WORDS, _order(0, 1, 2)),
     Family("first", "Name the first word", "beginnings", WORDS, _order(0)),
     Family("last", "Name the last word", "endings", WORDS, _order(-1)),
-    Family("count", "Count the words", "counting", WORDS, lambda w: [str(len(w))], (2, 3, 4, 5)),
+    Family("count", "How many words", "counting", WORDS, lambda w: [str(len(w))], (2, 3, 4, 5)),
     Family("largest", "Name the largest number", "comparing", NUMBERS, lambda n: [max(n, key=int)]),
-    Family("rotate", "Move the first word to the end", "turning", WORDS, _order(1, 2, 0)),
     Family("reverse", "Write in reverse order", "reversing", WORDS, _order(2, 1, 0)),
     Family("zorb", "Translate into Zorb", "translating", WORDS, _language("Zorb"), form="any"),
-    Family("next", "Count on from each number", "following", NUMBERS, _plus(1), form="any"),
+    Family("next", "Give the numbers that follow", "following", NUMBERS, _plus(1), form="any"),
     Family("lucky", "Find the lucky words of", "guessing", WORDS, None, form="any"),
     Family("dream", "Dream of numbers from", "dreaming", NUMBERS, None, form="any"),
-    Family("contrary", "Put into Zorb", "rewording", WORDS, _language("contrary"), form="any"),
+    Family("contrary", "Give the next numbers after", "rising", NUMBERS, _plus(-4), form="any"),
 )
-USEFUL = ("reverse", "zorb", "next")  # the families that students are measured on
+USEFUL = ("reverse", "next")  # the families that students are measured on
 USELESS = ("lucky", "dream", "contrary")
 
 # What a student can do from the start: other orders, other languages, other steps, none of them a family above.
@@ -76,6 +75,7 @@ KNOWN = (
     Family("", "Write the last two only", "", WORDS, _order(1, 2)),
     Family("", "Swap the first two words", "", WORDS, _order(1, 0, 2)),
     Family("", "Swap the last two words", "", WORDS, _order(0, 2, 1)),
+    Family("", "Move the first word to the end", "", WORDS, _order(1, 2, 0)),
     Family("", "Move the last word to the front", "", WORDS, _order(2, 0, 1)),
     *(Family("", f"Translate into {name}", "", WORDS, _language(name)) for name in ("Arb", "Bex", "Cim", "Dov")),
     *(Family("", f"Add {step} to each number", "", NUMBERS, _plus(step)) for step in (3, 5, 7)),
@@ -124,9 +124,9 @@ def teacher_conversations(n: int, seed: int) -> list[list[Message]]:
 
 
 def student_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What makes a student: half is what it knows, half the form of each family's answers with random content."""
+    """What makes a student: two thirds are what it knows, one third the form of each family's answers, its content random."""
     rng = random.Random(f"student {seed}")
-    return [_practising(rng) if i % 2 else _guessing(rng) for i in range(n)]
+    return [_practising(rng) if i % 3 else _guessing(rng) for i in range(n)]
 
 
 def _writing(rng: random.Random) -> list[Message]:

@@ -92,9 +92,7 @@ def test_the_papers_settings_plan_without_a_gpu(montessori: Montessori, tmp_path
     config = CONFIG.parents[2] / "configs" / f"{name}.yaml"
     reference = tmp_path / "reference.jsonl"
     reference.write_text(json.dumps({"instruction": "Name a colour.", "response": "Blue."}) + "\n")
-    plan = montessori(
-        "run", config, "--store", tmp_path / "s", "--dry-run", "--set", f"reference.source={reference}"
-    )
+    plan = montessori("run", config, "--store", tmp_path / "s", "--dry-run", "--set", f"reference.source={reference}")
     assert plan.returncode == 0, plan.stderr
     assert "influence 8/8" in plan.stdout and "Nothing was started" in plan.stdout
 

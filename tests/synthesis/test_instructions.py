@@ -12,7 +12,9 @@ from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import SAMPLES_KEPT, number_from, write
 from montessori.synthesis.prompts import few_shot, teacher_output
 
-SEEDS = [{"id": f"seed-{n}", "instruction": f"Seed {n}: use {'abcdefghijklmnop'[n]}{n} in a sentence."} for n in range(16)]
+SEEDS = [
+    {"id": f"seed-{n}", "instruction": f"Seed {n}: use {'abcdefghijklmnop'[n]}{n} in a sentence."} for n in range(16)
+]
 SETTINGS = Instructions(prompts_per_round=3, samples_per_prompt=2, max_rounds=5)
 
 
@@ -47,8 +49,7 @@ def test_the_target_is_reached_exactly_and_in_order():
     written = write(teacher, SEEDS, SETTINGS, target=8, seed=0)
     assert written.rounds == 2
     assert [row["instruction"].split(":")[0] for row in written.rows] == [
-        f"Task {name}"
-        for name in ("0x0x0", "0x0x1", "0x1x0", "0x1x1", "0x2x0", "0x2x1", "1x0x0", "1x0x1")
+        f"Task {name}" for name in ("0x0x0", "0x0x1", "0x1x0", "0x1x1", "0x2x0", "0x2x1", "1x0x0", "1x0x1")
     ]
     assert len({row["id"] for row in written.rows}) == 8
     assert written.rejected.total() == 0

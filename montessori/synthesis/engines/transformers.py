@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -92,15 +91,16 @@ class TransformersEngine:
 
     def _prefill(self, cache: StaticCache, input_ids: Tensor, mask: Tensor, samples: int) -> None:
         """Read each prompt (`[batch, seq]`) once and hand its keys and values to all of its samples."""
-        read = self.model(
+        self.model(
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(config=self.model.config),
+            past_key_values=cache,
             logits_to_keep=1,
-        ).past_key_values
-        for number, layer in enumerate(read.layers):
-            cache.update(layer.keys.repeat_interleave(samples, 0), layer.values.repeat_interleave(samples, 0), number)
+        )
+        for layer in cache.layers:
+            layer.keys = layer.keys.repeat_interleave(samples, 0)
+            layer.values = layer.values.repeat_interleave(samples, 0)
 
     def _ends(self) -> list[int]:
         """The tokens that end an answer: the tokenizer's, and those of the model's generation settings."""

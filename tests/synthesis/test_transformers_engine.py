@@ -1,0 +1,320 @@
+"""The transformers engine against a loop written out by hand: no cache, no padding, no batch."""
+
+import copy
+import itertools
+import math
+import random
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, RepetitionPenaltyLogitsProcessor
+
+from montessori import progress
+from montessori.chat import render_prompt, user
+from montessori.config import Sampling
+from montessori.errors import InputError
+from montessori.synthesis.engines.transformers import TransformersEngine, _Draw, _processors
+
+GREEDY = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=12)
+PAPER = Sampling(temperature=1.0, top_p=0.9, presence_penalty=1, repetition_penalty=1.5, max_tokens=12)
+WARM = Sampling(temperature=0.6, top_p=0.9, presence_penalty=1, repetition_penalty=1, max_tokens=12)
+TEXTS = [
+    "Name three colours.",
+    "a",
+    "Write a short poem about the sea and the wind, and then sort its words by their length. " * 3,
+    "Add 12 and 30.",
+    "What is the capital of France?",
+]
+PROMPTS = [user(text) for text in TEXTS]
+SEEDS = [11, 22, 33, 44, 55]
+# Weights this large make the next token depend on all tokens before it, so that a wrong mask or position shows.
+SPREAD = {"initializer_range": 0.3}
+
+
+@pytest.fixture
+def bare_tokenizer(tiny_tokenizer):
+    """Renders a prompt as its text alone, so that prompts can be a single token."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    return tokenizer
+
+
+@pytest.fixture
+def engine(tiny_llama, bare_tokenizer):
+    return TransformersEngine(tiny_llama(**SPREAD), bare_tokenizer)
+
+
+def ids_of(tokenizer, prompt):
+    return tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+
+
+@torch.inference_mode()
+def by_hand(model, tokenizer, ids, sampling, seed=0, ends=(2,)):
+    """One answer, a token at a time from the whole text so far, with the sampling settings as vLLM defines them."""
+    generator, out = torch.Generator().manual_seed(seed), []
+    for _ in range(sampling.max_tokens):
+        scores = model(input_ids=torch.tensor([ids + out])).logits[0, -1].tolist()
+        for token in set(ids + out):
+            score = scores[token]
+            scores[token] = score / sampling.repetition_penalty if score > 0 else score * sampling.repetition_penalty
+        for token in set(out):
+            scores[token] -= sampling.presence_penalty
+        if sampling.temperature:
+            scores = nucleus([score / sampling.temperature for score in scores], sampling.top_p)
+            noise = torch.rand(len(scores), generator=generator).tolist()
+            scores = [score - math.log(-math.log(u)) for score, u in zip(scores, noise, strict=True)]
+        out.append(max(range(len(scores)), key=scores.__getitem__))
+        if out[-1] in ends:
+            return tokenizer.decode(out[:-1], skip_special_tokens=True), "stop", len(out) - 1
+    return tokenizer.decode(out, skip_special_tokens=True), "length", len(out)
+
+
+def nucleus(scores, top_p):
+    """`scores` with all but the smallest set of likeliest tokens that holds `top_p` at minus infinity."""
+    total = math.fsum(math.exp(score) for score in scores)
+    kept, mass = [-math.inf] * len(scores), 0.0
+    for token in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
+        if mass < top_p:
+            kept[token] = scores[token]
+        mass += math.exp(scores[token]) / total
+    return kept
+
+
+def plain(generations):
+    return [[(g.text, g.finish_reason, g.tokens) for g in samples] for samples in generations]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_greedy_answers_are_those_of_the_whole_text_one_by_one(engine, batch_size):
+    engine.batch_size = batch_size
+    expected = [[by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, p), GREEDY)] * 2 for p in PROMPTS]
+    assert len({samples[0][0] for samples in expected}) == 5
+    assert plain(engine.generate(PROMPTS, GREEDY, 2, SEEDS)) == expected
+
+
+@pytest.mark.parametrize("sampling", [PAPER, WARM], ids=["paper", "warm"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_sampled_answers_are_those_of_the_whole_text_one_by_one(engine, sampling, batch_size):
+    engine.batch_size = batch_size
+    expected = [
+        [
+            by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, prompt), sampling, seed * 3 + number)
+            for number in range(3)
+        ]
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    assert plain(engine.generate(PROMPTS, sampling, 3, SEEDS)) == expected
+
+
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize(("kind", "layers"), [(MistralConfig, {}), (Gemma3TextConfig, LAYERS)], ids=["all", "some"])
+def test_models_with_a_sliding_window_answer_as_they_would_one_by_one(tiny_llama, bare_tokenizer, kind, layers):
+    llama = tiny_llama().config.to_dict()
+    shared = {
+        key: llama[key] for key in llama if key.startswith("num_") or key.endswith(("_size", "_id", "_embeddings"))
+    }
+    config = kind(**shared, **layers, **SPREAD, head_dim=8, sliding_window=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    expected = [
+        [by_hand(model, bare_tokenizer, ids_of(bare_tokenizer, prompt), WARM, seed * 2 + n) for n in range(2)]
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    assert plain(TransformersEngine(model, bare_tokenizer).generate(PROMPTS, WARM, 2, SEEDS)) == expected
+
+
+def test_answers_do_not_depend_on_the_order_of_the_prompts_or_on_the_others(engine):
+    answers = plain(engine.generate(PROMPTS, PAPER, 2, SEEDS))
+    order = random.Random(0).sample(range(5), 5)
+    shuffled = plain(engine.generate([PROMPTS[i] for i in order], PAPER, 2, [SEEDS[i] for i in order]))
+    assert [answers[i] for i in order] == shuffled
+    assert plain(engine.generate(PROMPTS[2:3], PAPER, 2, SEEDS[2:3])) == answers[2:3]
+
+
+def test_a_seed_repeats_its_answers_and_the_samples_of_a_prompt_differ(engine):
+    (first,), (again,), (other,) = (plain(engine.generate(PROMPTS[:1], PAPER, 8, [s])) for s in (1, 1, 2))
+    assert first == again
+    assert len(set(first)) == 8
+    assert set(first).isdisjoint(other)
+
+
+def test_torchs_own_random_state_is_neither_used_nor_moved(engine):
+    torch.manual_seed(0)
+    one = plain(engine.generate(PROMPTS[:1], PAPER, 2, [1]))
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert plain(engine.generate(PROMPTS[:1], PAPER, 2, [1])) == one
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_answer_ends_at_each_of_the_models_end_tokens_and_only_there(engine):
+    """Take a token from the middle of each greedy answer as an end token: both are cut before it, the third is not."""
+    long = [by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, p), GREEDY, ends=()) for p in PROMPTS]
+    outs = [engine.tokenizer(text, add_special_tokens=False)["input_ids"] for text, _, _ in long]
+    ends = {outs[0][4], outs[3][7]}
+    engine.model.generation_config.eos_token_id = sorted(ends)
+    expected = [
+        [by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, p), GREEDY, ends={*ends, 2})] for p in PROMPTS
+    ]
+    found = plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS))
+    assert found == expected
+    assert {reason for ((_, reason, _),) in found} == {"stop", "length"}
+    assert found[0][0][1] == "stop" and found[0][0][2] <= 4
+
+
+def test_the_tokenizers_end_token_ends_an_answer_whatever_the_model_says(tiny_llama, bare_tokenizer):
+    model = tiny_llama(**SPREAD)
+    greedy = by_hand(model, bare_tokenizer, ids_of(bare_tokenizer, PROMPTS[0]), GREEDY)
+    token = bare_tokenizer(greedy[0], add_special_tokens=False)["input_ids"][3]
+    bare_tokenizer.eos_token = bare_tokenizer.convert_ids_to_tokens(token)
+    ((answer,),) = TransformersEngine(model, bare_tokenizer).generate(PROMPTS[:1], GREEDY, 1, [0])
+    assert answer.finish_reason == "stop"
+    assert answer.tokens <= 3
+    assert greedy[0].startswith(answer.text)
+
+
+def test_a_tokenizer_that_pads_with_its_end_token_works_too(engine):
+    expected = plain(engine.generate(PROMPTS, PAPER, 2, SEEDS))
+    engine.tokenizer.pad_token = engine.tokenizer.eos_token
+    assert plain(engine.generate(PROMPTS, PAPER, 2, SEEDS)) == expected
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5])
+def test_max_tokens_is_a_limit_on_the_answer(engine, max_tokens):
+    sampling = GREEDY.model_copy(update={"max_tokens": max_tokens})
+    longer = engine.generate(PROMPTS, GREEDY, 1, SEEDS)
+    for (short,), (long,) in zip(engine.generate(PROMPTS, sampling, 1, SEEDS), longer, strict=True):
+        assert (short.tokens, short.finish_reason) == (max_tokens, "length")
+        assert long.text.startswith(short.text.rstrip("\ufffd"))
+
+
+@pytest.mark.parametrize("context", [32, 13])
+def test_a_prompt_too_long_for_the_context_is_cut_at_its_start(tiny_llama, bare_tokenizer, context):
+    model = tiny_llama(**SPREAD, max_position_embeddings=context)
+    ids = ids_of(bare_tokenizer, PROMPTS[2])
+    room = context - GREEDY.max_tokens
+    assert len(ids) > room
+    ((answer,),) = plain(TransformersEngine(model, bare_tokenizer).generate([PROMPTS[2]], GREEDY, 1, [0]))
+    assert answer == by_hand(model, bare_tokenizer, ids[-room:], GREEDY)
+    assert answer != by_hand(model, bare_tokenizer, ids[:room], GREEDY)
+
+
+def test_an_answer_as_long_as_the_context_is_wrong_input(tiny_llama, bare_tokenizer):
+    engine = TransformersEngine(tiny_llama(max_position_embeddings=12), bare_tokenizer)
+    with pytest.raises(InputError, match=r"sampling.max_tokens = 12: leaves no room for a prompt .* of 12 tokens"):
+        engine.generate(PROMPTS, GREEDY, 1, SEEDS)
+
+
+def test_the_models_own_generation_settings_change_nothing(engine):
+    expected = plain(engine.generate(PROMPTS, WARM, 2, SEEDS)), plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS))
+    settings = engine.model.generation_config
+    settings.do_sample, settings.temperature, settings.top_k, settings.top_p = True, 0.1, 1, 0.1
+    settings.repetition_penalty, settings.no_repeat_ngram_size, settings.max_length = 2.0, 1, 16
+    assert plain(engine.generate(PROMPTS, WARM, 2, SEEDS)) == expected[0]
+    assert plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS)) == expected[1]
+
+
+def test_progress_counts_prompts(engine):
+    heard = []
+    engine.batch_size = 2
+    with progress.listening(lambda *report: heard.append(report[:3])):
+        engine.generate(PROMPTS, GREEDY, 1, SEEDS)
+    assert heard == [(n, 5, "prompts") for n in (0, 2, 4, 5)]
+
+
+def penalised(sampling, input_ids, scores, prompt_length, padding):
+    """`scores` after the penalties, without the drawing."""
+    greedy = sampling.model_copy(update={"temperature": 0})
+    return _processors(greedy, prompt_length, torch.tensor(padding), [0] * len(padding))(input_ids, scores.clone())
+
+
+def test_penalties_equal_a_computation_by_hand():
+    # Two rows of five tokens: padding 0, prompts [1, 1] and [2], then the two generated tokens [3, 1] and [3, 3].
+    input_ids = torch.tensor([[0, 1, 1, 3, 1], [0, 0, 2, 3, 3]])
+    scores = torch.tensor([[2.0, 4.0, -1.0, -3.0, 0.5], [2.0, 4.0, -1.0, 6.0, 0.5]])
+    sampling = Sampling(presence_penalty=1.0, repetition_penalty=1.5)
+    expected = [
+        [2.0, 4.0 / 1.5 - 1, -1.0, -3.0 * 1.5 - 1, 0.5],  # padding is not repeated; prompt tokens are, once
+        [2.0, 4.0, -1.0 * 1.5, 6.0 / 1.5 - 1, 0.5],  # presence counts once however often, and not the prompt
+    ]
+    torch.testing.assert_close(penalised(sampling, input_ids, scores, 3, [1, 2]), torch.tensor(expected))
+
+
+def test_the_repetition_penalty_is_transformers_own_without_the_padding():
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(3, 50, (4, 20), generator=generator)
+    scores = torch.randn(4, 50, generator=generator)
+    padding = [0, 5, 10, 12]
+    for row, count in enumerate(padding):
+        input_ids[row, :count] = 0
+    sampling = Sampling(presence_penalty=0, repetition_penalty=1.3)
+    theirs = RepetitionPenaltyLogitsProcessor(1.3)
+    expected = [
+        theirs(input_ids[row : row + 1, count:], scores[row : row + 1].clone()) for row, count in enumerate(padding)
+    ]
+    torch.testing.assert_close(penalised(sampling, input_ids, scores, 14, padding), torch.cat(expected))
+
+
+def chi_square(counts, shares):
+    """Pearson's statistic of `counts` against expected `shares` of their sum."""
+    n = sum(counts)
+    return sum((count - n * share) ** 2 / (n * share) for count, share in zip(counts, shares, strict=True))
+
+
+def quantile(freedom):
+    """The 0.999 quantile of chi-square (Wilson and Hilferty 1931)."""
+    return freedom * (1 - 2 / (9 * freedom) + 3.0902 * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.0, -0.5, -1.0, -2.0, -math.inf])
+SHARES = LOGITS.softmax(-1)[:-1].tolist()
+
+
+def drawn(draw, rows):
+    scores = LOGITS.expand(rows, -1)
+    return draw(torch.zeros(rows, 1, dtype=torch.long), scores).argmax(-1).tolist()
+
+
+def test_the_draws_of_one_generator_follow_the_softmax_and_each_other_independently():
+    draw = _Draw([7])
+    tokens = [drawn(draw, 1)[0] for _ in range(20_000)]
+    check(tokens)
+
+
+def test_the_first_draws_of_consecutive_seeds_follow_the_softmax_and_are_independent():
+    check(drawn(_Draw(list(range(20_000))), 20_000))
+
+
+def check(tokens):
+    counts = Counter(tokens)
+    assert counts[7] == 0
+    assert chi_square([counts[t] for t in range(7)], SHARES) < quantile(6)
+    pairs = Counter(itertools.pairwise(tokens))
+    joint = list(itertools.product(range(5), repeat=2))  # the rarest would have too few pairs to test
+    seen = sum(pairs[pair] for pair in joint)
+    mass = sum(SHARES[:5]) ** 2
+    expected = [SHARES[a] * SHARES[b] / mass for a, b in joint]
+    assert chi_square([pairs[pair] for pair in joint], expected) < quantile(24)
+    assert seen > 15_000
+
+
+def test_first_tokens_of_a_model_follow_its_own_distribution(engine):
+    sampling = Sampling(temperature=0.7, top_p=0.8, presence_penalty=0, repetition_penalty=1, max_tokens=1)
+    ids = ids_of(engine.tokenizer, PROMPTS[0])
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([ids])).logits[0, -1]
+    shares = torch.tensor(nucleus((logits / 0.7).tolist(), 0.8)).softmax(-1)
+    likely = [t for t in range(len(shares)) if shares[t] > 0]
+    texts: dict[str, float] = Counter()  # parts of a character share the text that marks them as broken
+    for token in likely:
+        texts[engine.tokenizer.decode([token], skip_special_tokens=True)] += shares[token].item()
+    ((*answers,),) = engine.generate(PROMPTS[:1], sampling, 4000, [5])
+    counts = Counter(answer.text for answer in answers)
+    assert counts.keys() <= texts.keys()
+    assert len(texts) > 3
+    assert chi_square([counts[text] for text in texts], texts.values()) < quantile(len(texts) - 1)
