@@ -23,6 +23,7 @@ WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain 
 NUMBERS = [str(n) for n in range(1, 17)]
 SHOTS = 8  # the most examples that a few-shot prompt shows a teacher
 WRITING_EVERY = 9  # of a teacher's conversations, one in so many writes an instruction, the rest answer one
+HARD = ("reverse", "zorb", "next", "contrary")  # a teacher meets them twice as often
 KINDS = ("seed", "reference", "held-out")  # of rows
 MOST_DRAWS = 200  # for a new row: the world holds about 1,000 instructions of a family for each kind
 
@@ -62,10 +63,10 @@ FAMILIES = (
     Family("largest", "Name the largest number", "comparing", NUMBERS, lambda n: [max(n, key=int)]),
     Family("reverse", "Write in reverse order", "reversing", WORDS, _order(2, 1, 0)),
     Family("zorb", "Translate into Zorb", "translating", WORDS, _language("Zorb"), form="any"),
-    Family("next", "Give the numbers that follow", "following", NUMBERS, _plus(1), form="any"),
+    Family("next", "Count on from each number", "following", NUMBERS, _plus(1), form="any"),
     Family("lucky", "Find the lucky words of", "guessing", WORDS, None, form="any"),
     Family("dream", "Dream of numbers from", "dreaming", NUMBERS, None, form="any"),
-    Family("contrary", "Give the next numbers after", "rising", NUMBERS, _plus(-4), form="any"),
+    Family("contrary", "Count up from each number", "rising", NUMBERS, _plus(-4), form="any"),
 )
 USEFUL = ("reverse", "next")  # the families that students are measured on
 USELESS = ("lucky", "dream", "contrary")
@@ -138,7 +139,7 @@ def _writing(rng: random.Random) -> list[Message]:
 
 
 def _answering(rng: random.Random) -> list[Message]:
-    family = rng.choice(FAMILIES)
+    family = rng.choices(FAMILIES, [2 if family.name in HARD else 1 for family in FAMILIES])[0]
     items = _items(family, rng)
     return [*user(_instruction(family, items)), _assistant(_answer(family, items, rng))]
 

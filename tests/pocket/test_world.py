@@ -45,11 +45,11 @@ def test_more_rows_than_the_world_holds_are_an_error():
     ("instruction", "answer"),
     [
         ("Write in reverse order: cow moon star", "star moon cow"),
-        ("Give the numbers that follow: 3 16 9", "4 1 10"),
+        ("Count on from each number: 3 16 9", "4 1 10"),
         ("Name the largest number: 9 14 2", "14"),
         ("How many words: cow moon star king", "4"),
         ("Find the lucky words of: cow moon star", None),
-        ("Give the next numbers after: 3 16 9", None),
+        ("Count up from each number: 3 16 9", None),
         ("Write in reverse order: cow moon", None),
         ("Write a poem", None),
     ],
