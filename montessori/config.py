@@ -6,6 +6,7 @@ Functions take the few values that they use; nothing below the flows sees the wh
 """
 
 import difflib
+import json
 import types
 import typing
 from pathlib import Path
@@ -286,6 +287,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected settings as `key: value` lines")
+    tree = json.loads(json.dumps(tree, default=str))  # a YAML alias must not let one override change two settings
     for override in overrides or []:
         _override(tree, override)
     return parse(tree, str(path))

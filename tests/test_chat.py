@@ -3,8 +3,7 @@
 import copy
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from montessori.chat import encode, encode_pairs, render_prompt, user
@@ -33,7 +32,7 @@ def test_the_loss_counts_the_answer_and_the_token_that_ends_it(tiny_tokenizer):
 
 
 @given(prompt=TEXT, answer=TEXT)
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_example_begins_with_the_tokens_that_the_model_is_prompted_with(tiny_tokenizer, prompt, answer):
     example = encode(tiny_tokenizer, "a", user(prompt), answer, 10_000)
     assert (example is None) == (not answer.strip())

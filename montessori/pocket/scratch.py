@@ -32,6 +32,7 @@ TEMPLATE = (
 )
 PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss, an answer's being 1
 ROPE_THETA = 300.0  # texts are short; 10,000 leaves most of a small head blind to single positions
+SHORT_SHARE = 0.35  # of the steps see short conversations only: to answer is learned first, and fastest, without prompts
 WARM_UP_SHARE = 0.05
 MUON_LEARNING_RATE = 0.02  # of the matrices inside the model; settings have AdamW's, of the embeddings and norms
 SHOTS = 8  # examples in a few-shot prompt made of real rows
@@ -77,6 +78,8 @@ def train(
     kept = [example for example in examples if example is not None]
     if not kept:
         raise InputError(f"no conversation fits a context of {settings.context} tokens")
+    pool = [example for example in kept if len(example.input_ids) <= settings.context // 4] or kept
+    first_long = 1 + int(SHORT_SHARE * settings.steps)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     muon = Muon(matrices)
@@ -88,7 +91,9 @@ def train(
     for step in range(1, settings.steps + 1):
         share = _schedule(step, settings.steps)
         adamw.param_groups[0]["lr"] = share * settings.learning_rate
-        rows = [_row(queue, kept, rng, settings.context) for _ in range(settings.batch_size)]
+        if step == first_long:
+            pool, queue = kept, []
+        rows = [_row(queue, pool, rng, settings.context) for _ in range(settings.batch_size)]
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

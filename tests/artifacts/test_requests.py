@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from montessori.artifacts import Request, identity, is_artifact
@@ -93,17 +93,20 @@ def shuffled(value: object, draw: random.Random) -> object:
     return value
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(REQUESTS, st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(request_, draw):
     other = Request.model_validate(shuffled(request_.model_dump(), draw))
     assert other.fingerprint == request_.fingerprint
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(REQUESTS)
 def test_a_request_written_as_json_and_read_again_has_the_same_fingerprint(request_):
     assert Request.model_validate_json(request_.model_dump_json()).fingerprint == request_.fingerprint
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(REQUESTS, REQUESTS)
 def test_two_requests_share_a_fingerprint_only_when_they_ask_for_the_same(one, other):
     def what(request: Request) -> str:

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer, scoring
 
@@ -66,7 +66,7 @@ def with_common(common: int, m: int, n: int) -> tuple[str, str]:
 
 
 def test_decisions_equal_rouge_score_where_rounding_decides():
-    """2·LCS/(m + n) is exactly 7/10 there: in floating point it is 0.7 or a hair above, as the operations are ordered."""
+    """2·LCS/(m + n) is exactly 7/10 there: in floating point 0.7 or a hair above, as the operations are ordered."""
     at_the_threshold = [
         (common, m, n)
         for m, n in itertools.product(range(1, 61), repeat=2)
@@ -108,7 +108,7 @@ def test_decisions_equal_rouge_score_between_real_instructions():
         texts = [json.loads(line)["instruction"] for line in itertools.islice(file, 2000)]
     like = sorted(text for text in texts if text.isascii() and "_" not in text)[:150]
     expected = admitted_by_rouge_score(like, 0.5)
-    assert 5 < expected.count(False)
+    assert expected.count(False) > 5
     assert admitted(like, 0.5) == expected
 
 
@@ -157,6 +157,7 @@ def test_case_and_punctuation_do_not_make_an_instruction_new():
     assert is_duplicate("Name three colours", "NAME: three, colours!?")
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(st.text(), st.text())
 def test_any_text_can_be_judged_and_repeats_itself(one, other):
     near = NearDuplicates()

@@ -1,7 +1,7 @@
 """From raw teacher outputs to instructions worth keeping."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from montessori.config import Instructions
@@ -59,14 +59,15 @@ def test_the_filters_keep_and_reject_as_the_method_says(instruction, reason):
 
 
 def test_the_word_list_and_the_limits_are_settings():
-    settings = Instructions(forbidden_words=("c++", "poem"), min_characters=3, max_characters=20)
-    assert reason_to_reject("Poems are fine", settings) is None
-    assert reason_to_reject("Write a poem", settings) == "needs more than text"
-    assert reason_to_reject("Map", settings) is None
-    assert reason_to_reject("x" * 21, settings) == "too long"
+    changed = Instructions(forbidden_words=("c++", "poem"), min_characters=3, max_characters=20)
+    assert reason_to_reject("Poems are fine", changed) is None
+    assert reason_to_reject("Write a poem", changed) == "needs more than text"
+    assert reason_to_reject("Map", changed) is None
+    assert reason_to_reject("x" * 21, changed) == "too long"
     assert reason_to_reject("Describe this image.", Instructions(forbidden_words=())) is None
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(st.text(max_size=500))
 def test_no_output_of_a_teacher_breaks_the_filters(raw):
     for text in (raw, f"<instruction>{raw}</instruction>"):
@@ -82,6 +83,7 @@ def test_no_output_of_a_teacher_breaks_the_filters(raw):
             }
 
 
+@settings(deadline=None)  # an example may take long on a busy machine
 @given(st.text(), st.text(st.characters(exclude_characters="<")))
 def test_what_the_prompt_asks_for_is_what_is_parsed(rationale, instruction):
     assert instruction_of(prompts.teacher_output(rationale, instruction)) == " ".join(instruction.split())
