@@ -32,7 +32,8 @@ TEMPLATE = (
 )
 PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss, an answer's being 1
 ROPE_THETA = 300.0  # texts are short; 10,000 leaves most of a small head blind to single positions
-SHORT_SHARE = 0.35  # of the steps see short conversations only: to answer is learned first, and fastest, without prompts
+SHORT_SHARE = 0.35  # of the steps see short conversations only: answering is learned first, and fastest alone
+TOKENS_SHORT = 20  # of a conversation that answers an instruction of the pocket world, with what does not fill a row
 WARM_UP_SHARE = 0.05
 MUON_LEARNING_RATE = 0.02  # of the matrices inside the model; settings have AdamW's, of the embeddings and norms
 SHOTS = 8  # examples in a few-shot prompt made of real rows
@@ -63,6 +64,11 @@ def build(
     return model.eval(), tokenizer
 
 
+def conversations_seen(settings: Scratch) -> int:
+    """About how many short conversations training takes in: with as many different ones, none comes twice."""
+    return settings.steps * settings.batch_size * settings.context // TOKENS_SHORT
+
+
 def train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -70,7 +76,7 @@ def train(
     settings: Scratch,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on `conversations`, in a new random order each time round.
+    """Train `model` in place on `conversations`, in a new random order each time round; at first on short ones only.
 
     Returns a row for each step: `step`, `loss` (nats a token), `learning_rate`.
     """
@@ -112,9 +118,10 @@ def train(
 def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: int) -> list[Conversation]:
     """What makes a teacher of real rows (`instruction`, `response`): half write an instruction, half answer one."""
     rng = random.Random(f"alpaca teacher {seed}")
+    rows = list(rows)
     conversations = []
     for i in range(n):
-        *shown, new = rng.sample(list(rows), SHOTS + 1)
+        *shown, new = rng.sample(rows, SHOTS + 1)
         if i % 2:
             conversations.append(_conversation(new["instruction"], new["response"]))
             continue

@@ -125,7 +125,10 @@ def teacher_conversations(n: int, seed: int) -> list[list[Message]]:
 
 
 def student_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What makes a student: two thirds are what it knows, one third the form of each family's answers, its content random."""
+    """What makes a student: two thirds are what it knows, one third gives the form of each family's answers.
+
+    The content of those is random, so nothing says what a family does.
+    """
     rng = random.Random(f"student {seed}")
     return [_practising(rng) if i % 3 else _guessing(rng) for i in range(n)]
 

@@ -85,6 +85,16 @@ def test_conversations_too_long_for_the_context_are_an_error(conversations):
         scratch.train(model, tokenizer, [[*user("cow " * 500), {"role": "assistant", "content": "no"}]], TINY, 0)
 
 
+def test_the_first_steps_see_short_conversations_only(conversations):
+    long = [*user("cow " * 80), {"role": "assistant", "content": "milk"}]
+    settings = TINY.model_copy(update={"steps": 1})
+    losses = []
+    for mixed in (conversations, [*conversations, long]):
+        model, tokenizer = scratch.build(conversations, settings, 0)
+        losses.append(scratch.train(model, tokenizer, mixed, settings.model_copy(update={"steps": 3}), 0)[0]["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_real_rows_become_both_kinds_of_teacher_conversations():
     conversations = scratch.alpaca_teacher_conversations(ROWS, 10, 0)
     writing = [c for c in conversations if c[-1]["content"].endswith("</instruction>")]
