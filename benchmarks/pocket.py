@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
     runs = [_run(options, seed) for seed in range(options.seeds)]
-    print("\n".join(_results(runs) + [""] + _differences(runs) + [""] + _teachers(runs)))
+    print("\n".join([*_results(runs), "", *_differences(runs), "", *_teachers(runs)]))
 
 
 def _run(options: argparse.Namespace, seed: int) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.iteration import System, base, iteration, no_fine_tuning, taught_by
 from montessori import sources
@@ -52,7 +53,10 @@ def plan(settings: Settings) -> tuple[Steps, Address]:
 
 
 # Every stage is submitted at once and waits in a thread of its own for its inputs.
-@flow(name="montessori", task_runner=ThreadPoolTaskRunner(max_workers=1000), persist_result=False)
+THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=1000)
+
+
+@flow(name="montessori", task_runner=THREADS, persist_result=False)
 def montessori(settings: Settings) -> Address:
     """Tune a teacher to write the data that a student learns most from, and compare the students.
 

@@ -151,5 +151,5 @@ def test_a_model_is_known_by_its_files_wherever_it_lies(tree, model, tmp_path):
     whole[-1] ^= 1
     weights.write_bytes(bytes(whole))
     assert known(copy) != before
-    (model / "generation_config.json").rename(model / "other.json")
+    (model / "generation_config.json").rename(model / "generic.json")
     assert known(model) != before

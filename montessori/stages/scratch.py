@@ -23,18 +23,16 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Build the tokenizer and the model, train it, save both."""
     teacher = job.request.stage == "scratch-teacher"
     shape = settings.scratch
-    rows_seen = shape.steps * shape.batch_size
     if job.has("seeds"):
         rows = job.rows("seeds", "rows.parquet")
         conversations = (
-            scratch.alpaca_teacher_conversations(rows, rows_seen, job.seed)
+            scratch.alpaca_teacher_conversations(rows, shape.steps * shape.batch_size, job.seed)
             if teacher
             else scratch.alpaca_student_conversations(rows)
         )
     else:
         write = world.teacher_conversations if teacher else world.student_conversations
-        # Several of the pocket world's short conversations share a row; this many, and hardly one is seen twice.
-        conversations = write(rows_seen * shape.context // 20, job.seed)
+        conversations = write(scratch.conversations_seen(shape), job.seed)
     model, tokenizer = scratch.build(conversations, shape, job.seed)
     log = scratch.train(model, tokenizer, conversations, shape, job.seed)
     models.save(model, tokenizer, job.out / "model")
