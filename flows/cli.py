@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.metadata import version
 
-from montessori import config
+from montessori import config_file
 from montessori.errors import InputError, MontessoriError
 
 EXAMPLES = """examples:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     short = {"iterations": options.iterations, "store": options.store}
     overrides = options.overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
-    settings = config.load(options.config, overrides)
+    settings = config_file.load(options.config, overrides)
     from montessori import sources
     from montessori.artifacts import Store
 

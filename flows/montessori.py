@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -53,7 +53,7 @@ def plan(settings: Settings) -> tuple[Steps, Address]:
 
 
 # Every stage is submitted at once and waits in a thread of its own for its inputs.
-THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=1000)
+THREADS = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=1000))
 
 
 @flow(name="montessori", task_runner=THREADS, persist_result=False)

@@ -1,6 +1,8 @@
 """Wrong input: one clear sentence, exit code 2, before anything is started."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,10 @@ def said(folder: Path, capsys: pytest.CaptureFixture[str], *changes: str) -> str
     return captured.err
 
 
-def test_the_folder_is_good_before_it_is_spoilt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", str(folder / "run.yaml"), "--dry-run"]) == 0
+def test_the_folder_is_good_before_it_is_spoilt(folder: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run", str(folder / "run.yaml"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from montessori import config
+from montessori import config_file
 from montessori.config import Lora, Sampling, Settings
 from montessori.errors import InputError
 
@@ -28,7 +28,7 @@ def written(folder: Path, tree: object) -> Path:
 
 def complaint(tree: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
-        config.parse(tree, "run.yaml")
+        config_file.parse(tree, "run.yaml")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -112,7 +112,7 @@ def test_a_file_that_is_not_settings_is_wrong_input(tmp_path, content, says):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=says) as error:
-        config.load(path)
+        config_file.load(path)
     assert str(error.value).startswith(f"{path}: ")
 
 
@@ -121,19 +121,19 @@ def test_a_missing_file_suggests_a_configuration_of_a_like_name(tmp_path, monkey
     (tmp_path / "configs" / "tiny.yaml").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^tny\.yaml: no such file; did you mean configs/tiny\.yaml\?$"):
-        config.load("tny.yaml")
+        config_file.load("tny.yaml")
     with pytest.raises(InputError, match=r"^llama\.yaml: no such file$"):
-        config.load("llama.yaml")
+        config_file.load("llama.yaml")
 
 
 def test_a_folder_in_place_of_a_file_is_wrong_input(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        config.load(tmp_path)
+        config_file.load(tmp_path)
 
 
 def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
     path = written(tmp_path, minimal(dpo={"beta": 0.3}, seeds="s.jsonl"))
-    loaded = config.load(
+    loaded = config_file.load(
         path,
         ["dpo.beta=0.2", "dpo.learning_rate=1e-5", "seeds.limit=7", "reference=other.jsonl", "sft.epochs=2", "test=~"],
     )
@@ -144,7 +144,7 @@ def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
 
 
 def test_of_two_overrides_the_last_one_holds(tmp_path):
-    assert config.load(written(tmp_path, minimal()), ["seed=1", "seed=2"]).seed == 2
+    assert config_file.load(written(tmp_path, minimal()), ["seed=1", "seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,12 @@ def test_of_two_overrides_the_last_one_holds(tmp_path):
 )
 def test_a_bad_override_is_wrong_input(tmp_path, override, says):
     with pytest.raises(InputError) as error:
-        config.load(written(tmp_path, minimal()), [override])
+        config_file.load(written(tmp_path, minimal()), [override])
     assert says in str(error.value)
 
 
 def test_the_defaults_are_those_of_the_paper():
-    s = config.parse(minimal(), "")
+    s = config_file.parse(minimal(), "")
     assert (s.probing.warm_up, s.probing.probing, s.training_size) == (10_000, 10_000, 10_000)
     assert (s.dpo.beta, s.dpo.learning_rate, s.dpo.epochs, s.dpo.batch_size) == (0.1, 1e-6, 1, 2)
     assert (s.sft.learning_rate, s.sft.epochs, s.sft.batch_size, s.sft.per_device_batch_size) == (5e-6, 1, 32, 2)
@@ -186,7 +186,7 @@ def test_the_defaults_are_those_of_the_paper():
 
 
 def test_setting_one_field_of_a_block_leaves_the_papers_values_in_the_others():
-    s = config.parse(
+    s = config_file.parse(
         minimal(
             instructions={"sampling": {"max_tokens": 64}},
             responses={"sampling": {"max_tokens": 64}},
@@ -203,7 +203,7 @@ def test_setting_one_field_of_a_block_leaves_the_papers_values_in_the_others():
 
 def test_settings_never_change_after_loading():
     with pytest.raises(ValueError, match="frozen"):
-        config.parse(minimal(), "").seed = 1
+        config_file.parse(minimal(), "").seed = 1
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x85"))  # PyYAML reads this line break as a space
@@ -231,19 +231,19 @@ SETTINGS = st.fixed_dictionaries(
 @settings(deadline=None)  # an example may take long on a busy machine
 @given(SETTINGS)
 def test_what_is_dumped_loads_as_it_was(tmp_path_factory, changes):
-    parsed = config.parse(minimal(**changes), "")
+    parsed = config_file.parse(minimal(**changes), "")
     path = tmp_path_factory.mktemp("dumped") / "run.yaml"
-    path.write_text(config.dump(parsed), encoding="utf-8")
-    assert config.load(path) == parsed
+    path.write_text(config_file.dump(parsed), encoding="utf-8")
+    assert config_file.load(path) == parsed
 
 
 def test_any_block_dumps_as_yaml():
-    assert yaml.safe_load(config.dump(Sampling(temperature=0.5)))["temperature"] == 0.5
-    assert Lora.model_validate(yaml.safe_load(config.dump(Lora(rank=3)))) == Lora(rank=3)
+    assert yaml.safe_load(config_file.dump(Sampling(temperature=0.5)))["temperature"] == 0.5
+    assert Lora.model_validate(yaml.safe_load(config_file.dump(Lora(rank=3)))) == Lora(rank=3)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_configuration_that_is_shipped_loads(path):
-    loaded = config.load(path)
+    loaded = config_file.load(path)
     assert isinstance(loaded, Settings)
     assert loaded.name == path.stem

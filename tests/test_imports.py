@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_found_without_loading_a_model_library():
 
 
 def test_sources_are_checked_without_loading_a_model_library():
-    code = "from montessori import config, sources; sources.addresses(config.load('configs/tiny.yaml'))"
+    code = "from montessori import config_file, sources; sources.addresses(config_file.load('configs/tiny.yaml'))"
     assert loaded_by(code) in ([], ["pyarrow"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from montessori import config, sources
+from montessori import config_file, sources
 from montessori.artifacts import Request
 from montessori.config import Settings
 from montessori.errors import InputError
@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> dict:
 
 
 def settings(tree: dict, **changes: object) -> Settings:
-    return config.parse(tree | changes, "run.yaml")
+    return config_file.parse(tree | changes, "run.yaml")
 
 
 def refused(tree: dict, **changes: object) -> str:

@@ -35,4 +35,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     write_rows(job.out / "instructions.parquet", written.rows)
     rejected = {"counts": dict(written.rejected), "samples": written.samples}
     (job.out / "rejected.json").write_text(json.dumps(rejected, ensure_ascii=False, indent=1) + "\n")
-    return {"instructions": len(written.rows), "rounds": written.rounds, "rejected": dict(written.rejected)}
+    return {
+        "instructions": len(written.rows),
+        "rounds": written.rounds,
+        "rejected": dict(written.rejected),
+        "prompts_cut": engine.prompts_cut,
+    }

@@ -55,6 +55,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     write_rows(job.out / "pairs.parquet", pairs)
     return {
         "pairs": len(pairs),
+        "prompts_cut": engine.prompts_cut,
         "empty": sum(not pair["response"] for pair in pairs),
         "cut_at_max_tokens": sum(pair["finish_reason"] == "length" for pair in pairs),
     }

@@ -31,13 +31,14 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.prompts_cut = 0  # so far, for want of room in the model's context
 
     def generate(
         self, prompts: Sequence[Sequence[Message]], sampling: Sampling, samples: int, seeds: Sequence[int]
     ) -> list[list[Generation]]:
         """`samples` answers to each prompt; `seeds[i]` makes those to `prompts[i]`. At temperature 0: the greedy one.
 
-        Each prompt is cut at its start to what the model's context leaves beside `sampling.max_tokens`.
+        A prompt is cut at its start to what the model's context leaves beside `sampling.max_tokens`, and counted.
         """
         context = self.model.config.max_position_embeddings
         if (room := context - sampling.max_tokens) < 1:
@@ -45,16 +46,16 @@ class TransformersEngine:
                 f"sampling.max_tokens = {sampling.max_tokens}: leaves no room for a prompt in the model's context "
                 f"of {context} tokens"
             )
-        ids = [
-            self.tokenizer(render_prompt(self.tokenizer, p), add_special_tokens=False)["input_ids"][-room:]
-            for p in prompts
-        ]
+        texts = [render_prompt(self.tokenizer, prompt) for prompt in prompts]
+        whole = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        self.prompts_cut += sum(len(i) > room for i in whole)
+        ids = [i[-room:] for i in whole]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         done: dict[int, list[Generation]] = {}
         for batch in progress.batches(batches, len(prompts), "prompts"):
-            texts = self._batch([ids[i] for i in batch], sampling, samples, [seeds[i] for i in batch])
-            done |= {i: list(t) for i, t in zip(batch, texts, strict=True)}
+            answers = self._batch([ids[i] for i in batch], sampling, samples, [seeds[i] for i in batch])
+            done |= {i: list(t) for i, t in zip(batch, answers, strict=True)}
         return [done[i] for i in range(len(prompts))]
 
     @torch.inference_mode()

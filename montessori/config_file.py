@@ -1,0 +1,109 @@
+"""Settings from a YAML file and `key=value` overrides, and back.
+
+In: a path.  Out: a frozen `Settings`, or an InputError whose one sentence names the file and the field.
+"""
+
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from montessori.config import Settings
+from montessori.errors import InputError
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """The settings in YAML file `path`, with `key.sub=value` overrides (values are YAML).
+
+    Raises InputError that names the file and the field, and suggests the key that was probably meant.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").glob("*.yaml")], n=1)
+        raise InputError(f"{path}: no such file" + (f"; did you mean configs/{near[0]}?" if near else "")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected settings as `key: value` lines")
+    tree = json.loads(json.dumps(tree, default=str))  # a YAML alias must not let one override change two settings
+    for override in overrides or []:
+        _override(tree, override)
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], where: str) -> Settings:
+    """`tree` as `Settings`; `where` begins the message of the InputError otherwise."""
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_sentence(error)}") from None
+
+
+def dump(settings: BaseModel) -> str:
+    """`settings` as YAML that `load` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override}: expected key=value, for example dpo.beta=0.2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if isinstance(below, str) and parent in ("seeds", "reference", "test"):
+            below = tree[parent] = {"source": below}
+        if not isinstance(below, dict):
+            raise InputError(f"--set {override}: {parent} has no fields below it")
+        tree = below
+    tree[last] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing wrong, as one sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    field = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = list(_block(path[:-1]).model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        return f"unknown setting {field}; " + (
+            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
+        )
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return (
+        f"{field} = {first['input']!r}: {message}"
+        if field and not isinstance(first["input"], dict)
+        else (f"{field}: {message}" if field else message)
+    )
+
+
+def _block(path: list[str]) -> type[BaseModel]:
+    """The settings class at `path` below Settings."""
+    block: type[BaseModel] = Settings
+    for part in path:
+        block = _settings_class(block.model_fields[part].annotation) or block
+    return block
+
+
+def _settings_class(annotation: Any) -> type[BaseModel] | None:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        found = (_settings_class(argument) for argument in typing.get_args(annotation))
+        return next((c for c in found if c), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
