@@ -5,8 +5,12 @@ Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started;
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from montessori import config_file
 from montessori.errors import InputError, MontessoriError
@@ -89,12 +93,37 @@ def _run(options: argparse.Namespace) -> int:
         steps, _ = plan(settings)
         terminal.show_plan(console, list(steps.requests.values()), store)
         return 0
-    with terminal.Screen(console) as screen, watching(screen.watch):
+    with terminal.Screen(console) as screen, watching(screen.watch), _leaving_at_once(screen.stop):
         run = montessori(settings)
     folder = store.open(run)
     terminal.show_result(console, folder / "result.md")
     print(f"\nreport  {folder / 'report.html'}\nrun     {folder}")
     return 0
+
+
+@contextmanager
+def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
+    """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
+
+    Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of the user's
+    is told, by Prefect, that the run has crashed.
+    """
+
+    def leave(*_: object) -> None:
+        clear_screen()
+        print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                os.kill(int(pid), signal.SIGTERM)
+        os._exit(1)
+
+    embedded = not os.environ.get("PREFECT_API_URL")
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM) if embedded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _quiet_prefect() -> None:

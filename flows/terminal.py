@@ -43,12 +43,16 @@ class Screen:
             disable=not console.is_terminal,
         )
 
+    def stop(self) -> None:
+        """Take the bars off the screen."""
+        self._progress.stop()
+
     def __enter__(self) -> "Screen":
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.stop()
 
     def watch(self, address: str, record: Record, done: tuple[int, int, str, str] | None) -> None:
         """One change: a stage began, moved on, or ended."""

@@ -24,7 +24,7 @@ from prefect.tasks import Task, exponential_backoff
 from montessori import stages
 from montessori.artifacts import Request, Store
 from montessori.config import Compute
-from montessori.errors import MontessoriError, StageError
+from montessori.errors import InputError, MontessoriError, StageError
 from tasks.places import Place, StageCrash
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class Record:
     attempts: int = 0
     seconds: float = 0.0
     error: str = ""
+    wrong_input: bool = False
 
 
 Progress = tuple[int, int, str, str]  # done, total, unit, note
@@ -82,12 +83,13 @@ class Execution:
         self._futures[request.address] = run.submit(request=request, execution=self, wait_for=waits, return_state=False)
 
     def finish(self) -> None:
-        """Wait for all. Raises the input's error, or a StageError that names every stage that failed for good."""
+        """Wait for all. Raises one error naming all that failed for good: InputError if one of them got wrong input."""
         wait(list(self._futures.values()))
         failed = [record for record in self.records.values() if record.state == "failed"]
         if failed:
             waiting = sum(record.state == "waiting" for record in self.records.values())
-            raise StageError(
+            kind = InputError if any(record.wrong_input for record in failed) else StageError
+            raise kind(
                 "; ".join(f"{record.title} failed after {_times(record.attempts)}: {record.error}" for record in failed)
                 + f". {waiting} stages that need it did not run, all others are done; "
                 "the same command runs only what is missing"
@@ -104,7 +106,9 @@ class Execution:
         try:
             self._place.run(request, self.store, self._progress(request, record))
         except BaseException as error:
-            self._tell(request, record, state="failed", error=str(error), seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            wrong_input = isinstance(error, InputError)
+            self._tell(request, record, state="failed", error=str(error), wrong_input=wrong_input, seconds=seconds)
             raise
         self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
         return True

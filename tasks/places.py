@@ -77,6 +77,7 @@ class Processes:
         self._answers: dict[str, SimpleQueue[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._listener: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
         """Send the request to the listener and follow it to its end."""
@@ -105,6 +106,7 @@ class Processes:
 
     def close(self) -> None:
         """Close the listener's input: it ends, and its stages with it."""
+        self._closed = True
         if self._listener and self._listener.stdin:
             self._listener.stdin.close()
             self._listener.wait()
@@ -124,6 +126,8 @@ class Processes:
 
     def _send(self, order: dict[str, Any]) -> None:
         with self._lock:
+            if self._closed:
+                raise StageError("not run: the flow is ending")
             if self._listener is None or self._listener.poll() is not None:
                 self._listener = subprocess.Popen(
                     [sys.executable, "-m", "montessori.stage", "--listen"],
@@ -143,7 +147,9 @@ class Processes:
             answer = json.loads(line)
             self._answers[answer["address"]].put(answer)
         for waiting in self._answers.values():
-            waiting.put({"exit": -9})
+            if self._closed:
+                waiting.put({"error": "StageError", "message": "stopped: the flow is ending"})
+            waiting.put({"exit": 1 if self._closed else -9})
 
 
 def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:

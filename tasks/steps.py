@@ -114,7 +114,7 @@ class Steps:
 
     def train_student(self, student: Address, pairs: Shards, label: str) -> Address:
         """The base student fine-tuned on a training set."""
-        settings = {"sft": self.settings.sft, **self._student(), "lora": self.settings.student.lora}
+        settings = {"training": self.settings.sft, **self._student(), "lora": self.settings.student.lora}
         inputs = {"student": [student], "pairs": pairs}
         return self._step("student", f"{label}: student", settings, inputs)
 

@@ -1,7 +1,7 @@
-"""The stages: one module each, a pure function from settings, input artifacts and a seed to one artifact.
+"""The stages: each a pure function from settings, input artifacts and a seed to one artifact, in a module of its own.
 
-A stage module has `Settings` (what it reads, and so what is in its fingerprint) and `run(job, settings) -> summary`,
-which writes the artifact's files into `job.out`.
+A stage module (all here but `learning`, which two share) has `Settings` (what it reads, and so what is in its
+fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
 """
 
 import importlib

@@ -1,0 +1,35 @@
+"""What `warm_up` and `student` share: a student fine-tuned on rows."""
+
+import json
+from typing import Any
+
+from montessori import config, models
+from montessori.chat import encode_pairs
+from montessori.config import Frozen
+from montessori.data import Row
+from montessori.stages import Job
+from montessori.training.sft import SftResult, fine_tune
+
+
+class Settings(Frozen):
+    """How the student is loaded and trained."""
+
+    training: config.Training
+    dtype: str
+    max_length: int
+    lora: config.Lora | None
+    trust_remote_code: bool
+
+
+def learn(job: Job, settings: Settings, rows: list[Row]) -> tuple[Any, Any, SftResult, dict[str, Any]]:
+    """Fine-tune the input `student` on `rows` and write `log.json`; model, tokenizer, result, summary."""
+    source = job.model("student")
+    tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    if settings.lora:
+        model = models.add_lora(model, settings.lora, job.seed)
+    encoded = encode_pairs(tokenizer, rows, settings.max_length)
+    result = fine_tune(model, tokenizer, encoded.examples, settings.training, job.seed)
+    (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
+    summary = {**encoded.counts, "steps": len(result.log), "loss": result.log[-1]["loss"]}
+    return model, tokenizer, result, summary
