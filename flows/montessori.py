@@ -56,7 +56,7 @@ def plan(settings: Settings) -> tuple[Steps, Address]:
 THREADS = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=1000))
 
 
-@flow(name="montessori", task_runner=THREADS, persist_result=False)
+@flow(name="montessori", flow_run_name="{settings.name}", task_runner=THREADS, persist_result=False)
 def montessori(settings: Settings) -> Address:
     """Tune a teacher to write the data that a student learns most from, and compare the students.
 

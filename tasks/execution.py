@@ -129,7 +129,8 @@ class Execution:
             nonlocal last, artifact
             for watch in _watchers:
                 watch(request.address, record, (done, total, unit, note))
-            if time.monotonic() - last < PROGRESS_EVERY_S:
+            ended = done == total and artifact is not None
+            if time.monotonic() - last < PROGRESS_EVERY_S and not ended:
                 return
             last, percent = time.monotonic(), 100 * done / max(1, total)
             if artifact is None:
