@@ -20,7 +20,10 @@ class Frozen(BaseModel):
 
 
 class DataSource(Frozen):
-    """Where rows come from: a JSONL, JSON or Parquet file, a hub name (`user/name[@revision]`), or `pocket`."""
+    """Where rows come from: a JSONL, JSON or Parquet file, a hub name, or `pocket`.
+
+    On the hub a data set is `user/name[@revision]`, one of its files `hf://datasets/user/name[@revision]/file.json`.
+    """
 
     source: str
     split: str = "train"  # of a hub data set

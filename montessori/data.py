@@ -19,6 +19,8 @@ from montessori.config import DataSource
 from montessori.errors import InputError
 
 Row = dict[str, Any]
+FILE_TYPES = {".jsonl", ".json", ".parquet", ".gz"}
+HUB_FILE = "hf://"  # begins the address of one file of a hub repository
 RESPONSE_FIELDS = ("response", "output", "answer")
 
 
@@ -40,9 +42,9 @@ def read(source: DataSource, role: str) -> list[Row]:
 def is_file(source: DataSource) -> bool:
     """Whether `source` is meant as a path: it exists, or looks like a file's name."""
     name = source.source
-    return Path(name).exists() or name.startswith((".", "/", "~")) or Path(name).suffix in {
-        ".jsonl", ".json", ".parquet", ".gz",
-    }  # fmt: skip
+    if name.startswith(HUB_FILE):
+        return False
+    return Path(name).exists() or name.startswith((".", "/", "~")) or Path(name).suffix in FILE_TYPES
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -102,11 +104,16 @@ def _parquet(path: Path, field: str) -> list[Row]:
 
 def _hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     name, _, revision = source.source.partition("@")
     try:
-        table = load_dataset(name, split=source.split, revision=revision or None)
-    except Exception as error:  # the hub's many errors all mean: this name cannot be had from here
+        if name.startswith(HUB_FILE):
+            kind = "parquet" if source.source.endswith(".parquet") else "json"
+            table = load_dataset(kind, data_files=source.source, split="train")
+        else:
+            table = load_dataset(name, split=source.split, revision=revision or None)
+    except (DatasetNotFoundError, DatasetGenerationError, FileNotFoundError, ValueError, RuntimeError) as error:
         raise InputError(f"{source.source}: cannot be loaded from the hub ({error})") from None
     yield from ((f"{source.source}, row {n}", row) for n, row in enumerate(table, 1))
 

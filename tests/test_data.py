@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 
 from montessori import data
 from montessori.config import DataSource
@@ -203,12 +204,30 @@ def test_a_hub_name_is_loaded_with_its_revision_and_split(monkeypatch):
     assert asked == {"name": "user/name", "split": "train", "revision": None}
 
 
-def test_a_hub_name_that_cannot_be_had_is_wrong_input(monkeypatch):
-    def load_dataset(name, **options):
-        raise ConnectionError("no network")
+def test_one_file_of_a_hub_repository_is_read(monkeypatch):
+    asked = {}
+
+    def load_dataset(kind, **options):
+        asked.update(kind=kind, **options)
+        return [{"instruction": "Say x.", "output": "x"}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(InputError, match=r"user/name: cannot be loaded from the hub \(no network\)"):
+    source = DataSource(source="hf://datasets/user/name@v1/rows.json")
+    assert not data.is_file(source)
+    assert len(data.read(source, "reference")) == 1
+    assert asked == {"kind": "json", "data_files": source.source, "split": "train"}
+
+
+def test_a_hub_name_that_does_not_exist_is_wrong_input_and_a_broken_network_is_not(monkeypatch):
+    def load_dataset(name, **options):
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    error: Exception = DatasetNotFoundError("no such name")
+    with pytest.raises(InputError, match=r"user/name: cannot be loaded from the hub \(no such name\)"):
+        data.read(DataSource(source="user/name"), "seeds")
+    error = ConnectionError("no network")  # worth another try, which an InputError never gets
+    with pytest.raises(ConnectionError):
         data.read(DataSource(source="user/name"), "seeds")
 
 

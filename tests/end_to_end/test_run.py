@@ -90,9 +90,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(montessori: Montessori, fin
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "llama3-8b"])
 def test_the_papers_settings_plan_without_a_gpu(montessori: Montessori, tmp_path: Path, name: str) -> None:
     config = CONFIG.parents[2] / "configs" / f"{name}.yaml"
-    reference = tmp_path / "reference.jsonl"
-    reference.write_text(json.dumps({"instruction": "Name a colour.", "response": "Blue."}) + "\n")
-    plan = montessori("run", config, "--store", tmp_path / "s", "--dry-run", "--set", f"reference.source={reference}")
+    plan = montessori("run", config, "--store", tmp_path / "s", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "influence 8/8" in plan.stdout and "Nothing was started" in plan.stdout
 
