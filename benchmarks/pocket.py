@@ -1,6 +1,6 @@
 """Does the method work? Five seeds of the pocket world, from nothing: Montessori against Self-Instruct.
 
-    .venv/bin/python benchmarks/pocket.py [--seeds 5] [--config configs/tiny.yaml] [--store store] [--set key=value]…
+    .venv/bin/python benchmarks/pocket.py [--seeds 10 11 12 13 14] [--config configs/tiny.yaml] [--store store] [--set key=value]…
 
 Each seed builds its own world, teacher and student and runs the whole flow; what the store has is not done again.
 Prints the tables of docs/results.md: differences are paired by seed, with a 95% confidence interval of their mean
@@ -24,12 +24,13 @@ BASELINE = "Self-Instruct"
 def main() -> None:
     """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 11))
+    # The settings of configs/tiny.yaml were chosen on seeds 0 to 4.
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--config", default="configs/tiny.yaml")
     parser.add_argument("--store", default="store")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
-    runs = [_run(options, seed) for seed in range(options.seeds)]
+    runs = [_run(options, seed) for seed in options.seeds]
     print("\n".join([*_results(runs), "", *_differences(runs), "", *_teachers(runs)]))
 
 

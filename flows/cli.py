@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started;
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     short = {"iterations": options.iterations, "store": options.store}
-    overrides = options.overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
+    overrides = options.overrides + [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     settings = config_file.load(options.config, overrides)
     from montessori import sources
     from montessori.artifacts import Store

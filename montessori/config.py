@@ -30,6 +30,14 @@ class DataSource(Frozen):
     skip: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _pocket_is_whole(self) -> Self:
+        if self.source == "pocket" and (self.split, self.skip, self.limit) != ("train", 0, None):
+            raise ValueError(
+                "the pocket world has no split, skip or limit; its sizes are in pocket.seeds, reference, test"
+            )
+        return self
+
 
 def _as_source(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value

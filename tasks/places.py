@@ -74,7 +74,7 @@ class Processes:
         for number in range(at_once):
             self._slots.put(gpus[number % len(gpus)] if gpus else None)
         self._light = threading.Semaphore(_cores())
-        self._answers: dict[str, SimpleQueue[dict[str, Any]]] = {}
+        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the listener at work, by address
         self._lock = threading.Lock()
         self._listener: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -84,9 +84,7 @@ class Processes:
         log = store.root / "logs" / f"{request.stage}-{request.fingerprint}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with self._slot(request) as gpu:
-            answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
-            self._answers[request.address] = answers
-            self._send(
+            answers = self._send(
                 {
                     "request": request.model_dump(mode="json"),
                     "store": str(store.root),
@@ -124,7 +122,8 @@ class Processes:
             finally:
                 self._slots.put(slot)
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def _send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
+        """Hand the order to the listener, started if need be; the queue of its answers."""
         with self._lock:
             if self._closed:
                 raise StageError("not run: the flow is ending")
@@ -135,18 +134,29 @@ class Processes:
                     stdout=subprocess.PIPE,
                     env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
                 )
-                threading.Thread(target=self._follow, args=(self._listener,), daemon=True).start()
+                self._waits = {}
+                follow = threading.Thread(target=self._follow, args=(self._listener, self._waits), daemon=True)
+                follow.start()
+            answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
+            self._waits[Request.model_validate(order["request"]).address] = answers
             assert self._listener.stdin
-            self._listener.stdin.write(json.dumps(order).encode() + b"\n")
-            self._listener.stdin.flush()
+            try:
+                self._listener.stdin.write(json.dumps(order).encode() + b"\n")
+                self._listener.stdin.flush()
+            except BrokenPipeError:
+                raise StageCrash("the process that starts stages has died") from None
+            return answers
 
-    def _follow(self, listener: subprocess.Popen[bytes]) -> None:
+    def _follow(self, listener: subprocess.Popen[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]) -> None:
         """Hand each line of the listener to the run that waits for it; if the listener dies, tell them all."""
         assert listener.stdout
         for line in listener.stdout:
             answer = json.loads(line)
-            self._answers[answer["address"]].put(answer)
-        for waiting in self._answers.values():
+            waits[answer["address"]].put(answer)
+        with self._lock:  # nothing more is sent to this listener
+            listener.wait()
+            ended = list(waits.values())
+        for waiting in ended:
             if self._closed:
                 waiting.put({"error": "StageError", "message": "stopped: the flow is ending"})
             waiting.put({"exit": 1 if self._closed else -9})

@@ -28,9 +28,10 @@ class Steps:
 
     def rows(self, role: str, source: DataSource) -> Address:
         """Seeds, reference set or test points."""
-        pocket = self.settings.pocket if source.source == POCKET else None
-        read = {"split": source.split, "skip": source.skip, "limit": source.limit}
-        settings = {"pocket": pocket and pocket.model_dump()} if pocket else read
+        if source.source == POCKET:
+            settings: dict[str, Any] = {"pocket": getattr(self.settings.pocket, role)}
+        else:
+            settings = {"split": source.split, "skip": source.skip, "limit": source.limit}
         return self._step(role, role, settings, {"source": [self.sources[role]]})
 
     def base_model(self, role: str, model: Model, seeds: Address) -> Address:

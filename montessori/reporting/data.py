@@ -106,7 +106,6 @@ class Stage:
     label: str = ""  # what it is for, the same for all shards: "iteration 1, probing"
     shard: str = ""  # "2 of 4"
     seed: int | None = None
-    cached: bool = False  # made by an earlier run; `seconds` is what it took then
     bytes: int = 0
     parents: list[str] = field(default_factory=list)  # addresses
 

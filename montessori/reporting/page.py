@@ -86,7 +86,7 @@ def _header(report: Report) -> str:
         "preference pairs": f"{sum(i.pairs for i in report.iterations):,}",
     }
     if unique:
-        facts["computing time"] = duration(sum(stage.seconds for stage in unique if not stage.cached))
+        facts["computing time"] = duration(sum(stage.seconds for stage in unique))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(report))
     when = f" · {dates}" if dates else ""
@@ -179,7 +179,7 @@ def _artifacts(stages: Sequence[Stage]) -> str:
         f'<tr id="artifact-{number[s.address]}"><td>{escape(s.stage)}</td>'
         f"<td>{escape(', '.join(part for part in (s.label, s.shard) if part))}</td>"
         f'<td class="address" title="{escape(s.address)}">{escape(short(s.address))}</td>'
-        f"<td>{duration(s.seconds)}{' <span class=muted>reused</span>' if s.cached else ''}</td>"
+        f"<td>{duration(s.seconds)}</td>"
         f"<td>{size(s.bytes)}</td><td>{'' if s.seed is None else s.seed}</td>"
         f"<td>{', '.join(parent(address) for address in s.parents)}</td></tr>"
         for s in unique.values()

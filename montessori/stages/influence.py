@@ -11,6 +11,7 @@ from montessori.config import Estimator, Frozen
 from montessori.data import write_rows
 from montessori.influence import OptimizerState, ReferenceGradient, exact, taylor
 from montessori.stages import Job
+from montessori.synthesis.instructions import number_from
 
 
 class Settings(Frozen):
@@ -25,13 +26,14 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th of the first `limit` points against the reference gradient, or the reference set for `exact`."""
+    """Score every n-th of `limit` points against the reference gradient, or the reference set for `exact`."""
     index, count = job.request.shard
     source = job.model("student")
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     state = OptimizerState.load(job.folder("student"), models.device())
-    rows = sorted(job.rows("points", settings.file), key=lambda row: row["id"])[: settings.limit]
+    # In the order of a hash, so that a limit takes a sample and not the first rounds.
+    rows = sorted(job.rows("points", settings.file), key=lambda row: number_from(row["id"]))[: settings.limit]
     points = encode_pairs(tokenizer, rows[index::count], settings.max_length)
     if settings.estimator == "taylor":
         reference = ReferenceGradient.load(job.folder("gradient"), models.device())

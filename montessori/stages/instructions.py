@@ -8,7 +8,7 @@ from montessori.config import Frozen
 from montessori.data import write_rows
 from montessori.models import load_model, load_tokenizer
 from montessori.stages import Job
-from montessori.synthesis import instructions, prompts
+from montessori.synthesis import instructions
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 
@@ -19,7 +19,6 @@ class Settings(Frozen):
     target: int
     dtype: str
     trust_remote_code: bool
-    prompt_version: int = prompts.VERSION
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:

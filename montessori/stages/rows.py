@@ -6,17 +6,17 @@ A row of the pocket world also has `family`.
 from typing import Any
 
 from montessori import data
-from montessori.config import DataSource, Frozen, PocketWorld
+from montessori.config import DataSource, Frozen
 from montessori.stages import Job, location
 
 
 class Settings(Frozen):
-    """What of the source is read; of the pocket world, how much is written."""
+    """What of the source is read; of the pocket world, how many rows are written."""
 
     split: str = "train"
     skip: int = 0
     limit: int | None = None
-    pocket: PocketWorld | None = None
+    pocket: int | None = None
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -26,12 +26,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if settings.pocket:
         from montessori.pocket import world
 
-        write, n = {
-            "seeds": (world.seeds, settings.pocket.seeds),
-            "reference": (world.reference, settings.pocket.reference),
-            "test": (world.held_out, settings.pocket.test),
-        }[role]
-        rows = write(n, job.seed)
+        write = {"seeds": world.seeds, "reference": world.reference, "test": world.held_out}[role]
+        rows = write(settings.pocket, job.seed)
     else:
         source = DataSource(source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit)
         rows = data.read(source, role)

@@ -1,13 +1,12 @@
 """The few-shot prompt from which the teacher writes one new instruction.
 
-In: example instructions.  Out: chat messages.  The wording is ours; VERSION goes into every artifact made with it.
+In: example instructions.  Out: chat messages.  The wording is ours: who changes it
+raises the version of the stage `instructions`.
 """
 
 from collections.abc import Sequence
 
 from montessori.chat import Message, user
-
-VERSION = 1
 
 TASK = (
     "You write tasks for a language model to practise on.\n"

@@ -62,15 +62,15 @@ def iteration(rng: random.Random, number: int) -> Iteration:
 def stages() -> list[Stage]:
     rows: list[Stage] = []
 
-    def add(stage: str, label: str, seconds: float, *parents: str, shard: str = "", cached: bool = False) -> str:
+    def add(stage: str, label: str, seconds: float, *parents: str, shard: str = "") -> str:
         address = f"{stage}/{random.Random(f'{stage}{label}{shard}').getrandbits(64):016x}"
-        rows.append(Stage(stage, address, seconds, label, shard, len(rows), cached, int(3e4 * seconds), list(parents)))
+        rows.append(Stage(stage, address, seconds, label, shard, len(rows), int(3e4 * seconds), list(parents)))
         return address
 
-    seeds = add("seeds", "", 0.4, cached=True)
-    reference = add("reference", "", 0.3, cached=True)
-    teacher = add("scratch", "teacher", 131, cached=True)
-    student = probed = add("scratch", "student", 64, cached=True)
+    seeds = add("seeds", "", 0.4)
+    reference = add("reference", "", 0.3)
+    teacher = add("scratch", "teacher", 131)
+    student = probed = add("scratch", "student", 64)
 
     def data(name: str, teacher: str) -> str:
         instructions = add("instructions", name, 41, teacher, seeds)

@@ -4,7 +4,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from montessori.reporting.data import Report
-from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, PAPER, WIDTH, Drawing, panels, rows_of
+from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, WIDTH, Drawing, panels, rows_of
 from montessori.reporting.lineage import Node, layout
 from montessori.reporting.text import count, duration, label, percent, short
 
@@ -13,35 +13,31 @@ LANE = 0.2
 
 
 def time_by_stage(report: Report) -> Drawing | None:
-    """A bar a stage: seconds of all its shards, made in this run and taken from an earlier one."""
+    """A bar a stage: seconds of all its shards, whenever they were made."""
     if not report.stages:
         return None
     unique = list({stage.address: stage for stage in report.stages}.values())
     names = list(dict.fromkeys(stage.stage for stage in unique))
-    made = [sum(s.seconds for s in unique if s.stage == name and not s.cached) for name in names]
-    reused = [sum(s.seconds for s in unique if s.stage == name and s.cached) for name in names]
-    longest = max(a + b for a, b in zip(made, reused, strict=True))
+    took = [sum(s.seconds for s in unique if s.stage == name) for name in names]
+    longest = max(took)
     unit, scale = ("h", 3600) if longest >= 7200 else ("min", 60) if longest >= 120 else ("s", 1)
     figure, ((ax,),) = panels(1, 1, 0.8 + 0.25 * len(names))
     rows_of(ax, [label(name) for name in names])
     texts = []
     for row, name in enumerate(names):
-        ax.barh(row, made[row] / scale, height=0.62, color=ACCENT)
-        ax.barh(row, reused[row] / scale, left=made[row] / scale, height=0.62, color=MUTED, alpha=0.35)
+        ax.barh(row, took[row] / scale, height=0.62, color=ACCENT)
         artifacts = sum(stage.stage == name for stage in unique)
-        text = duration(made[row] + reused[row]) + (f" in {artifacts} artifacts" if artifacts > 1 else "")
+        text = duration(took[row]) + (f" in {artifacts} artifacts" if artifacts > 1 else "")
         ax.annotate(
-            text, ((made[row] + reused[row]) / scale, row), xytext=(4, 0), textcoords="offset points",
+            text, (took[row] / scale, row), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=8,
         )  # fmt: skip
         texts.append(f"{label(name)} {text}")
     ax.set_xlim(0, 1.22 * longest / scale or 1)
     ax.set_xlabel(f"Time ({unit})")
-    total = sum(made)
-    share = f"; the longest stage took {percent(max(made) / total)} of it" if total else ""
-    caption = f"Made in this run: {duration(total)}, shards added up{share}."
-    if any(reused):
-        caption += f" Pale: {duration(sum(reused))} saved by artifacts of earlier runs."
+    total = sum(took)
+    share = f"; the longest stage took {percent(longest / total)} of it" if total else ""
+    caption = f"In all {duration(total)}, shards added up{share}. Artifacts that were already there count as when made."
     return Drawing("time", "Time by stage", "Bars: " + "; ".join(texts) + ".", caption, figure)
 
 
@@ -67,9 +63,7 @@ def lineage(report: Report) -> Drawing | None:
             corners = [(px, py), (px, turn), (px, turn + ROW / 2), (x, y - ROW / 2), (x, y)]
             codes = [Outline.MOVETO, Outline.LINETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
             ax.add_patch(PathPatch(Outline(corners, codes), fill=False, edgecolor=MUTED, linewidth=1.1))
-        cached = all(stage.cached for stage in node.stages)
-        fill = PAPER if cached else ACCENT
-        ax.plot(x, y, "o", markersize=6, zorder=3, markeredgecolor=ACCENT, markerfacecolor=fill)
+        ax.plot(x, y, "o", markersize=6, zorder=3, color=ACCENT)
         start = lanes * lane + 0.05
         address = label(short(node.stages[0].address)) + (" …" if len(node.stages) > 1 else "")
         texts = [
@@ -87,8 +81,7 @@ def lineage(report: Report) -> Drawing | None:
         + ", ".join(dict.fromkeys(node.stage for node in nodes))
         + ". The table of artifacts names the parents of each.",
         "Each row is an artifact (shards together), joined to what it was made from above it. A parent that "
-        "another parent was itself made from is not drawn again; the table of artifacts has all. "
-        "Hollow: taken from an earlier run.",
+        "another parent was itself made from is not drawn again; the table of artifacts has all.",
         figure,
     )
 
