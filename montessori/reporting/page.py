@@ -77,7 +77,7 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
 
 def _header(report: Report) -> str:
     run = report.run
-    dates = " to ".join(escape(date) for date in (run.started, run.finished) if date)
+    made = " to ".join(escape(date) for date in (run.started, run.finished) if date)
     unique = {stage.address: stage for stage in report.stages}.values()
     facts = {
         "systems compared": f"{len(report.systems)}",
@@ -89,7 +89,7 @@ def _header(report: Report) -> str:
         facts["computing time"] = duration(sum(stage.seconds for stage in unique))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(report))
-    when = f" · {dates}" if dates else ""
+    when = f" · artifacts made {made}" if made else ""
     return (
         f'<header>\n<p class="eyebrow">Montessori report</p>\n<h1>{escape(run.name)}</h1>\n'
         f'<p class="meta">Run <span class="address">{escape(run.id)}</span>{when}</p>\n'
