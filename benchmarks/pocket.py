@@ -1,6 +1,6 @@
 """Does the method work? Five seeds of the pocket world, from nothing: Montessori against Self-Instruct.
 
-    .venv/bin/python benchmarks/pocket.py [--seeds 10 11 12 13 14] [--config configs/tiny.yaml] [--store store] [--set key=value]…
+    .venv/bin/python benchmarks/pocket.py [--seeds 10 11 12 13 14] [--config FILE] [--store DIR] [--set key=value]…
 
 Each seed builds its own world, teacher and student and runs the whole flow; what the store has is not done again.
 Prints the tables of docs/results.md: differences are paired by seed, with a 95% confidence interval of their mean
@@ -99,11 +99,15 @@ def _teachers(runs: list[dict[str, Any]]) -> list[str]:
     for family in families:
         shares = (f"{100 * _share(runs, key, number, family):.1f}" for key, number in columns)
         lines.append(f"| {family} | " + " | ".join(shares) + " |")
-    lines += ["", "| iteration | pairs | positive before (%) | positive after (%) |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        "",
+        "| iteration | pairs | above I(∅) before (%) | above I(∅) after (%) |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for number in numbers:
         found = [run["iterations"][number] for run in runs]
         pairs, before, after = (
-            statistics.fmean(i[key] for i in found) for key in ("pairs", "positive_share", "positive_share_after")
+            statistics.fmean(i[key] for i in found) for key in ("pairs", "above_before", "above_after")
         )
         lines.append(f"| {number} | {pairs:.0f} | {100 * before:.1f} | {100 * after:.1f} |")
     return lines

@@ -4,6 +4,7 @@ In: settings.  Out: an address for each source (see `artifacts.request`), or an 
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 from montessori import checks, data
@@ -12,6 +13,7 @@ from montessori.config import DataSource, Model, Settings
 from montessori.errors import InputError
 
 POCKET = "pocket"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
 
 
 def addresses(settings: Settings) -> dict[str, str]:
@@ -29,7 +31,7 @@ def addresses(settings: Settings) -> dict[str, str]:
 def _data(source: DataSource, role: str) -> str:
     if source.source == POCKET:
         return POCKET
-    if not data.is_file(source):
+    if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
         return f"hub:{source.source}"
     path = Path(source.source).expanduser()
     if not path.is_file():
@@ -40,8 +42,8 @@ def _data(source: DataSource, role: str) -> str:
 def _model(model: Model, role: str) -> str:
     path = Path(model.source).expanduser()
     if not path.is_dir():
-        if model.source.startswith((".", "/", "~")):
-            raise InputError(f"{role}.source = {model.source}: no such folder")
+        if not HUB_NAME.fullmatch(model.source):
+            raise InputError(f"{role}.source = {model.source}: no such folder (a hub name looks like user/name)")
         return f"hub:{model.source}"
     checks.model_folder(path)
     whole = hashlib.sha256()

@@ -103,7 +103,9 @@ def test_test_points_that_are_in_the_reference_set_are_refused(tree, tmp_path):
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_a_missing_model_folder_is_named_with_its_field(tree, role):
-    assert refused(tree, **{role: {"source": "./nowhere"}}) == f"{role}.source = ./nowhere: no such folder"
+    assert refused(tree, **{role: {"source": "./nowhere"}}) == (
+        f"{role}.source = ./nowhere: no such folder (a hub name looks like user/name)"
+    )
 
 
 def test_a_model_folder_without_a_tokenizer_is_refused(tree, model):

@@ -68,6 +68,7 @@ class Iteration:
     momentum_influence: float | None = None  # I(∅): of a step with zero gradient
     influences_after: list[float] = field(default_factory=list)  # of what the updated teacher wrote, same student
     positive_share_after: float | None = None
+    split_share: float | None = None  # of the scored points, those that the split called positive
     threshold: float = 0.0  # above it an influence counts as positive: 0, or I(∅)
     warning: str | None = None
     families_before: dict[str | None, float] = field(default_factory=dict)  # label → share; None: unrecognised

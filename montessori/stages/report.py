@@ -81,8 +81,10 @@ def summarise(found: report.Report) -> dict[str, Any]:
         "iterations": {
             str(i.number): {
                 "pairs": i.pairs,
-                "positive_share": i.positive_share,
-                "positive_share_after": i.positive_share_after,
+                "positive_share": i.split_share,
+                "above": "zero" if i.threshold == 0 else "momentum",
+                "above_before": i.positive_share,
+                "above_after": i.positive_share_after,
                 "momentum_influence": i.momentum_influence,
                 "families_before": {label or "unrecognised": share for label, share in i.families_before.items()},
                 "families_after": {label or "unrecognised": share for label, share in i.families_after.items()},
@@ -140,6 +142,7 @@ def _iteration(job: Job, number: int, split: str, label: Label) -> report.Iterat
         influences=before,
         influences_after=after,
         threshold=threshold,
+        split_share=summary["positive_share"],
         positive_share=_share_above(threshold, before),
         positive_share_after=_share_above(threshold, after) if after else None,
         pairs=summary["pairs"],

@@ -26,7 +26,9 @@ def test_a_run_measures_every_system_and_iteration(finished: Path) -> None:
     iteration = found["iterations"]["1"]
     assert iteration["pairs"] > 0
     assert 0 < iteration["positive_share"] < 1
-    assert 0 <= iteration["positive_share_after"] <= 1
+    assert iteration["above"] == "momentum"
+    assert 0 <= iteration["above_before"] <= 1
+    assert 0 <= iteration["above_after"] <= 1
     assert set(found["seconds"]) >= {"instructions", "warm-up", "influence", "teacher", "student", "evaluation"}
 
 
