@@ -13,6 +13,7 @@ from montessori.config import DataSource, Model, Settings
 from montessori.errors import InputError
 
 POCKET = "pocket"
+LESSON_ROWS = 9  # eight are shown, the ninth is written
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
 
 
@@ -65,6 +66,9 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
         raise InputError(
             f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
         )
+    scratch = [role for role in ("teacher", "student") if role not in found]
+    if scratch and "seeds" in rows:
+        _check_lessons(rows["seeds"], scratch[0])
     if "reference" in rows and "test" in rows:
         shared = {r["instruction"] for r in rows["reference"]} & {r["instruction"] for r in rows["test"]}
         if shared:
@@ -72,3 +76,15 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
                 f"test: {len(shared)} of its instructions are in the reference set too, for example "
                 f"{min(shared)[:80]!r}; held-out points must not be (see skip and limit)"
             )
+
+
+def _check_lessons(seeds: list[data.Row], role: str) -> None:
+    """A model from scratch learns to answer from the seeds, and a teacher to write from nine of them at a time."""
+    if len(seeds) < LESSON_ROWS:
+        raise InputError(f"{role}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {len(seeds)}")
+    silent = next((row for row in seeds if not row["response"]), None)
+    if silent:
+        raise InputError(
+            f"{role}.source = scratch: learns to answer from the seeds, but one has no answer: "
+            f"{silent['instruction'][:80]!r}"
+        )

@@ -104,6 +104,13 @@ def test_a_reference_row_without_an_answer(folder: Path, capsys: pytest.CaptureF
     assert "line 1: lacks an answer" in said(folder, capsys)
 
 
+def test_seeds_that_a_model_from_scratch_cannot_learn_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "needs 9 seeds to learn from, there are 8" in said(folder, capsys, "seeds.limit=8")
+    with (folder / "seeds.jsonl").open("a") as file:
+        file.write('{"instruction": "Name a tree."}\n')
+    assert "one has no answer: 'Name a tree.'" in said(folder, capsys)
+
+
 def test_a_held_out_point_that_is_in_the_reference_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 of its instructions are in the reference set too" in said(
         folder, capsys, f"test={folder / 'reference.jsonl'}"
