@@ -20,10 +20,10 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(bin)/montessori run configs/tiny.yaml --store $(STORE) $(ARGS)
+	$(bin)/montessori run configs/tiny.yaml --store "$(STORE)" $(ARGS)
 
 alpaca-mini: install
-	$(bin)/montessori run configs/alpaca-mini.yaml --store $(STORE) \
+	$(bin)/montessori run configs/alpaca-mini.yaml --store "$(STORE)" \
 	  --set seeds.source=$(DATA)/seeds/alpaca_gpt4_sample_999.jsonl \
 	  --set reference.source=$(DATA)/reference/montessori_reference_set.jsonl \
 	  --set test.source=$(DATA)/alpaca_eval/gpt4_1106_preview.jsonl $(ARGS)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,9 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command in `arguments` (default: the process's); the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command is None:
+        _parser().print_help(sys.stderr)
+        return 2
     try:
         return _run(options)
     except InputError as error:
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('montessori')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run = commands.add_parser(
         "run",
         help="one run of Montessori-Instruct, end to end",
@@ -115,7 +118,8 @@ def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
         print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
         for children in Path("/proc/self/task").glob("*/children"):
             for pid in children.read_text().split():
-                os.kill(int(pid), signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
         os._exit(1)
 
     embedded = not os.environ.get("PREFECT_API_URL")

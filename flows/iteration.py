@@ -59,8 +59,9 @@ def no_fine_tuning(steps: Steps, base: Base) -> System:
 def taught_by(steps: Steps, base: Base, teacher: Address, name: str) -> System:
     """A student fine-tuned on what `teacher` writes. With the unchanged teacher this is Self-Instruct."""
     size = steps.settings.training_size
-    instructions = steps.instructions(teacher, base.seeds, size, "training", name)
-    pairs = steps.responses(teacher, instructions, name)
+    label = f"{name}, training set"
+    instructions = steps.instructions(teacher, base.seeds, size, "training", label)
+    pairs = steps.responses(teacher, instructions, label)
     student = steps.train_student(base.student, pairs, name)
     metrics = steps.evaluate(student, base.reference, base.test, name)
     return System(name, student, metrics, instructions, pairs)
@@ -75,8 +76,8 @@ def iteration(steps: Steps, base: Base, teacher: Address, probed: Address, numbe
     pairs = steps.responses(teacher, instructions, name)
     split = steps.split(pairs, name)
     warm = steps.warm_up(probed, split, name)
-    gradient = steps.reference_gradient(warm, base.reference, name)
-    scores = steps.influence(warm, gradient, base.reference, [split], "probing.parquet", name)
+    against = steps.measured_against(warm, base.reference, name)
+    scores = steps.influence(warm, against, [split], "probing.parquet", name)
     preferences = steps.preferences(instructions, scores, name)
     tuned = steps.update_teacher(teacher, preferences, name)
     system = taught_by(steps, base, tuned, name)
@@ -85,12 +86,11 @@ def iteration(steps: Steps, base: Base, teacher: Address, probed: Address, numbe
         "instructions": [instructions],
         "pairs": pairs,
         "warm-up": [warm],
-        "gradient": [gradient],
         "scores": scores,
         "preferences": [preferences],
         "teacher": [tuned],
     }
     if steps.settings.influence.after:
         label = f"{name}, after the update"
-        made["scores-after"] = steps.influence(warm, gradient, base.reference, system.pairs, "pairs.parquet", label)
+        made["scores-after"] = steps.influence(warm, against, system.pairs, "pairs.parquet", label)
     return Iteration(number, tuned, system, made)

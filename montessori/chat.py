@@ -4,12 +4,16 @@ One definition for fine-tuning, influence and evaluation: the prompt is rendered
 end, the answer is what the template adds to it, and the two are tokenized apart, as they are when a model generates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from montessori.errors import InputError
+
+if TYPE_CHECKING:  # only named here: a plan needs the prompts, and must not wait for the library
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 

@@ -62,6 +62,8 @@ def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
     field = f"{role}.source = {path}"
     if not path.is_file():
         raise InputError(f"{field}: no such file")
+    if path.suffix in {".csv", ".tsv", ".xlsx"}:
+        raise InputError(f"{field}: a {path.suffix} file; JSONL, JSON or Parquet can be read")
     if path.stat().st_size == 0:
         raise InputError(f"{field}: the file is empty")
     if path.suffix == ".parquet":
@@ -69,7 +71,7 @@ def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
         return
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             if path.name.removesuffix(".gz").endswith(".json"):
                 rows = json.load(file)
                 if not isinstance(rows, list):

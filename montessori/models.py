@@ -148,7 +148,7 @@ def _loading(what: str, source: str | Path) -> Iterator[None]:
     try:
         with _without_bars():
             yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise StageError(f"{source}: the model hub cannot be reached, and there is no local copy") from error
         reason = " ".join(str(error).split())

@@ -35,6 +35,8 @@ def _data(source: DataSource, role: str) -> str:
     if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
         return f"hub:{source.source}"
     path = Path(source.source).expanduser()
+    if path.is_dir():
+        raise InputError(f"{role}.source = {source.source}: a folder; name a file in it")
     if not path.is_file():
         raise InputError(f"{role}.source = {source.source}: no such file (a hub name looks like user/name)")
     return f"file:{path.resolve()}#{sha256(path)}"

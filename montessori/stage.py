@@ -73,7 +73,7 @@ def about(request: Request, summary: dict[str, Any], seconds: float) -> dict[str
 def main(arguments: list[str] | None = None) -> int:
     """The command line above."""
     parser = argparse.ArgumentParser(prog="python -m montessori.stage", description=__doc__.split("\n\n")[0])
-    parser.add_argument("request", nargs="?", type=Path, help="a request as JSON, as in a manifest")
+    parser.add_argument("request", nargs="?", type=Path, help="a request as JSON, or a manifest that has one")
     parser.add_argument("--store", default="store", help="the store's folder")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads to compute with")
     parser.add_argument("--listen", action="store_true", help="run orders from standard input")
@@ -83,7 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.request is None:
         parser.error("give a REQUEST.json or --listen")
-    request = Request.model_validate_json(options.request.read_text(encoding="utf-8"))
+    try:
+        tree = json.loads(options.request.read_text(encoding="utf-8"))
+        request = Request.model_validate(tree.get("request", tree))
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        print(f"{options.request}: neither a request nor a manifest ({reason})", file=sys.stderr)  # noqa: T201
+        return 2
     return perform(request, Store(options.store), options.threads)
 
 
@@ -125,6 +131,7 @@ _OUT = 1  # where JSON lines go; a listener moves standard output away from it
 def _listen() -> None:
     """Fork a process for each order; end with all of them when standard input closes."""
     global _OUT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _OUT = os.dup(1)
     os.dup2(2, 1)  # what libraries print must not mix with the lines
     if not Path("/dev/nvidiactl").exists():
@@ -135,7 +142,6 @@ def _listen() -> None:
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
     selector.register(wake, selectors.EVENT_READ)

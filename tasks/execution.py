@@ -91,8 +91,8 @@ class Execution:
             kind = InputError if any(record.wrong_input for record in failed) else StageError
             raise kind(
                 "; ".join(f"{record.title} failed after {_times(record.attempts)}: {record.error}" for record in failed)
-                + f". {waiting} stages that need it did not run, all others are done; "
-                "the same command runs only what is missing"
+                + (f". {waiting} stages that need it did not run" if waiting else "")
+                + ". What is done stays done; the same command runs only what is missing"
             )
 
     def run(self, request: Request, attempt: int) -> bool:

@@ -14,6 +14,7 @@ from montessori import stages
 from montessori.artifacts import Request
 from montessori.config import DataSource, Model, Settings
 from montessori.sources import POCKET
+from montessori.synthesis import prompts
 
 Address = str
 Shards = list[Address]
@@ -39,7 +40,8 @@ class Steps:
         if model.scratch is None:
             return self.sources[role]
         inputs = {} if self.sources["seeds"] == POCKET else {"seeds": [seeds]}
-        return self._step(f"scratch-{role}", f"{role} from scratch", {"scratch": model.scratch}, inputs)
+        settings = {"scratch": model.scratch, "prompt": prompts.wording() if role == "teacher" else ""}
+        return self._step(f"scratch-{role}", f"{role} from scratch", settings, inputs)
 
     def instructions(self, teacher: Address, seeds: Address, target: int, purpose: str, label: str) -> Address:
         """New instructions by the teacher; `purpose` makes their randomness their own."""
@@ -49,6 +51,7 @@ class Steps:
             {
                 "instructions": self.settings.instructions,
                 "target": target,
+                "prompt": prompts.wording(),
                 **self._loading(self.settings.teacher),
             },
             {"teacher": [teacher], "seeds": [seeds]},
@@ -76,14 +79,14 @@ class Steps:
         settings = {"training": self.settings.warm_up, **self._student(), "lora": self.settings.student.lora}
         return self._step("warm-up", f"{label}: warm-up", settings, {"student": [student], "split": [split]})
 
-    def reference_gradient(self, warm: Address, reference: Address, label: str) -> Address:
-        """∇L of the warmed-up student."""
+    def measured_against(self, warm: Address, reference: Address, label: str) -> Address:
+        """What influence is measured against: ∇L of the warmed-up student; for `exact` the reference set itself."""
+        if self.settings.influence.estimator == "exact":
+            return reference
         inputs = {"student": [warm], "reference": [reference]}
         return self._step("reference-gradient", f"{label}: reference gradient", self._student(), inputs)
 
-    def influence(
-        self, warm: Address, gradient: Address, reference: Address, points: Shards, file: str, label: str
-    ) -> Shards:
+    def influence(self, warm: Address, against: Address, points: Shards, file: str, label: str) -> Shards:
         """How much each point lowers the reference loss of the warmed-up student."""
         asked = self.settings.influence
         settings = {
@@ -92,8 +95,8 @@ class Steps:
             "limit": self.settings.probing.probing,
             **self._student(),
         }
-        against = {"gradient": [gradient]} if asked.estimator == "taylor" else {"reference": [reference]}
-        inputs = {"student": [warm], "points": points, **against}
+        name = "gradient" if asked.estimator == "taylor" else "reference"
+        inputs = {"student": [warm], "points": points, name: [against]}
         return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
 
     def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:
@@ -129,6 +132,9 @@ class Steps:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
         run = self.settings.model_dump(mode="json", exclude={"store", "compute"})
         run["compute"] = {"threads": self.settings.compute.threads}
+        for role, address in self.sources.items():
+            if address.startswith("file:"):  # a replay may start in another folder
+                run[role]["source"] = stages.location(address)
         made = {**inputs, "stages": list(self.requests)}
         request = self._request("report", "report", {"run": run}, made)
         name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"

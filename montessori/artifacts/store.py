@@ -46,8 +46,13 @@ class Store:
         self._sweep()
 
     def exists(self, address: str) -> bool:
-        """Whether the artifact has been committed."""
-        return (self.root / address / MANIFEST).is_file()
+        """Whether the artifact has been committed. Raises ArtifactError when one of its files is gone since."""
+        if not (self.root / address / MANIFEST).is_file():
+            return False
+        for name in self.manifest(address)["files"]:
+            if not (self.root / address / name).is_file():
+                raise ArtifactError(_spoilt(self.root / address / name, self.root / address))
+        return True
 
     def manifest(self, address: str) -> dict[str, Any]:
         """The committed manifest. Raises ArtifactError when there is none."""
@@ -122,9 +127,7 @@ def _verified(folder: Path) -> Path:
     for name, file in _manifest(folder)["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
-            raise ArtifactError(
-                f"{path} is missing or differs from what was committed; delete {folder} to have it made again"
-            )
+            raise ArtifactError(_spoilt(path, folder))
     return folder
 
 
@@ -147,6 +150,10 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _spoilt(path: Path, folder: Path) -> str:
+    return f"{path} is missing or differs from what was committed; delete {folder} to have it made again"
 
 
 def _sync(folder: Path, deep: bool = True) -> None:

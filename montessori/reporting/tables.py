@@ -96,21 +96,24 @@ def summary_table(report: Report) -> Table:
 
 
 def findings(report: Report) -> list[str]:
-    """What the results say, a sentence a metric; they claim no more than the errors allow."""
+    """What the results say, a sentence a metric: the best system against the best baseline, and what that is worth."""
     sentences = []
     for metric in metrics(report):
         pairs = [(s, m) for s in report.systems if (m := metric.read(s)) and math.isfinite(m.mean)]
         pairs.sort(key=lambda pair: pair[1].mean, reverse=not metric.lower_is_better)
         if len(pairs) < 2:
             continue
-        (first, a), (second, b) = pairs[:2]
+        first, a = pairs[0]
+        second, b = next((pair for pair in pairs[1:] if pair[0].baseline), pairs[1])
         digits = decimals(metric, report.systems)
         extreme = ("Lowest" if metric.lower_is_better else "Highest") + f" {metric.name.lower()}"
         unit = " %" if metric.unit.startswith("%") else ""
         values = f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
-        clear = leader([m for _, m in pairs], metric.lower_is_better) is not None
+        clear = leader([a, b], metric.lower_is_better) is not None
         verdict = "" if clear else ", a difference within twice the combined standard error"
         sentences.append(f"{extreme}: {first.name}, {values}{verdict}.")
+    if sentences:
+        sentences.append("One seed: the errors are over evaluation examples; another seed can differ by more.")
     return sentences
 
 

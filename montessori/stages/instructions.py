@@ -19,6 +19,7 @@ class Settings(Frozen):
     target: int
     dtype: str
     trust_remote_code: bool
+    prompt: str  # a hash of the prompt's wording
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def _run(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> repo
         name=run["name"],
         id=job.request.address.partition("/")[2],
         settings_yaml=yaml.safe_dump(run, sort_keys=False, allow_unicode=True),
+        command=f"montessori run {job.store.root / job.request.address / 'run.yaml'} --store {job.store.root}",
         versions=manifests[-1]["versions"],
         started=times[0],
         finished=times[-1],

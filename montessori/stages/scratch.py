@@ -17,6 +17,7 @@ class Settings(Frozen):
     """The model's shape and training, and how many conversations it learns from."""
 
     scratch: config.Scratch
+    prompt: str  # a hash of the prompt's wording, for a teacher
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The few-shot prompt from which the teacher writes one new instruction.
 
-In: example instructions.  Out: chat messages.  The wording is ours: who changes it
-raises the version of the stage `instructions`.
+In: example instructions.  Out: chat messages.  The wording is ours; its hash is in the
+fingerprint of everything made with it.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 from montessori.chat import Message, user
@@ -26,3 +27,9 @@ def few_shot(examples: Sequence[str]) -> list[Message]:
 def teacher_output(rationale: str, instruction: str) -> str:
     """An answer to `few_shot` in the form that it asks for."""
     return f"{rationale}\n<instruction>{instruction}</instruction>"
+
+
+def wording() -> str:
+    """A hash of what `few_shot` and `teacher_output` say."""
+    said = few_shot(["an example"])[0]["content"] + teacher_output("why", "what")
+    return hashlib.sha256(said.encode()).hexdigest()[:12]

@@ -128,7 +128,7 @@ def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: 
             chain.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_p < 1:
             chain.append(TopPLogitsWarper(sampling.top_p))
-        chain.append(_Draw(seeds))
+        chain.append(_Draw(seeds, padding.device))
     return chain
 
 
@@ -147,9 +147,10 @@ class _PresencePenalty(LogitsProcessor):  # type: ignore[misc]
 class _Draw(LogitsProcessor):  # type: ignore[misc]
     """Add Gumbel noise from one generator a row: the largest sum is then a draw from the softmax (Gumbel 1954)."""
 
-    def __init__(self, seeds: list[int]):
-        self.generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+    def __init__(self, seeds: list[int], device: torch.device | str = "cpu"):
+        self.device = device
+        self.generators = [torch.Generator(device).manual_seed(seed % 2**63) for seed in seeds]
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = torch.stack([torch.rand(scores.shape[1], generator=g) for g in self.generators])
+        noise = torch.stack([torch.rand(scores.shape[1], generator=g, device=self.device) for g in self.generators])
         return scores - torch.log(-torch.log(noise.clamp_(1e-20, 1 - 1e-7))).to(scores.device)
