@@ -68,9 +68,9 @@ def test_when_the_command_is_killed_its_stages_end_too(environment: dict[str, st
     running.wait()
     for pid in listener:
         _wait_for_end(pid)
-    running.communicate()
     for server in _session(running.pid):  # Prefect's temporary server is not ours to end
         os.kill(server, signal.SIGKILL)
+    running.communicate()
 
 
 def test_a_shard_that_fails_is_named_its_siblings_finish_and_the_next_run_does_only_what_is_missing(
