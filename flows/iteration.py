@@ -1,6 +1,6 @@
 """The method, one line a step (docs/method.md, section 1). Each name is the address of an artifact."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.steps import Address, Shards, Steps
 
@@ -24,7 +24,7 @@ class System:
     student: Address
     metrics: Address
     instructions: Address | None = None
-    pairs: Shards = ()  # type: ignore[assignment]
+    pairs: Shards = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from montessori import config, errors, progress, stage, stages
+from montessori import config, progress, stage, stages
 from montessori.artifacts import Request, Store
-from montessori.errors import MontessoriError, StageError
+from montessori.errors import ArtifactError, InputError, MontessoriError, StageError
 
 OnProgress = Callable[[int, int, str, str], None]
 
@@ -163,9 +163,9 @@ class Processes:
 
 
 def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
-    kind = getattr(errors, failure.get("error", ""), None)
-    if kind is not None:
-        return kind(failure["message"])  # type: ignore[no-any-return]
+    kinds = {"InputError": InputError, "StageError": StageError, "ArtifactError": ArtifactError}
+    if failure.get("error") in kinds:
+        return kinds[failure["error"]](failure["message"])
     if code < 0:
         hint = "; out of memory is the usual reason" if code == -9 else ""
         return StageCrash(f"killed by signal {-code}{hint} (log: {log})")

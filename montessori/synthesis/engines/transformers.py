@@ -132,7 +132,7 @@ def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: 
     return chain
 
 
-class _PresencePenalty(LogitsProcessor):  # type: ignore[misc]
+class _PresencePenalty(LogitsProcessor):
     """Subtract `penalty` from every token that has been generated, as the OpenAI API defines it."""
 
     def __init__(self, penalty: float, prompt_length: int):
@@ -144,7 +144,7 @@ class _PresencePenalty(LogitsProcessor):  # type: ignore[misc]
         return scores - self.penalty * seen
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
+class _Draw(LogitsProcessor):
     """Add Gumbel noise from one generator a row: the largest sum is then a draw from the softmax (Gumbel 1954)."""
 
     def __init__(self, seeds: list[int], device: torch.device | str = "cpu"):
