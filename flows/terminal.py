@@ -63,7 +63,11 @@ class Screen:
             took = f"{record.seconds:6.1f} s"
             note = f"[dim]{address}[/]" if record.state != "failed" else f"[red]{record.error}[/]"
             line = f"{MARKS[record.state]} {took}  {record.title}  {note}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            # A window too narrow cuts the address; an error, and what goes into a file, stays whole.
+            if self.console.is_terminal and record.state != "failed":
+                self.console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
+            else:
+                self.console.print(line, highlight=False, soft_wrap=True)
 
     def _what(self, bar: TaskID, done: int, total: int, unit: str, note: str) -> str:
         speed = next((task.speed for task in self._progress.tasks if task.id == bar), None)
