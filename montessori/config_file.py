@@ -48,9 +48,9 @@ def parse(tree: dict[str, Any], where: str) -> Settings:
         raise InputError(f"{where}: {_sentence(error)}") from None
 
 
-def dump(settings: BaseModel) -> str:
-    """`settings` as YAML that `load` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(tree: dict[str, Any]) -> str:
+    """Settings, as `model_dump(mode="json")` gives them, as YAML that `load` reads back."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

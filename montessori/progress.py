@@ -19,21 +19,13 @@ def report(done: int, total: int, unit: str, note: str = "") -> None:
         _listeners[-1](done, total, unit, note)
 
 
-def track(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """`items` as they are, reporting each one that is finished."""
-    report(0, total, unit)
-    for done, item in enumerate(items, 1):
-        yield item
-        report(done, total, unit)
-
-
-def batches(items: Iterable[list[T]], total: int, unit: str) -> Iterator[list[T]]:
-    """Batches as they are, reporting how many of the `total` in them are finished."""
+def track(items: Iterable[T], total: int, unit: str, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+    """`items` as they are, reporting after each how much of `total` is finished; `size` is what an item counts."""
     report(0, total, unit)
     done = 0
-    for batch in items:
-        yield batch
-        done += len(batch)
+    for item in items:
+        yield item
+        done += size(item)
         report(done, total, unit)
 
 

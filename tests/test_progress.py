@@ -29,7 +29,7 @@ def test_items_and_batches_pass_unchanged_and_are_counted_when_they_are_finished
     heard = []
     with progress.listening(lambda *report: heard.append(report[:3])):
         assert list(progress.track("ab", 2, "letters")) == ["a", "b"]
-        assert list(progress.batches([[1, 2], [3]], 3, "points")) == [[1, 2], [3]]
+        assert list(progress.track([[1, 2], [3]], 3, "points", size=len)) == [[1, 2], [3]]
     assert heard == [
         *[(n, 2, "letters") for n in (0, 1, 2)],
         *[(n, 3, "points") for n in (0, 2, 3)],

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
+from montessori import config_file
 from montessori.config import Frozen
 from montessori.data import Row
 from montessori.reporting import data as report
@@ -30,9 +29,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather what the stages made and write it for people and for programs."""
     found = gather(job, settings.run)
     summary = summarise(found)
-    (job.out / "run.yaml").write_text(yaml.safe_dump(settings.run, sort_keys=False, allow_unicode=True))
+    (job.out / "run.yaml").write_text(found.run.settings_yaml, encoding="utf-8")
     (job.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (job.out / "result.md").write_text(tables.to_markdown(found) + "\n")
+    (job.out / "result.md").write_text(tables.to_markdown(found) + "\n", encoding="utf-8")
     page.write(found, job.out)
     return summary
 
@@ -101,7 +100,7 @@ def _run(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> repo
     return report.Run(
         name=run["name"],
         id=job.request.address.partition("/")[2],
-        settings_yaml=yaml.safe_dump(run, sort_keys=False, allow_unicode=True),
+        settings_yaml=config_file.dump(run),
         command=f"montessori run {job.store.root / job.request.address / 'run.yaml'} --store {job.store.root}",
         versions=manifests[-1]["versions"],
         started=times[0],

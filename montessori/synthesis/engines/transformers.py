@@ -53,7 +53,7 @@ class TransformersEngine:
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         done: dict[int, list[Generation]] = {}
-        for batch in progress.batches(batches, len(prompts), "prompts"):
+        for batch in progress.track(batches, len(prompts), "prompts", size=len):
             answers = self._batch([ids[i] for i in batch], sampling, samples, [seeds[i] for i in batch])
             done |= {i: list(t) for i, t in zip(batch, answers, strict=True)}
         return [done[i] for i in range(len(prompts))]
