@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Estimator = Literal["taylor", "exact"]
+Estimator = Literal["taylor", "directional", "exact"]
 Split = Literal["zero", "momentum", "prompt_mean"]
 
 
@@ -194,6 +194,9 @@ class Influence(Frozen):
 
     estimator: Estimator = "taylor"
     shards: int = Field(1, ge=1)
+    token_budget: int = Field(2048, ge=16)  # padded tokens of a batch
+    state_dtype: Literal["float32", "bfloat16"] = "float32"  # of AdamW's moments and ∇L while points are scored
+    exact_dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is the original's step: rounding noise
     after: bool = True  # score the updated teacher's points too, with the same student: for the report alone
 
 
@@ -261,11 +264,6 @@ class Settings(Frozen):
             raise ValueError(
                 f"influence.shards ({self.influence.shards}) exceeds the points to score "
                 f"(probing.probing = {self.probing.probing})"
-            )
-        if self.influence.estimator == "exact" and self.student.dtype != "float32":
-            raise ValueError(
-                "influence.estimator = 'exact' needs student.dtype: float32; a step of 5e-6 on bfloat16 weights is "
-                "rounding noise (half a unit in the last place of a weight of 0.03 is 6e-5)"
             )
         points = min(self.probing.warm_up + self.probing.probing, self.training_size)
         if self.responses.shards > points:

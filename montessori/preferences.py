@@ -74,9 +74,9 @@ def pair(
     pairs: list[dict[str, Any]] = []
     prompts_with_pairs = positives = 0
     for rows in prompts.values():
-        threshold = _threshold(split, momentum_influence, [influences[row["id"]] for row in rows])
-        positive = [row for row in rows if influences[row["id"]] > threshold]
-        negative = [row for row in rows if influences[row["id"]] <= threshold]
+        limit = threshold(split, momentum_influence, [influences[row["id"]] for row in rows])
+        positive = [row for row in rows if influences[row["id"]] > limit]
+        negative = [row for row in rows if influences[row["id"]] <= limit]
         positives += len(positive)
         prompts_with_pairs += bool(positive and negative)
         pairs += [_preference(p, n, influences) for p in positive for n in negative]
@@ -105,7 +105,8 @@ def pair(
     )
 
 
-def _threshold(split: Split, momentum_influence: float | None, of_prompt: list[float]) -> float:
+def threshold(split: Split, momentum_influence: float | None, of_prompt: list[float]) -> float:
+    """What an influence must exceed to count as positive; `of_prompt` are those of the same prompt's samples."""
     if split == "zero":
         return 0.0
     if split == "prompt_mean":

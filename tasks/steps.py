@@ -90,12 +90,12 @@ class Steps:
         """How much each point lowers the reference loss of the warmed-up student."""
         asked = self.settings.influence
         settings = {
-            "estimator": asked.estimator,
+            **asked.model_dump(mode="json", include={"estimator", "exact_dtype", "state_dtype", "token_budget"}),
             "file": file,
             "limit": self.settings.probing.probing,
             **self._student(),
         }
-        name = "gradient" if asked.estimator == "taylor" else "reference"
+        name = "reference" if asked.estimator == "exact" else "gradient"
         inputs = {"student": [warm], "points": points, name: [against]}
         return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
 

@@ -56,7 +56,10 @@ def test_the_folder_is_good_before_it_is_spoilt(folder: Path) -> None:
         ("influense.shards=2", "unknown setting influense; did you mean influence?"),
         ("dpo.beta=-1", "dpo.beta = -1: input should be greater than 0"),
         ("responses.sampling.top_p=1.5", "responses.sampling.top_p = 1.5: input should be less than or equal to 1"),
-        ("influence.estimator=magic", "influence.estimator = 'magic': input should be 'taylor' or 'exact'"),
+        (
+            "influence.estimator=magic",
+            "influence.estimator = 'magic': input should be 'taylor', 'directional' or 'exact'",
+        ),
         ("influence.shards=20000", "influence.shards (20000) exceeds the points to score (probing.probing = 10000)"),
         ("responses.shards=20000", "responses.shards (20000) exceeds the points to answer (10000)"),
         ("instructions.seed_shots=30", "seeds: 20 rows, but a prompt shows 32"),

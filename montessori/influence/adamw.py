@@ -1,4 +1,4 @@
-"""The AdamW step that influence is about: one step on one point, from the student's own optimiser state.
+"""The optimiser step that influence is about: one AdamW step on one point, from the student's own optimiser state.
 
     m' = β₁m + (1−β₁)g          v' = β₂v + (1−β₂)g²
     Δ  = −η·[m'/(1−β₁^(t+1))] / [√(v'/(1−β₂^(t+1))) + ε] − ηλθ
@@ -8,11 +8,14 @@ Source: Loshchilov and Hutter 2019 (decoupled weight decay), in the form of `tor
 
 import json
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,7 +34,10 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AdamW's state after warm-up, by parameter name (trainable parameters only)."""
+    """AdamW's state after warm-up, by parameter name (trainable parameters only).
+
+    The moments may be narrower than float32 to save memory (`narrowed`); a step is computed in float32 or wider.
+    """
 
     exp_avg: dict[str, Tensor]  # m, shaped like its parameter
     exp_avg_sq: dict[str, Tensor]  # v
@@ -80,6 +86,65 @@ class OptimizerState:
         for moments in (self.exp_avg, self.exp_avg_sq):
             require_alike(moments, parameters, "the optimiser state")
 
+    def narrowed(self, dtype: torch.dtype) -> Self:
+        """The same state with its moments in `dtype`; docs/results.md has what bfloat16 costs in fidelity."""
+        m, v = ({n: t.to(dtype) for n, t in moments.items()} for moments in (self.exp_avg, self.exp_avg_sq))
+        return replace(self, exp_avg=m, exp_avg_sq=v)
+
+    def displacement(self, name: str, parameter: Tensor, gradient: Tensor | None) -> Tensor:
+        """Δ for one parameter: how far a step with `gradient` (None: zero) moves it.
+
+        Shaped like `parameter`, in float32 or wider: a bfloat16 step would round away what tells points apart.
+        """
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        g = torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient.to(dtype)
+        m, v = self.exp_avg[name].to(dtype), self.exp_avg_sq[name].to(dtype)
+        delta = _quotient(g, m, v, *self._constants).mul_(-self._scale)
+        if self._decay(name):
+            delta.sub_(parameter, alpha=self._decay(name))
+        return delta
+
+    def first_order(self, name: str, gradient: Tensor, reference: Tensor, rows: Tensor | None = None) -> Tensor:
+        """−⟨∇L, Δ⟩ over one parameter, its weight decay aside (`decay`): a scalar in float32 or wider.
+
+        `gradient` is ∇ℓ and `reference` ∇L, both shaped like the parameter. With `rows` `[n]`, `gradient` holds
+        only those rows of it, and so does the sum.
+        """
+        tensors = (t if rows is None else t[rows] for t in (self.exp_avg[name], self.exp_avg_sq[name], reference))
+        g = gradient.reshape(-1)
+        m, v, r = (t.reshape(-1) for t in tensors)
+        if g.is_cuda:
+            product: Tensor = fused_product()(g, m, v, r, *self._constants)
+            return product * self._scale
+        pieces = zip(*(t.split(CACHED) for t in (g, m, v, r)), strict=True)
+        parts = [_product(g, m, v, r, self._constants) for g, m, v, r in pieces]
+        return torch.stack(parts).sum() * self._scale
+
+    def at_rest(self, name: str, reference: Tensor) -> Tensor:
+        """`first_order` with g = 0, by row of the parameter: `[rows]`, float64."""
+        dtype = torch.promote_types(reference.dtype, torch.float32)
+        m, v, r = (t.to(dtype) for t in (self.exp_avg[name], self.exp_avg_sq[name], reference))
+        each = _quotient(torch.zeros_like(r), m, v, *self._constants).mul_(r)
+        return (
+            each.flatten(1).sum(1, dtype=torch.float64) * self._scale if each.ndim > 1 else each.double() * self._scale
+        )
+
+    def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:
+        """−⟨∇L, −ηλθ⟩ over one parameter: what weight decay adds to every point's influence."""
+        if not self._decay(name):
+            return 0.0
+        return self._decay(name) * float((parameter.double() * reference).sum())
+
+    def direction(self, name: str, reference: Tensor) -> Tensor:
+        """u of one parameter: ∇L preconditioned with v as it is, so that ∂I/∂g ≈ η(1−β₁)u at every point."""
+        dtype = torch.promote_types(reference.dtype, torch.float32)
+        v = self.exp_avg_sq[name].to(dtype) / (1 - self.beta2**self.step)
+        return reference.to(dtype) / ((v.sqrt_() + self.epsilon) * (1 - self.beta1 ** (self.step + 1)))
+
+    def momentum(self, name: str, direction: Tensor) -> float:
+        """β₁⟨u, m⟩ of one parameter: the part of the step that no point changes."""
+        return self.beta1 * float((direction.double() * self.exp_avg[name]).sum())
+
     def save(self, folder: Path) -> None:
         """Write the moments as safetensors and the scalars as JSON into `folder`."""
         tensors = {f"exp_avg.{n}": t.detach().cpu().contiguous() for n, t in self.exp_avg.items()}
@@ -90,36 +155,69 @@ class OptimizerState:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """The state that `save` wrote, its tensors on `device`."""
-        tensors = load_file(folder / TENSORS, device=str(device))
-        m = {n.removeprefix("exp_avg."): t for n, t in tensors.items() if n.startswith("exp_avg.")}
-        v = {n.removeprefix("exp_avg_sq."): t for n, t in tensors.items() if n.startswith("exp_avg_sq.")}
-        scalars = json.loads((folder / SCALARS).read_text())
-        scalars["no_decay"] = tuple(scalars["no_decay"])
-        return cls(m, v, **scalars)
+        """The state that `save` wrote, its tensors on `device`. Raises InputError when it is not one."""
+        try:
+            tensors = load_file(folder / TENSORS, device=str(device))
+            scalars = json.loads((folder / SCALARS).read_text())
+            scalars["no_decay"] = tuple(scalars["no_decay"])
+            m, v = (
+                {n.removeprefix(f"{moment}."): t for n, t in tensors.items() if n.startswith(f"{moment}.")}
+                for moment in ("exp_avg", "exp_avg_sq")
+            )
+            return cls(m, v, **scalars)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{folder}: no optimiser state ({error}); {TENSORS} and {SCALARS} are expected, "
+                "as OptimizerState.of(optimizer, model).save(folder) writes them"
+            ) from None
+
+    def _decay(self, name: str) -> float:
+        """ηλ of a parameter."""
+        return 0.0 if name in self.no_decay else self.learning_rate * self.weight_decay
+
+    # With √β₂ drawn out of the fraction and the bias corrections multiplied through it,
+    # Δ = −scale·lerp(m, g, 1−β₁) / (√(v + c·g²) + ε'), which reads m and v as they lie.
+
+    @cached_property
+    def _constants(self) -> tuple[float, float, float]:
+        """1−β₁, c and ε'."""
+        return 1 - self.beta1, (1 - self.beta2) / self.beta2, self.epsilon * self._root
+
+    @cached_property
+    def _scale(self) -> float:
+        return self.learning_rate / (1 - self.beta1 ** (self.step + 1)) * self._root
+
+    @cached_property
+    def _root(self) -> float:
+        return math.sqrt((1 - self.beta2 ** (self.step + 1)) / self.beta2)
 
 
-def displacement(parameter: Tensor, gradient: Tensor | None, name: str, state: OptimizerState) -> Tensor:
-    """Δ for one parameter: how far an AdamW step with `gradient` (None: zero) moves it.
+CACHED = 1 << 17  # elements of a piece whose intermediate results stay in a core's cache
 
-    Shaped like `parameter`, in float32 or wider: a bfloat16 step would round away what tells points apart.
-    """
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    m = state.exp_avg[name].to(dtype)
-    v = state.exp_avg_sq[name].to(dtype) * state.beta2
-    if gradient is None:
-        m = m * state.beta1
-    else:
-        g = gradient.to(dtype)
-        m = torch.lerp(m, g, 1 - state.beta1)
-        v = v.addcmul_(g, g, value=1 - state.beta2)
-    # √(1−β₂^(t+1)) is multiplied through the fraction, so that each tensor is passed over once less.
-    root = math.sqrt(1 - state.beta2 ** (state.step + 1))
-    scale = state.learning_rate * root / (1 - state.beta1 ** (state.step + 1))
-    delta = m.div_(v.sqrt_().add_(state.epsilon * root)).mul_(-scale)
-    if state.weight_decay and name not in state.no_decay:
-        delta.sub_(parameter, alpha=state.learning_rate * state.weight_decay)
-    return delta
+
+def _quotient(g: Tensor, m: Tensor, v: Tensor, weight: float, c: float, epsilon: float) -> Tensor:
+    """lerp(m, g) / (√(v + c·g²) + ε'), a new tensor."""
+    return torch.lerp(m, g, weight).div_(torch.addcmul(v, g, g, value=c).sqrt_().add_(epsilon))
+
+
+def _product(g: Tensor, m: Tensor, v: Tensor, r: Tensor, constants: tuple[float, float, float]) -> Tensor:
+    """⟨r, quotient⟩ of flat tensors; narrow ones are widened first."""
+    dtype = torch.promote_types(g.dtype, torch.float32)
+    g, m, v, r = (t.to(dtype) for t in (g, m, v, r))
+    return torch.dot(_quotient(g, m, v, *constants), r)
+
+
+@cache
+def fused_product() -> Callable[..., Tensor]:
+    """`_product` as one compiled kernel that reads each tensor once and writes nothing: for GPUs."""
+
+    def product(g: Tensor, m: Tensor, v: Tensor, r: Tensor, weight: float, c: float, epsilon: float) -> Tensor:
+        dtype = torch.promote_types(g.dtype, torch.float32)
+        g, m, v, r = (t.to(dtype) for t in (g, m, v, r))
+        return (torch.lerp(m, g, weight) / (torch.sqrt(v + c * g * g) + epsilon) * r).sum()
+
+    compiled: Callable[..., Tensor] = torch.compile(product, dynamic=True)
+    return compiled
 
 
 def require_alike(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:

@@ -7,10 +7,11 @@ Source: Montessori-Instruct (arXiv 2410.14208), section 3.2.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,11 +20,10 @@ from torch import Tensor, nn
 from montessori.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import Gradients, trainable_parameters
+from montessori.influence.batches import TOKEN_BUDGET, Padded, plan
 
 TENSORS = "gradient.safetensors"
 SCALARS = "gradient.json"
-MAX_PADDED_TOKENS = 2048  # of a reference batch
-IGNORED = -100
 
 
 def example_loss(model: nn.Module, example: Example) -> Tensor:
@@ -36,51 +36,61 @@ def example_loss(model: nn.Module, example: Example) -> Tensor:
 
 def example_losses(model: nn.Module, examples: Sequence[Example]) -> Tensor:
     """ℓ(θ; x) of each example from one forward pass, `[batch]`, float64."""
-    device = next(model.parameters()).device
-    width = max(len(e.input_ids) for e in examples)
-    first = min(_first_answer_token(e) for e in examples)
-    # Padding on the right needs no mask: causal attention never looks there. A row is padded with its own
-    # last token, so that an embedding gone NaN harms only the examples that have it.
-    ids = [e.input_ids + e.input_ids[-1:] * (width - len(e.input_ids)) for e in examples]
-    labels = torch.full((len(examples), width), IGNORED)
-    for row, e in zip(labels, examples, strict=True):
-        row[_first_answer_token(e) : len(e.input_ids)] = torch.tensor(e.input_ids[_first_answer_token(e) :])
-    labels = labels[:, first:].to(device)  # [batch, kept]
-    logits = model(
-        input_ids=torch.tensor(ids, device=device), use_cache=False, logits_to_keep=width - first + 1
-    ).logits[:, :-1]  # [batch, kept, vocabulary]; position i predicts token i + 1
+    return padded_losses(model, Padded.of(examples, device_of(model)))
+
+
+def padded_losses(model: nn.Module, batch: Padded) -> Tensor:
+    """ℓ(θ; x) of each example of `batch`, `[batch]`, float64."""
+    logits = answer_logits(model, batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels)
-    return losses.double().sum(1) / (labels != IGNORED).sum(1)
+    each = nn.functional.cross_entropy(logits, batch.targets, reduction="none").double()  # [answers]
+    sums = torch.zeros(len(batch.counts), dtype=torch.float64, device=each.device).index_add(0, batch.rows, each)
+    return sums / torch.tensor(batch.counts, device=each.device)
 
 
-def answer_tokens(example: Example) -> int:
-    """How many tokens the example's loss is the mean of."""
-    return max(0, len(example.input_ids) - _first_answer_token(example))
+def answer_logits(model: nn.Module, batch: Padded) -> Tensor:
+    """What predicts the answers' tokens, `[answers, vocabulary]`; no logits are computed elsewhere."""
+    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+
+    def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The hidden states before answer tokens alone, as one row `[1, answers, hidden]`."""
+        return (inputs[0][batch.rows, batch.columns].unsqueeze(0),)
+
+    with head.register_forward_pre_hook(select) if head is not None else nullcontext():
+        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+    return logits[0] if head is not None else logits[batch.rows, batch.columns]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's inputs go."""
+    return next(model.parameters()).device
 
 
 @torch.no_grad()
-def reference_loss(model: nn.Module, examples: Sequence[Example]) -> tuple[float, list[float]]:
+def reference_loss(
+    model: nn.Module, examples: Sequence[Example], token_budget: int = TOKEN_BUDGET
+) -> tuple[float, list[float]]:
     """L(θ) and the loss of each example, in the order given. Leaves the model in evaluation mode.
 
     Raises InputError when there are no examples.
     """
+    require_some(examples)
     model.eval()
-    losses = [0.0] * len(examples)
-    for batch in _batches(examples):
-        found = example_losses(model, [examples[i] for i in batch]).tolist()
-        for i, loss in zip(batch, found, strict=True):
-            losses[i] = loss
+    loss_of: dict[int, float] = {}
+    for batch in plan(examples, token_budget):
+        loss_of |= zip(map(id, batch), example_losses(model, batch).tolist(), strict=True)
+    losses = [loss_of[id(example)] for example in examples]
     return math.fsum(losses) / len(losses), losses
 
 
-def reference_gradient(model: nn.Module, examples: Sequence[Example]) -> tuple[Gradients, float]:
+def reference_gradient(
+    model: nn.Module, examples: Sequence[Example], token_budget: int = TOKEN_BUDGET
+) -> tuple[Gradients, float]:
     """∇L(θ) by trainable parameter, in float32 or wider, and L(θ). Leaves the model in evaluation mode.
 
     Raises InputError when there are no examples, StageError when the loss of one of them is not finite.
     """
+    require_some(examples)
     model.eval()
     parameters = trainable_parameters(model)
     gradient = {
@@ -88,14 +98,20 @@ def reference_gradient(model: nn.Module, examples: Sequence[Example]) -> tuple[G
         for n, p in parameters.items()
     }
     losses: list[float] = []
-    for batch in _batches(examples):
-        loss = example_losses(model, [examples[i] for i in batch])
-        require_finite([examples[i] for i in batch], loss.tolist())
+    for batch in plan(examples, token_budget):
+        loss = example_losses(model, batch)
+        require_finite(batch, loss.tolist())
         losses += loss.tolist()
         parts = torch.autograd.grad(loss.sum() / len(examples), list(parameters.values()), materialize_grads=True)
         for total, part in zip(gradient.values(), parts, strict=True):
             total += part
     return gradient, math.fsum(losses) / len(losses)
+
+
+def require_some(examples: Sequence[Example]) -> None:
+    """Raise InputError when the reference set is empty."""
+    if not examples:
+        raise InputError("the reference set is empty: give at least one example that has an answer")
 
 
 def require_finite(examples: Sequence[Example], losses: Sequence[float]) -> None:
@@ -117,6 +133,10 @@ class ReferenceGradient:
     n: int  # reference examples
     momentum_influence: float  # I(∅), nats: the influence of the step with g = 0
 
+    def narrowed(self, dtype: torch.dtype) -> Self:
+        """The same with ∇L in `dtype`; docs/results.md has what bfloat16 costs in fidelity."""
+        return replace(self, gradient={n: t.to(dtype) for n, t in self.gradient.items()})
+
     def save(self, folder: Path) -> None:
         """Write `gradient.safetensors` and `gradient.json` into `folder`."""
         save_file({n: t.cpu().contiguous() for n, t in self.gradient.items()}, folder / TENSORS)
@@ -128,20 +148,3 @@ class ReferenceGradient:
         """What `save` wrote, its tensors on `device`."""
         tensors = load_file(folder / TENSORS, device=str(device))
         return cls(tensors, **json.loads((folder / SCALARS).read_text()))
-
-
-def _first_answer_token(example: Example) -> int:
-    return max(1, example.prompt_length)  # nothing predicts the very first token
-
-
-def _batches(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Indices of examples of like length, the padded batch at most MAX_PADDED_TOKENS (or one example)."""
-    if not examples:
-        raise InputError("the reference set is empty: give at least one example that has an answer")
-    batch: list[int] = []
-    for i in sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids)):
-        if batch and len(examples[i].input_ids) * (len(batch) + 1) > MAX_PADDED_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    yield batch

@@ -1,14 +1,11 @@
-"""What an estimator says about one point, and the loss and gradient that every estimator starts from."""
+"""What an estimator says about one point."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-
 from montessori.chat import Example
-from montessori.influence.reference import answer_tokens, example_loss
+from montessori.influence.batches import answer_tokens
 
 Status = Literal["ok", "no-answer", "not-finite"]
 
@@ -31,16 +28,3 @@ def make_score(example: Example, influence: float, training_loss: float) -> Scor
     if math.isfinite(influence) and math.isfinite(training_loss):
         status = "ok"
     return Score(example.id, influence if status == "ok" else math.nan, training_loss, tokens, status)
-
-
-def loss_and_gradient(
-    model: nn.Module, parameters: dict[str, nn.Parameter], example: Example
-) -> tuple[float, tuple[Tensor, ...] | None]:
-    """ℓ(θ; x), and ∇ℓ in the order of `parameters`: None where the loss is not finite and has no gradient."""
-    if not answer_tokens(example):
-        return math.nan, None
-    loss = example_loss(model, example)
-    training_loss = loss.item()
-    if not math.isfinite(training_loss):
-        return training_loss, None
-    return training_loss, torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)

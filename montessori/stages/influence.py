@@ -1,24 +1,45 @@
 """The influence of a shard of the points, as `scores.parquet` (`id, influence, training_loss, tokens, status`)."""
 
 import json
+import math
+import statistics
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
+import torch
+
 from montessori import models, progress
-from montessori.chat import encode_pairs
+from montessori.chat import Example, encode_pairs
 from montessori.config import Estimator, Frozen
 from montessori.data import write_rows
-from montessori.influence import OptimizerState, ReferenceGradient, exact, taylor
+from montessori.influence import (
+    Directional,
+    Exact,
+    OptimizerState,
+    ReferenceGradient,
+    Score,
+    Taylor,
+    fidelity,
+    plan,
+)
+from montessori.influence.batches import Batch
 from montessori.stages import Job
 from montessori.synthesis.instructions import number_from
+
+NOISE_POINTS = 16  # measured again in float32 where the exact step is taken in bfloat16
 
 
 class Settings(Frozen):
     """The estimator, and how the student is loaded."""
 
     estimator: Estimator
-    file: Literal["probing.parquet", "pairs.parquet"]  # of the input `points`
+    exact_dtype: Literal["float32", "bfloat16"]
+    state_dtype: Literal["float32", "bfloat16"]
+    token_budget: int
+    file: Literal["probing.parquet", "pairs.parquet", "rows.parquet"]  # of the input `points`
     limit: int
     dtype: str
     max_length: int
@@ -26,35 +47,66 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th of `limit` points against the reference gradient, or the reference set for `exact`."""
+    """Score every n-th batch of `limit` points against the reference gradient, or the reference set for `exact`."""
     index, count = job.request.shard
-    source = job.model("student")
-    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
-    tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
-    state = OptimizerState.load(job.folder("student"), models.device())
+    tokenizer = models.load_tokenizer(job.model("student"), settings.trust_remote_code)
     # In the order of a hash, so that a limit takes a sample and not the first rounds.
     rows = sorted(job.rows("points", settings.file), key=lambda row: number_from(row["id"]))[: settings.limit]
-    points = encode_pairs(tokenizer, rows[index::count], settings.max_length)
-    if settings.estimator == "taylor":
-        reference = ReferenceGradient.load(job.folder("gradient"), models.device())
-        scores = taylor.score(model, state, reference.gradient, points.examples)
-        momentum = reference.momentum_influence
-    else:
-        reference_set = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
-        scores = exact.score(model, state, reference_set.examples, points.examples)
-        momentum = exact.momentum_influence(model, state, reference_set.examples)
-    scored = [asdict(score) for score in progress.track(scores, len(points.examples), "points")]
+    points = encode_pairs(tokenizer, rows, settings.max_length)
+    batches = plan(points.examples, settings.token_budget)[index::count]
+    estimator = _estimator(job, settings, tokenizer)
+    scored = [asdict(score) for score in _scores(estimator, batches)]
     unscored = [
-        {
-            "id": id,
-            "influence": float("nan"),
-            "training_loss": float("nan"),
-            "tokens": 0,
-            "status": "no-answer",
-        }
-        for id in points.dropped
+        {"id": id, "influence": math.nan, "training_loss": math.nan, "tokens": 0, "status": "no-answer"}
+        for id in points.dropped[index::count]
     ]
     write_rows(job.out / "scores.parquet", scored + unscored)
-    (job.out / "momentum.json").write_text(json.dumps({"momentum_influence": momentum}) + "\n")
-    statuses = Counter(row["status"] for row in scored + unscored)
-    return {"points": len(scored) + len(unscored), "truncated": points.truncated, "statuses": dict(statuses)}
+    (job.out / "momentum.json").write_text(json.dumps({"momentum_influence": estimator.momentum_influence}) + "\n")
+    summary: dict[str, Any] = {
+        "points": len(scored) + len(unscored),
+        "truncated": sum(example.truncated for batch in batches for example in batch),
+        "statuses": dict(Counter(row["status"] for row in scored + unscored)),
+    }
+    if settings.estimator == "exact" and settings.exact_dtype == "bfloat16":
+        summary["noise"] = _noise(job, settings, tokenizer, scored, points.examples)
+    return summary
+
+
+def _scores(estimator: Taylor | Directional | Exact, batches: list[Batch]) -> Iterator[Score]:
+    total, done, tokens, started = sum(map(len, batches)), 0, 0, time.monotonic()
+    progress.report(0, total, "points")
+    for batch in batches:
+        yield from estimator.score(batch)
+        done += len(batch)
+        tokens += sum(len(example.input_ids) for example in batch)
+        progress.report(done, total, "points", f"{tokens / (time.monotonic() - started):,.0f} tokens/s")
+
+
+def _estimator(job: Job, settings: Settings, tokenizer: Any) -> Taylor | Directional | Exact:
+    exact = settings.estimator == "exact"
+    dtype = settings.exact_dtype if exact else settings.dtype
+    model = models.load_model(job.model("student"), dtype, settings.trust_remote_code)
+    narrow = getattr(torch, settings.state_dtype)
+    state = OptimizerState.load(job.folder("student"), models.device()).narrowed(narrow)
+    if exact:
+        reference_set = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length).examples
+        return Exact(model, state, reference_set, settings.token_budget, narrow_weights=dtype == "bfloat16")
+    gradient = ReferenceGradient.load(job.folder("gradient"), models.device()).narrowed(narrow)
+    return (Taylor if settings.estimator == "taylor" else Directional)(model, state, gradient.gradient)
+
+
+def _noise(
+    job: Job, settings: Settings, tokenizer: Any, scored: list[dict[str, Any]], examples: list[Example]
+) -> dict[str, float]:
+    """What taking the exact step in bfloat16 cost, on a few points: the same in float32."""
+    found = {row["id"]: row["influence"] for row in scored if row["status"] == "ok"}
+    sample = [example for example in examples if example.id in found][:NOISE_POINTS]
+    wide = _estimator(job, settings.model_copy(update={"exact_dtype": "float32"}), tokenizer)
+    truths = [score.influence for score in wide.score(sample)]
+    noisy = [found[example.id] for example in sample]
+    return {
+        "points": len(sample),
+        "spearman": fidelity.spearman(noisy, truths),
+        "deviation_of_error": statistics.stdev(a - b for a, b in zip(noisy, truths, strict=True)),
+        "deviation_of_influence": statistics.stdev(truths),
+    }

@@ -6,7 +6,7 @@ from montessori import models
 from montessori.chat import encode_pairs
 from montessori.config import Frozen
 from montessori.errors import InputError
-from montessori.influence import OptimizerState, ReferenceGradient, reference_gradient, taylor
+from montessori.influence import OptimizerState, ReferenceGradient, Taylor, reference_gradient
 from montessori.stages import Job
 
 
@@ -28,6 +28,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if not encoded.examples:
         raise InputError("reference: no row has an answer that fits student.max_length; raise it or use shorter rows")
     gradient, loss = reference_gradient(model, encoded.examples)
-    momentum = taylor.momentum_influence(model, state, gradient)
+    momentum = Taylor(model, state, gradient).momentum_influence
     ReferenceGradient(gradient, loss, len(encoded.examples), momentum).save(job.out)
     return {**encoded.counts, "loss": loss, "momentum_influence": momentum}

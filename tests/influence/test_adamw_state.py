@@ -8,7 +8,7 @@ from torch import nn
 from warm_student import tiny_student, warm_up
 
 from montessori.errors import InputError
-from montessori.influence import OptimizerState, displacement
+from montessori.influence import OptimizerState
 
 
 def small_model() -> nn.Module:
@@ -38,7 +38,7 @@ def test_the_displacement_is_what_torch_adamw_does_next(zero_gradient: bool):
         p.grad = torch.zeros_like(p) if zero_gradient else torch.randn_like(p)
     with torch.no_grad():
         expected = {
-            n: p + displacement(p, None if zero_gradient else p.grad, n, state) for n, p in model.named_parameters()
+            n: p + state.displacement(n, p, None if zero_gradient else p.grad) for n, p in model.named_parameters()
         }
     optimizer.step()
     for name, parameter in model.named_parameters():
@@ -49,7 +49,7 @@ def test_the_step_of_a_bfloat16_parameter_is_computed_in_float32():
     parameter = torch.ones(3, dtype=torch.bfloat16)
     moment = torch.full((3,), 0.1)
     state = OptimizerState({"w": moment}, {"w": moment}, step=3, learning_rate=5e-6)
-    wide = displacement(parameter, parameter, "w", state)
+    wide = state.displacement("w", parameter, parameter)
     assert wide.dtype == torch.float32
     assert torch.equal(moment, torch.full((3,), 0.1))
 

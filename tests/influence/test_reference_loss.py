@@ -12,7 +12,6 @@ from montessori.errors import InputError
 from montessori.influence import (
     ReferenceGradient,
     example_loss,
-    reference,
     reference_gradient,
     reference_loss,
 )
@@ -46,10 +45,7 @@ def test_the_very_first_token_is_never_predicted(model: nn.Module):
 
 
 @pytest.mark.parametrize("padded_tokens", [1, 50, 100_000])
-def test_the_mean_and_its_gradient_do_not_depend_on_the_batch_size(
-    model: nn.Module, padded_tokens: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(reference, "MAX_PADDED_TOKENS", padded_tokens)
+def test_the_mean_and_its_gradient_do_not_depend_on_the_batch_size(model: nn.Module, padded_tokens: int):
     examples = random_examples(13, seed=4)
     longest = max(len(e.input_ids) for e in examples)
     batch_tokens: list[int] = []
@@ -57,10 +53,10 @@ def test_the_mean_and_its_gradient_do_not_depend_on_the_batch_size(
     expected = sum(plain_loss(model, e) for e in examples) / len(examples)
     names = [n for n, _ in model.named_parameters()]
     expected_gradient = dict(zip(names, torch.autograd.grad(expected, list(model.parameters())), strict=True))
-    gradient, loss = reference_gradient(model, examples)
+    gradient, loss = reference_gradient(model, examples, padded_tokens)
     assert max(batch_tokens) <= max(padded_tokens, longest)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
-    assert reference_loss(model, examples)[0] == pytest.approx(expected.item(), rel=1e-6)
+    assert reference_loss(model, examples, padded_tokens)[0] == pytest.approx(expected.item(), rel=1e-6)
     assert gradient.keys() == expected_gradient.keys()
     for name, tensor in gradient.items():
         torch.testing.assert_close(tensor, expected_gradient[name], rtol=1e-4, atol=1e-7)
@@ -79,9 +75,8 @@ def test_an_empty_reference_set_is_refused(model: nn.Module):
         reference_gradient(model, [])
 
 
-def test_the_gradient_of_a_bfloat16_student_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reference, "MAX_PADDED_TOKENS", 1)
-    gradient, _ = reference_gradient(tiny_student().bfloat16(), random_examples(3, seed=5))
+def test_the_gradient_of_a_bfloat16_student_is_summed_in_float32():
+    gradient, _ = reference_gradient(tiny_student().bfloat16(), random_examples(3, seed=5), token_budget=1)
     assert {t.dtype for t in gradient.values()} == {torch.float32}
 
 
