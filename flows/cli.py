@@ -1,4 +1,4 @@
-"""The command line: `montessori run CONFIG`.
+"""The command line: `montessori run CONFIG`, `montessori score`.
 
 Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
 """
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,16 @@ EXAMPLES = """examples:
   montessori run configs/tinyllama-1.1b.yaml --dry-run    what a run would do, without doing it
   montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
 """
+SCORE_EXAMPLES = """examples:
+  montessori score --student models/student --optimizer-state models/student-state \\
+                   --data points.jsonl --reference reference.jsonl --out scores.jsonl
+  montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first, use what that leaves
+  montessori score … --estimator exact --limit 64     the definition itself, slow: a check on the others
+
+A point's influence is how much one optimiser step on it lowers the student's loss on the reference set. Rows have
+instruction (and input) with response, output or answer, or chat messages. Killed, the same command goes on from the
+shards that are done.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     try:
-        return _run(options)
+        return _score(options) if options.command == "score" else _run(options)
     except InputError as error:
         print(f"montessori: {error}", file=sys.stderr)
         return 2
@@ -71,7 +81,69 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     run.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
     run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
+    _add_score(commands)
     return parser
+
+
+def _add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    score = commands.add_parser(
+        "score",
+        help="the influence of points of your own on a student",
+        description="Score each point of a data set by its influence on a student's loss on a reference set.",
+        epilog=SCORE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # defaults are in montessori.config.Scoring
+    )
+
+    def option(name: str, metavar: str | None, help: str, required: bool = False) -> None:
+        score.add_argument(f"--{name}", metavar=metavar, help=help, required=required)
+
+    option("student", "MODEL", "a folder with safetensors and a tokenizer, or a hub name", required=True)
+    option("data", "DATA", "the points: a JSONL, JSON or Parquet file, or a hub name", required=True)
+    option("reference", "DATA", "the reference set, likewise", required=True)
+    option(
+        "out", "FILE", "where the scores go: FILE.jsonl or FILE.parquet; summary and figure beside it", required=True
+    )
+    option(
+        "optimizer-state",
+        "DIR",
+        "AdamW's state: optimizer.safetensors and optimizer.json, as OptimizerState.save writes",
+    )
+    option("warm-up", "N", "without a state: fine-tune on N random points first; neither: plain gradient descent")
+    option("learning-rate", "RATE", "of the step (default: the state's; without one 5e-6)")
+    option("estimator", "NAME", "taylor (default), exact or directional")
+    option("limit", "N", "score the first N points only")
+    option("split", "NAME", "of a hub data set of points (default: train)")
+    option("max-length", "TOKENS", "longer points are cut (default: 1024)")
+    option("dtype", "DTYPE", "of the student: float32 or bfloat16 (default: bfloat16 on a GPU, float32 on a CPU)")
+    option("state-dtype", "DTYPE", "of moments and reference gradient (default: float32)")
+    option("exact-dtype", "DTYPE", "bfloat16: take exact's step in it, as the original did; its noise is measured")
+    option("token-budget", "TOKENS", "padded tokens of a batch (default: 2048)")
+    option("shards", "N", "parts that are kept apart (default: 256 points each, exact 16; on a GPU 8 times as many)")
+    option("seed", "N", "of the warm-up (default: 0)")
+    option("store", "DIR", "where finished parts are kept (default: store)")
+    option("threads", "N", "CPU threads of one shard (default: 1)")
+    option("at-once", "N", "shards side by side (default: the GPUs, or the cores divided by --threads)")
+    score.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the student")
+
+
+def _score(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from montessori.config import Scoring
+
+    try:
+        asked = Scoring.model_validate({k: v for k, v in vars(options).items() if k != "command"})
+    except ValidationError as error:
+        field = "".join(map(str, error.errors()[0]["loc"]))
+        sentence = config_file.sentence(error)
+        raise InputError(f"--{field.replace('_', '-')}{sentence.removeprefix(field)}" if field else sentence) from None
+    from rich.console import Console
+
+    from flows.score import score
+
+    score(asked, Console(), _leaving_at_once)
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -91,13 +163,15 @@ def _run(options: argparse.Namespace) -> int:
     _quiet_prefect()
     from flows import terminal
     from flows.montessori import montessori, plan
-    from tasks.execution import watching
+    from tasks.attempts import watching
 
     if options.dry_run:
         steps, _ = plan(settings)
         terminal.show_plan(console, list(steps.requests.values()), store)
         return 0
-    with terminal.Screen(console) as screen, watching(screen.watch), _leaving_at_once(screen.stop):
+    embedded = not os.environ.get("PREFECT_API_URL")
+    screen = terminal.Screen(console)
+    with screen, watching(screen.watch), _leaving_at_once(screen.stop) if embedded else nullcontext():
         run = montessori(settings)
     folder = store.open(run)
     terminal.show_result(console, folder / "result.md")
@@ -109,8 +183,8 @@ def _run(options: argparse.Namespace) -> int:
 def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
     """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
 
-    Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of the user's
-    is told, by Prefect, that the run has crashed.
+    Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of
+    the user's is told, by Prefect, that the run has crashed.
     """
 
     def leave(*_: object) -> None:
@@ -122,8 +196,7 @@ def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
                     os.kill(int(pid), signal.SIGTERM)
         os._exit(1)
 
-    embedded = not os.environ.get("PREFECT_API_URL")
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM) if embedded}
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -4,15 +4,20 @@ Where the output is not a terminal (a log file, CI) only the finished lines are 
 """
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from montessori.artifacts import Request, Store
-from tasks.execution import Record
+from montessori.reporting.scores import Scores
+from montessori.reporting.text import label, percent, scientific
+from tasks.attempts import Record
 
+EXTREMES = 3  # points shown at either end
 MARKS = {"done": "[green]done  [/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
 
 
@@ -73,6 +78,102 @@ class Screen:
         speed = next((task.speed for task in self._progress.tasks if task.id == bar), None)
         rate = f" {speed:.1f}/s" if speed else ""
         return f"{done}/{total} {unit}{rate}" + (f" {note}" if note else "")
+
+
+class ScoreScreen(Screen):
+    """The same for a scoring: in a terminal its shards share a bar for all points, and a line when all are done."""
+
+    def __init__(self, console: Console, shards: list[str], points: int):
+        super().__init__(console)
+        self._shards, self._points = shards, points
+        self._states: dict[str, str] = {}
+        self._done: dict[str, int] = {}  # points of each shard at work or done here
+        self._rates: dict[str, str] = {}  # tokens a second, of each shard at work
+        self._seconds = 0.0
+        self._bar: TaskID | None = None
+
+    def watch(self, address: str, record: Record, done: tuple[int, int, str, str] | None) -> None:
+        """One change. Points that the store has are not in the bar: they would make it look fast."""
+        if address not in self._shards or record.state == "failed" or not self.console.is_terminal:
+            super().watch(address, record, done)
+            return
+        self._states[address] = record.state
+        if done:
+            self._done[address], self._rates[address] = done[0], done[3]
+        if record.state in ("done", "cached"):
+            self._rates.pop(address, None)
+            self._seconds += record.seconds
+            if len(self._states) == len(self._shards) and set(self._states.values()) <= {"done", "cached"}:
+                self._close()
+            return
+        if self._bar is None:
+            cached = sum(state == "cached" for state in self._states.values())
+            todo = round(self._points * (1 - cached / len(self._shards)))
+            self._bar = self._progress.add_task("scoring", total=todo, what="")
+        finished = sum(self._done.values())
+        tokens = sum(float(note.split()[0].replace(",", "")) for note in self._rates.values() if note)
+        total = next((task.total for task in self._progress.tasks if task.id == self._bar), None)
+        what = self._what(self._bar, finished, round(total or 0), "points", f"{tokens:,.0f} tokens/s" if tokens else "")
+        self._progress.update(self._bar, completed=finished, what=what)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+        cached = sum(state == "cached" for state in self._states.values())
+        count = len(self._shards)
+        state = "cached" if cached == count else "done"
+        note = f"{count} shard{'' if count == 1 else 's'}" + (f", {cached} of them done before" if cached else "")
+        line = f"{MARKS[state]} {self._seconds:6.1f} s  influence of {self._points:,} points  [dim]{note}[/]"
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def show_scores(
+    console: Console, scores: Scores, summary: dict[str, Any], instructions: dict[str, str], written: list[Path]
+) -> None:
+    """What came of a scoring: the distribution, the extremes, what to keep in mind, and where everything is."""
+    console.print(f"\n[bold]Influence[/] of {summary['step']['words']}\n", highlight=False)
+    console.print(_distribution(summary))
+    ranked = sorted((row for row in scores.rows if row["influence"] is not None), key=lambda row: row["influence"])
+    for name, rows in (("Most influential", ranked[: -EXTREMES - 1 : -1]), ("Least influential", ranked[:EXTREMES])):
+        if rows:
+            console.print(f"\n[bold]{name}[/]")
+        for row in rows:
+            line = f"  {signed(row['influence'])}  {row['id']}  {label(instructions[row['id']], 200)}"
+            console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+    for warning in summary["warnings"]:
+        console.print(f"\n[yellow]warning[/] {escape(warning)}.", highlight=False)
+    names = ("scores", "summary", "figure", "")
+    console.print()
+    for name, path in zip(names, written, strict=False):
+        console.print(f"{name:<8} {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _distribution(summary: dict[str, Any]) -> Table:
+    """Two columns: what, and how much."""
+    found, speed, reference = summary["influence"], summary["speed"], summary["reference"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if found["points"]:
+        q = found["quantiles"]
+        spread = found["standard_deviation"]
+        table.add_row("mean ± spread", f"{signed(found['mean'])} ± {scientific(spread) if spread else '–'} nats/token")
+        table.add_row("5%, median, 95%", f"{signed(q['0.05'])}   {signed(q['0.50'])}   {signed(q['0.95'])}")
+        table.add_row("above zero", percent(found["share_above_zero"], 1))
+        momentum = found["momentum_influence"]
+        if momentum:
+            table.add_row("above I(∅)", f"{percent(found['share_above_momentum'], 1)}   I(∅) = {signed(momentum)}")
+    statuses = ", ".join(f"{number:,} {status}" for status, number in summary["statuses"].items())
+    truncated = summary["points"]["truncated"]
+    table.add_row("points", statuses + (f" ({truncated:,} cut at the maximum length)" if truncated else ""))
+    table.add_row("reference", f"{reference['n']:,} examples, loss {reference['loss']:.4f} nats/token")
+    table.add_row(
+        "speed", f"{speed['points_per_second']:.3g} points/s, {speed['tokens_per_second']:,.0f} tokens/s a process"
+    )
+    return table
+
+
+def signed(value: float) -> str:
+    """+2.1×10⁻⁵."""
+    return ("+" if value >= 0 else "") + scientific(value)
 
 
 def show_result(console: Console, result: Path) -> None:

@@ -45,7 +45,7 @@ def parse(tree: dict[str, Any], where: str) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{where}: {_sentence(error)}") from None
+        raise InputError(f"{where}: {sentence(error)}") from None
 
 
 def dump(tree: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
     """The first thing wrong, as one sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]

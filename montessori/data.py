@@ -1,7 +1,14 @@
 """Rows in and out: seed pools, reference sets and test points from a file, the hub or the pocket world.
 
-Every source becomes rows of `id, instruction, response` (seeds may lack a response). An Alpaca-style `input` is
-joined to its instruction by a space. A row that is wrong is an InputError that names the file and the line.
+Every source becomes rows of `id, instruction, response` (seeds may lack a response). A row has one of two forms:
+
+    {"instruction": "Sort the words.", "input": "pear apple", "output": "apple pear"}
+    {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}]}
+
+An Alpaca-style `input` is joined to its instruction by a space. Of a conversation the last user turn is the
+instruction, and the assistant's turn at the end the response; where that is missing, the first form's fields give it.
+What comes before the answer is kept as `messages` when any row of the source has more there than one user turn. A row
+of both forms is read as a conversation. A row that is wrong is an InputError that names the file and the line.
 """
 
 import gzip
@@ -15,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from montessori.chat import Message, user
 from montessori.config import DataSource
 from montessori.errors import InputError
 
@@ -22,10 +30,11 @@ Row = dict[str, Any]
 FILE_TYPES = {".jsonl", ".json", ".parquet", ".gz"}
 HUB_FILE = "hf://"  # begins the address of one file of a hub repository
 RESPONSE_FIELDS = ("response", "output", "answer")
+ROLES = ("system", "user", "assistant")
 
 
 def read(source: DataSource, role: str) -> list[Row]:
-    """The rows of a file or hub data set, in order. `role` is the settings field, for messages.
+    """The rows of a file or hub data set, in order. `role` is the settings field, for the errors.
 
     Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
     """
@@ -36,6 +45,9 @@ def read(source: DataSource, role: str) -> list[Row]:
         raise InputError(f"{role}.source = {source.source}: no rows" + (" after skip" if source.skip else ""))
     if len({row["id"] for row in rows}) < len(rows):
         raise InputError(f"{role}.source = {source.source}: ids repeat; each row needs its own, or none")
+    if all(len(row["messages"]) == 1 for row in rows):
+        for row in rows:
+            del row["messages"]
     return rows
 
 
@@ -122,18 +134,55 @@ def _hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
 
 def _row(where: str, row: object, role: str) -> Row:
     if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object with the field instruction")
-    instruction = row.get("instruction")
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise InputError(f"{where}: the field instruction is missing or not text")
-    extra = row.get("input")
-    whole = (
-        f"{instruction.strip()} {extra.strip()}" if isinstance(extra, str) and extra.strip() else instruction.strip()
-    )
-    given = (row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str))
-    response = next((text for text in given if text.strip()), None)
+        raise InputError(f"{where}: expected an object with the field instruction or messages")
+    if row.get("messages") is None:
+        prompt, response = user(_instruction(where, row)), _response(row)
+    else:
+        prompt, response = _conversation(where, row["messages"])
+        response = response or _response(row)
+    instruction = next((turn["content"] for turn in reversed(prompt) if turn["role"] == "user"), "")
+    if not instruction:
+        raise InputError(f"{where}: messages lacks a user turn, or the last one is empty: it is the instruction")
     if response is None and role != "seeds":
-        raise InputError(f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)})")
-    digest = hashlib.sha256(f"{whole}\0{response}\0{where.rpartition(' ')[2]}".encode()).hexdigest()[:12]
-    id = row.get("id")
-    return {"id": digest if id is None else str(id), "instruction": whole, "response": response or ""}
+        raise InputError(
+            f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)}, "
+            "or the assistant's turn at the end of messages)"
+        )
+    said = [turn["content"] for turn in prompt]
+    digest = hashlib.sha256("\0".join([*said, str(response), where.rpartition(" ")[2]]).encode()).hexdigest()[:12]
+    id = digest if row.get("id") is None else str(row["id"])
+    return {"id": id, "instruction": instruction, "response": response or "", "messages": prompt}
+
+
+def _instruction(where: str, row: Row) -> str:
+    instruction, extra = row.get("instruction"), row.get("input")
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise InputError(f"{where}: the field instruction is missing or not text (a conversation has messages instead)")
+    if isinstance(extra, str) and extra.strip():
+        return f"{instruction.strip()} {extra.strip()}"
+    return instruction.strip()
+
+
+def _response(row: Row) -> str | None:
+    given = (row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str))
+    return next((text for text in given if text.strip()), None)
+
+
+def _conversation(where: str, messages: object) -> tuple[list[Message], str | None]:
+    """The turns before the answer, and the answer. Which roles may follow which is the chat template's to say."""
+    if not isinstance(messages, list) or not messages:
+        raise InputError(f"{where}: the field messages is empty or not a list of objects with role and content")
+    for number, turn in enumerate(messages, 1):
+        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
+            raise InputError(f"{where}: turn {number} of messages is not an object with role and content")
+        if turn["role"] not in ROLES:
+            raise InputError(
+                f"{where}: turn {number} of messages has the role {turn['role']!r}; expected {', '.join(ROLES)}"
+            )
+        if not isinstance(turn["content"], str):
+            raise InputError(f"{where}: turn {number} of messages has a content that is not text")
+    *before, last = messages
+    if last["role"] != "assistant":
+        before, last = messages, None
+    prompt = [{"role": turn["role"], "content": turn["content"].strip()} for turn in before]
+    return prompt, last["content"] if last and last["content"].strip() else None

@@ -7,12 +7,15 @@ What is saved depends on the weights alone, not on the folder that they were loa
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from montessori import checks
@@ -21,6 +24,8 @@ from montessori.config import Lora
 from montessori.errors import InputError, StageError
 
 ADAPTER = "adapter"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def device() -> torch.device:
@@ -57,9 +62,9 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTr
 
 
 def load_model(
-    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False
+    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False, place: str | None = None
 ) -> PreTrainedModel | PeftModel:
-    """The model of a folder or hub name on `device()`, in evaluation mode.
+    """The model of a folder or hub name on the device `place` (default: `device()`), in evaluation mode.
 
     A folder with an adapter gives the PEFT model, its adapter trainable and its base frozen.
     Raises InputError when it cannot be loaded from safetensors, or when a weight is missing.
@@ -79,7 +84,39 @@ def load_model(
         adapter = Path(name) / ADAPTER
         if adapter.is_dir():
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
-    return model.to(device()).eval()
+    return model.to(place or device()).eval()
+
+
+def skeleton(
+    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel | PeftModel:
+    """What `load_model` would load, with tensors that have shapes and no storage: for what can be known beforehand."""
+    name, revision = hub_revision(source)
+    with _loading("model", source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+        adapter = Path(name) / ADAPTER
+        if adapter.is_dir():
+            lora = PeftConfig.from_pretrained(str(adapter))
+            lora.inference_mode, lora.base_model_name_or_path = False, None
+            model = get_peft_model(model, lora)
+    return without_storage(model).eval()
+
+
+def without_storage(model: M) -> M:
+    """`model` itself, its tensors replaced by ones that compute shapes alone, as if on the CPU; ties stay tied."""
+    known: dict[int, Any] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for p in model.parameters():
+            known[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+        for buffer in model.buffers():
+            known[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors |= {name: known[id(t)] for name, t in tensors.items() if t is not None}
+    return model
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:

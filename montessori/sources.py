@@ -9,48 +9,71 @@ from pathlib import Path
 
 from montessori import checks, data
 from montessori.artifacts.store import sha256
-from montessori.config import DataSource, Model, Settings
+from montessori.config import DataSource, Settings
 from montessori.errors import InputError
 
 POCKET = "pocket"
+STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # montessori.influence.adamw, which brings torch
 LESSON_ROWS = 9  # eight are shown, the ninth is written
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
 
 
 def addresses(settings: Settings) -> dict[str, str]:
     """The address of every source of a run, by settings field; each one checked."""
-    found = {"seeds": _data(settings.seeds, "seeds"), "reference": _data(settings.reference, "reference")}
+    found = {
+        "seeds": rows(settings.seeds, "seeds.source"),
+        "reference": rows(settings.reference, "reference.source"),
+    }
     if settings.test:
-        found["test"] = _data(settings.test, "test")
-    for role, model in (("teacher", settings.teacher), ("student", settings.student)):
-        if model.source != "scratch":
-            found[role] = _model(model, role)
+        found["test"] = rows(settings.test, "test.source")
+    for role, given in (("teacher", settings.teacher), ("student", settings.student)):
+        if given.source != "scratch":
+            found[role] = model(given.source, f"{role}.source")
     _check_rows(settings, found)
     return found
 
 
-def _data(source: DataSource, role: str) -> str:
+def rows(source: DataSource, field: str) -> str:
+    """The address of rows. Raises InputError that begins with `field` when there is no such file."""
     if source.source == POCKET:
         return POCKET
     if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
         return f"hub:{source.source}"
     path = Path(source.source).expanduser()
     if path.is_dir():
-        raise InputError(f"{role}.source = {source.source}: a folder; name a file in it")
+        raise InputError(f"{field} = {source.source}: a folder; name a file in it")
     if not path.is_file():
-        raise InputError(f"{role}.source = {source.source}: no such file (a hub name looks like user/name)")
+        raise InputError(f"{field} = {source.source}: no such file (a hub name looks like user/name)")
     return f"file:{path.resolve()}#{sha256(path)}"
 
 
-def _model(model: Model, role: str) -> str:
-    path = Path(model.source).expanduser()
+def model(source: str, field: str) -> str:
+    """The address of a model. Raises InputError when its folder is missing (naming `field`) or not fit to load."""
+    path = Path(source).expanduser()
     if not path.is_dir():
-        if not HUB_NAME.fullmatch(model.source):
-            raise InputError(f"{role}.source = {model.source}: no such folder (a hub name looks like user/name)")
-        return f"hub:{model.source}"
+        if not HUB_NAME.fullmatch(source):
+            raise InputError(f"{field} = {source}: no such folder (a hub name looks like user/name)")
+        return f"hub:{source}"
     checks.model_folder(path)
+    return _folder(path, [p for p in path.rglob("*") if p.is_file()])
+
+
+def optimizer_state(source: str, field: str) -> str:
+    """The address of a folder with an optimiser state. Raises InputError, naming `field`, when it has none."""
+    path = Path(source).expanduser()
+    missing = next((name for name in STATE_FILES if not (path / name).is_file()), None)
+    if missing:
+        raise InputError(
+            f"{field} = {source}: no {missing} in it; expected is a folder that OptimizerState.save wrote, "
+            f"with {' and '.join(STATE_FILES)}"
+        )
+    return _folder(path, [path / name for name in STATE_FILES])
+
+
+def _folder(path: Path, files: list[Path]) -> str:
+    """The address of a folder of which `files` matter."""
     whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(files):
         whole.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
     return f"file:{path.resolve()}#{whole.hexdigest()}"
 
@@ -59,20 +82,20 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
     """Read the files once: bad lines, too few seeds, held-out points that are in the reference set."""
     needed = settings.instructions.seed_shots + settings.instructions.generated_shots
     sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
-    rows = {
+    read = {
         role: data.read(source, role) for role, source in sources.items() if source and found[role].startswith("file:")
     }
     pocket = settings.pocket.seeds if found["seeds"] == POCKET else needed  # a hub's rows are counted when loaded
-    seeds = len(rows["seeds"]) if "seeds" in rows else pocket
+    seeds = len(read["seeds"]) if "seeds" in read else pocket
     if seeds < needed:
         raise InputError(
             f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
         )
     scratch = [role for role in ("teacher", "student") if role not in found]
-    if scratch and "seeds" in rows:
-        _check_lessons(rows["seeds"], scratch[0])
-    if "reference" in rows and "test" in rows:
-        shared = {r["instruction"] for r in rows["reference"]} & {r["instruction"] for r in rows["test"]}
+    if scratch and "seeds" in read:
+        _check_lessons(read["seeds"], scratch[0])
+    if "reference" in read and "test" in read:
+        shared = {r["instruction"] for r in read["reference"]} & {r["instruction"] for r in read["test"]}
         if shared:
             raise InputError(
                 f"test: {len(shared)} of its instructions are in the reference set too, for example "

@@ -3,12 +3,7 @@
 The cache is the store alone: a task whose artifact is there already ends at once in the state Cached.
 """
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
@@ -24,49 +19,18 @@ from prefect.tasks import Task, exponential_backoff
 from montessori import stages
 from montessori.artifacts import Request, Store
 from montessori.config import Compute
-from montessori.errors import InputError, MontessoriError, StageError
-from tasks.places import Place, StageCrash
+from tasks.attempts import Attempts, Record, tell, worth_a_retry
+from tasks.places import OnProgress, Place
 
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class Record:
-    """How one stage, or one shard of it, has gone so far."""
-
-    title: str
-    state: str = "waiting"  # waiting, running, done, cached, failed
-    attempts: int = 0
-    seconds: float = 0.0
-    error: str = ""
-    wrong_input: bool = False
-
-
-Progress = tuple[int, int, str, str]  # done, total, unit, note
-Watch = Callable[[str, Record, Progress | None], None]
-
-_watchers: list[Watch] = []
 PROGRESS_EVERY_S = 5.0  # between updates of a progress artifact
 
 
-@contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Let `watch(address, record, progress)` hear how the stages go, inside the block."""
-    _watchers.append(watch)
-    try:
-        yield
-    finally:
-        _watchers.remove(watch)
-
-
-class Execution:
+class Execution(Attempts):
     """Runs the requests of one flow run at a place."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
-        self.store, self.records = store, dict[str, Record]()
-        self._place, self._compute = place, compute
+        super().__init__(store, place, compute)
         self._futures: dict[str, PrefectFuture[Any]] = {}
-        self._lock = threading.Lock()
 
     def submit(self, request: Request) -> None:
         """Start the stage as soon as those that make its inputs are done."""
@@ -76,8 +40,8 @@ class Execution:
             name=request.stage,
             task_run_name=request.title,
             tags=set() if stages.STAGES[request.stage].light else {"gpu"},
-            retries=self._compute.retries,
-            retry_delay_seconds=exponential_backoff(self._compute.retry_delay_s),
+            retries=self.compute.retries,
+            retry_delay_seconds=exponential_backoff(self.compute.retry_delay_s),
         )
         waits = [self._futures[address] for address in inputs if address in self._futures]
         self._futures[request.address] = run.submit(request=request, execution=self, wait_for=waits, return_state=False)
@@ -85,50 +49,16 @@ class Execution:
     def finish(self) -> None:
         """Wait for all. Raises one error naming all that failed for good: InputError if one of them got wrong input."""
         wait(list(self._futures.values()))
-        failed = [record for record in self.records.values() if record.state == "failed"]
-        if failed:
-            waiting = sum(record.state == "waiting" for record in self.records.values())
-            kind = InputError if any(record.wrong_input for record in failed) else StageError
-            raise kind(
-                "; ".join(f"{record.title} failed after {_times(record.attempts)}: {record.error}" for record in failed)
-                + (f". {waiting} stages that need it did not run" if waiting else "")
-                + ". What is done stays done; the same command runs only what is missing"
-            )
+        self.raise_failures()
 
-    def run(self, request: Request, attempt: int) -> bool:
-        """One attempt at `request`; False when the store had its artifact already."""
-        record = self.records[request.address]
-        if self.store.exists(request.address):
-            self._tell(request, record, state="cached", seconds=self.store.manifest(request.address)["seconds"])
-            return False
-        started = time.monotonic()
-        self._tell(request, record, state="running", attempts=attempt)
-        try:
-            self._place.run(request, self.store, self._progress(request, record))
-        except BaseException as error:
-            seconds = time.monotonic() - started
-            wrong_input = isinstance(error, InputError)
-            self._tell(request, record, state="failed", error=str(error), wrong_input=wrong_input, seconds=seconds)
-            raise
-        self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
-        return True
-
-    def _tell(self, request: Request, record: Record, **change: Any) -> None:
-        with self._lock:
-            for name, value in change.items():
-                setattr(record, name, value)
-            for watch in _watchers:
-                watch(request.address, record, None)
-
-    def _progress(self, request: Request, record: Record) -> Callable[[int, int, str, str], None]:
+    def on_progress(self, request: Request, record: Record) -> OnProgress:
         """Tells the watchers each step and, every few seconds, Prefect's progress artifact."""
         last = time.monotonic()
         artifact: UUID | None = None
 
         def on_progress(done: int, total: int, unit: str, note: str) -> None:
             nonlocal last, artifact
-            for watch in _watchers:
-                watch(request.address, record, (done, total, unit, note))
+            tell(request.address, record, (done, total, unit, note))
             ended = done == total and artifact is not None
             if time.monotonic() - last < PROGRESS_EVERY_S and not ended:
                 return
@@ -143,9 +73,7 @@ class Execution:
 
 
 def _worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Crashes are tried again; wrong input and a stage's own verdict would only repeat themselves."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, MontessoriError) or isinstance(error, StageCrash)
+    return worth_a_retry(state.result(raise_on_failure=False))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_jitter_factor=0.5, retry_condition_fn=_worth_a_retry)
@@ -154,7 +82,3 @@ def run_stage(request: Request, execution: Execution) -> State[Any]:
     context = TaskRunContext.get()
     made = execution.run(request, context.task_run.run_count if context else 1)
     return Completed(name=None if made else "Cached", message=request.address)
-
-
-def _times(count: int) -> str:
-    return "one attempt" if count == 1 else f"{count} attempts"

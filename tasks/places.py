@@ -68,11 +68,11 @@ class Processes:
 
     def __init__(self, compute: config.Compute):
         self._threads = compute.threads
-        gpus = _gpus()
-        at_once = compute.at_once or len(gpus) or max(1, _cores() // compute.threads)
+        found = gpus()
+        at_once = compute.at_once or len(found) or max(1, _cores() // compute.threads)
         self._slots: SimpleQueue[str | None] = SimpleQueue()
         for number in range(at_once):
-            self._slots.put(gpus[number % len(gpus)] if gpus else None)
+            self._slots.put(found[number % len(found)] if found else None)
         self._light = threading.Semaphore(_cores())
         self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the listener at work, by address
         self._lock = threading.Lock()
@@ -172,7 +172,7 @@ def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
     return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -189,4 +189,4 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-__all__ = ["Place", "StageCrash", "StageError", "open_place"]
+__all__ = ["Place", "StageCrash", "StageError", "gpus", "open_place"]

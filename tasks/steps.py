@@ -170,16 +170,21 @@ class Steps:
         purpose: str = "",
         shard: tuple[int, int] = (0, 1),
     ) -> Request:
-        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
-        return Request(
-            stage=stage,
-            version=stages.STAGES[stage].version,
-            settings=plain,
-            inputs=inputs,
-            seed=_seed(self.settings.seed, purpose),
-            shard=shard,
-            label=label,
-        )
+        return ask(stage, label, settings, inputs, _seed(self.settings.seed, purpose), shard)
+
+
+def ask(
+    stage: str,
+    label: str,
+    settings: dict[str, Any],
+    inputs: dict[str, list[Address]],
+    seed: int,
+    shard: tuple[int, int] = (0, 1),
+) -> Request:
+    """A request at the stage's present version; blocks of settings are written out."""
+    plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
+    version = stages.STAGES[stage].version
+    return Request(stage=stage, version=version, settings=plain, inputs=inputs, seed=seed, shard=shard, label=label)
 
 
 def _seed(seed: int, purpose: str) -> int:

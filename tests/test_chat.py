@@ -1,12 +1,14 @@
 """Conversations as tokens, with the loss on the answer only."""
 
 import copy
+import logging
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from montessori.chat import encode, encode_pairs, render_prompt, user
+from montessori import chat
+from montessori.chat import encode, encode_pairs, prompt_of, render_prompt, user
 from montessori.errors import InputError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -87,5 +89,77 @@ def test_pairs_keep_their_order_and_nothing_is_dropped_in_silence(tiny_tokenizer
     ]
     encoded = encode_pairs(tiny_tokenizer, rows, 64)
     assert [example.id for example in encoded.examples] == ["good", "long answer"]
-    assert encoded.dropped == ["no answer", "long prompt"]
+    assert list(encoded.dropped.items()) == [("no answer", "no-answer"), ("long prompt", "too-long")]
     assert encoded.counts == {"encoded": 2, "dropped": 2, "truncated": 1}
+    only_dropped = encode_pairs(tiny_tokenizer, rows[1:2], 64)
+    assert (only_dropped.examples, only_dropped.dropped) == ([], {"no answer": "no-answer"})
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"instruction": TEXT, "response": TEXT},
+        optional={"messages": st.lists(st.builds(lambda text: user(text)[0], TEXT), min_size=1, max_size=3)},
+    ),
+    max_size=12,
+)
+
+
+@given(rows=ROWS, max_length=st.integers(1, 120), batch=st.integers(1, 5))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pairs_tokenized_together_are_the_same_as_one_by_one(tiny_tokenizer, rows, max_length, batch):
+    rows = [{"id": str(n), **row} for n, row in enumerate(rows)]
+    single = [encode(tiny_tokenizer, r["id"], prompt_of(r), r["response"], max_length) for r in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat, "BATCH", batch)
+        together = encode_pairs(tiny_tokenizer, rows, max_length)
+    assert together.examples == [example for example in single if example]
+    assert list(together.dropped) == [row["id"] for row, example in zip(rows, single, strict=True) if not example]
+
+
+def test_a_row_with_messages_is_prompted_with_all_of_them(tiny_tokenizer):
+    turns = [{"role": "system", "content": "Be brief."}, *user("Hello."), {"role": "assistant", "content": "Good day."}]
+    turns += user("Name a colour.")
+    row = {"id": "a", "instruction": "Name a colour.", "response": "Red.", "messages": turns}
+    (example,) = encode_pairs(tiny_tokenizer, [row], 256).examples
+    assert example == encode(tiny_tokenizer, "a", turns, "Red.", 256)
+    (plain,) = encode_pairs(tiny_tokenizer, [{**row, "messages": None}], 256).examples
+    assert plain == encode(tiny_tokenizer, "a", user("Name a colour."), "Red.", 256)
+
+
+NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (NO_SYSTEM + "{{ m['content'] }}{% endfor %}", "no system turns"),
+        ("{{ messages[1]['content'] }}", "has no element 1"),
+        ("{% if messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_template_that_fails_on_a_point_is_wrong_input(with_template, template, reason):
+    tokenizer = with_template(template)
+    rows = [{"id": "good", "messages": [*user("Hello."), *user("x")], "response": "x"}]
+    rows.append({"id": "bad", "messages": [{"role": "system", "content": "Be brief."}], "response": "x"})
+    failing = "good" if "Unexpected" in reason else "bad"
+    with pytest.raises(InputError, match=f"the chat template of the tokenizer fails on point {failing}: .*{reason}"):
+        encode_pairs(tokenizer, rows, 64)
+    with pytest.raises(InputError, match=f"the chat template of the tokenizer fails on the prompt 'Be .*{reason}"):
+        render_prompt(tokenizer, rows[1]["messages"])
+
+
+def test_a_text_beyond_the_context_is_cut_without_a_warning(tiny_tokenizer, caplog):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 16
+    logger = logging.getLogger("transformers")  # which does not propagate to the root, where caplog listens
+    logger.addHandler(caplog.handler)
+    try:
+        (example,) = encode_pairs(
+            tokenizer, [{"id": "a", "instruction": "Name a colour.", "response": "Red. " * 50}], 64
+        ).examples
+        assert example.truncated
+        assert caplog.records == []
+        tokenizer("Red. " * 50)
+        assert "longer than the specified maximum" in caplog.text  # what would have been said
+    finally:
+        logger.removeHandler(caplog.handler)

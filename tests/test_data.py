@@ -22,6 +22,25 @@ ROWS = [
 ]
 
 
+def turn(role: object, content: object) -> dict:
+    return {"role": role, "content": content}
+
+
+def user(content: object) -> dict:
+    return turn("user", content)
+
+
+def assistant(content: object) -> dict:
+    return turn("assistant", content)
+
+
+CHAT = [
+    {"messages": [user("Name a colour."), assistant("Red.")]},
+    {"messages": [turn("system", "Be brief."), user("Name a colour."), assistant("Red.")]},
+    {"messages": [user("Name a colour."), assistant("Red."), user(" Another.\n"), assistant(" Blue.")]},
+]
+
+
 def lines(rows: list) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -131,12 +150,28 @@ def test_a_line_that_is_not_json_is_named(tmp_path, bad):
     ("row", "says"),
     [
         ({"output": "x"}, "the field instruction is missing"),
+        ({"messages": None, "output": "x"}, "the field instruction is missing"),
         ({"instruction": "  ", "output": "x"}, "the field instruction is missing"),
         ({"instruction": 3, "output": "x"}, "the field instruction is missing or not text"),
         (["x"], "expected an object"),
-        ({"instruction": "Say x."}, "lacks an answer (one of the fields response, output, answer)"),
+        ({"instruction": "Say x."}, "lacks an answer (one of the fields response, output, answer"),
         ({"instruction": "Say x.", "output": " "}, "lacks an answer"),
         ({"instruction": "Say x.", "output": 3}, "lacks an answer"),
+        ({"messages": []}, "messages is empty or not a list of objects with role and content"),
+        ({"messages": "Say x."}, "messages is empty or not a list"),
+        ({"messages": {"role": "user", "content": "x"}}, "messages is empty or not a list"),
+        ({"messages": [user("x"), "y"]}, "turn 2 of messages is not an object with role and content"),
+        ({"messages": [user("x"), {"role": "assistant"}]}, "turn 2 of messages is not an object with role and content"),
+        ({"messages": [{"content": "x"}, assistant("y")]}, "turn 1 of messages is not an object with role and content"),
+        ({"messages": [turn("human", "x"), assistant("y")]}, "'human'; expected system, user, assistant"),
+        ({"messages": [turn(["user"], "x"), assistant("y")]}, "turn 1 of messages has the role ['user']; expected"),
+        ({"messages": [user([{"type": "text", "text": "x"}])]}, "turn 1 of messages has a content that is not text"),
+        ({"messages": [user("x"), assistant(None)]}, "turn 2 of messages has a content that is not text"),
+        ({"messages": [user("x")]}, "lacks an answer (one of the fields response, output, answer, or the assistant's"),
+        ({"messages": [user("x"), assistant("y"), turn("system", "z")]}, "lacks an answer"),
+        ({"messages": [user("x"), assistant(" ")]}, "lacks an answer"),
+        ({"messages": [turn("system", "x"), assistant("y")]}, "messages lacks a user turn, or the last one is empty"),
+        ({"messages": [user("x"), user(" "), assistant("y")]}, "messages lacks a user turn, or the last one is empty"),
     ],
 )
 def test_a_line_that_lacks_a_field_is_named(tmp_path, row, says):
@@ -158,6 +193,63 @@ def test_seeds_need_no_answer_but_reference_and_test_points_do(tmp_path):
 def test_an_empty_answer_gives_way_to_the_next_field(tmp_path):
     source = jsonl(tmp_path, {"instruction": "Say x.", "response": "", "output": "x"})
     assert data.read(source, "reference")[0]["response"] == "x"
+
+
+def test_a_conversation_of_one_question_is_the_same_row_as_its_instruction(tmp_path):
+    chat = [{"messages": [user(" Name a colour."), assistant("Red.")]}, {"messages": [user("Say x."), assistant("x")]}]
+    plain = [{"instruction": "Name a colour.", "output": "Red."}, {"instruction": "Say x.", "response": "x"}]
+    expected = data.read(jsonl(tmp_path, *plain), "reference")
+    assert data.read(jsonl(tmp_path, *chat, name="chat.jsonl"), "reference") == expected
+    assert set(expected[0]) == {"id", "instruction", "response"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.parquet"])
+def test_what_comes_before_an_answer_is_kept(tmp_path, name):
+    save(tmp_path / name, CHAT)
+    rows = data.read(DataSource(source=str(tmp_path / name)), "reference")
+    assert [(row["instruction"], row["response"]) for row in rows] == [
+        ("Name a colour.", "Red."),
+        ("Name a colour.", "Red."),
+        ("Another.", " Blue."),
+    ]
+    assert [row["messages"] for row in rows] == [
+        [user("Name a colour.")],
+        [turn("system", "Be brief."), user("Name a colour.")],
+        [user("Name a colour."), assistant("Red."), user("Another.")],
+    ]
+    assert len({row["id"] for row in rows}) == 3
+
+
+def test_rows_of_both_forms_have_like_keys_and_come_back_when_written_and_when_read_as_a_source(tmp_path):
+    rows = data.read(jsonl(tmp_path, ROWS[1], *CHAT, {"messages": None, **ROWS[0]}), "reference")
+    assert {tuple(row) for row in rows} == {("id", "instruction", "response", "messages")}
+    assert rows[0]["messages"] == [user("Name a colour.")]
+    assert rows[4]["messages"] == [user("Sort the words. pear apple")]
+    data.write_rows(tmp_path / "rows.parquet", rows)
+    assert data.read_rows(tmp_path / "rows.parquet") == rows
+    assert data.read(DataSource(source=str(tmp_path / "rows.parquet")), "reference") == rows
+
+
+def test_ids_of_conversations_differ_by_every_turn(tmp_path):
+    def id_of(*messages: dict) -> str:
+        return data.read(jsonl(tmp_path, {"messages": list(messages)}), "reference")[0]["id"]
+
+    whole = [turn("system", "Be brief."), user("Name a colour."), assistant("Red."), user("Why?"), assistant("So.")]
+    ids = [id_of(*whole[:i], {**whole[i], "content": "Another text."}, *whole[i + 1 :]) for i in range(5)]
+    assert len({*ids, id_of(*whole)}) == 6
+
+
+def test_a_conversation_without_an_answer_is_a_seed_and_elsewhere_takes_it_from_its_field(tmp_path):
+    asked = {"messages": [turn("system", "Be brief."), user("Name a colour.")]}
+    (seed,) = data.read(jsonl(tmp_path, asked), "seeds")
+    assert (seed["instruction"], seed["response"], seed["messages"]) == ("Name a colour.", "", asked["messages"])
+    (row,) = data.read(jsonl(tmp_path, {**asked, "output": "Red."}), "reference")
+    assert (row["response"], row["messages"]) == ("Red.", asked["messages"])
+
+
+def test_a_row_of_both_forms_is_read_as_a_conversation(tmp_path):
+    (row,) = data.read(jsonl(tmp_path, {"instruction": "Say x.", "input": "y", "output": "x", **CHAT[0]}), "test")
+    assert (row["instruction"], row["response"]) == ("Name a colour.", "Red.")
 
 
 @pytest.mark.parametrize("content", ["{}", '"text"', "3"])

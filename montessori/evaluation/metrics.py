@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from montessori.chat import Example, user
+from montessori.chat import Example, prompt_of
 from montessori.config import Sampling
 from montessori.data import Row
 from montessori.models import device
@@ -20,9 +20,9 @@ def measure(values: Sequence[float]) -> dict[str, float]:
 
 
 def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int) -> list[float]:
-    """1 where the greedy answer to a row's instruction equals its response, white space aside."""
+    """1 where the greedy answer to a row's prompt equals its response, white space aside."""
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=max_tokens)
-    answers = engine.generate([user(row["instruction"]) for row in rows], greedy, 1, [0] * len(rows))
+    answers = engine.generate([prompt_of(row) for row in rows], greedy, 1, [0] * len(rows))
     return [float(answer.text.split() == row["response"].split()) for row, (answer,) in zip(rows, answers, strict=True)]
 
 

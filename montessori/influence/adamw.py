@@ -8,15 +8,15 @@ Source: Loshchilov and Hutter 2019 (decoupled weight decay), in the form of `tor
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from montessori.errors import InputError
@@ -39,8 +39,8 @@ class OptimizerState:
     The moments may be narrower than float32 to save memory (`narrowed`); a step is computed in float32 or wider.
     """
 
-    exp_avg: dict[str, Tensor]  # m, shaped like its parameter
-    exp_avg_sq: dict[str, Tensor]  # v
+    exp_avg: Mapping[str, Tensor]  # m, shaped like its parameter
+    exp_avg_sq: Mapping[str, Tensor]  # v
     step: int  # t, steps done
     learning_rate: float  # η of the next step
     beta1: float = 0.9
@@ -116,6 +116,8 @@ class OptimizerState:
         if g.is_cuda:
             product: Tensor = fused_product()(g, m, v, r, *self._constants)
             return product * self._scale
+        if len(g) <= CACHED:
+            return _product(g, m, v, r, self._constants) * self._scale
         pieces = zip(*(t.split(CACHED) for t in (g, m, v, r)), strict=True)
         parts = [_product(g, m, v, r, self._constants) for g, m, v, r in pieces]
         return torch.stack(parts).sum() * self._scale
@@ -154,10 +156,13 @@ class OptimizerState:
         (folder / SCALARS).write_text(json.dumps(scalars, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """The state that `save` wrote, its tensors on `device`. Raises InputError when it is not one."""
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
+        """The state that `save` wrote, its tensors on `device`, in `dtype` (default: as they are).
+
+        Each tensor is converted as it is read. Raises InputError when the folder holds no state.
+        """
         try:
-            tensors = load_file(folder / TENSORS, device=str(device))
+            tensors = load_tensors(folder / TENSORS, device, dtype)
             scalars = json.loads((folder / SCALARS).read_text())
             scalars["no_decay"] = tuple(scalars["no_decay"])
             m, v = (
@@ -220,7 +225,13 @@ def fused_product() -> Callable[..., Tensor]:
     return compiled
 
 
-def require_alike(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:
+def load_tensors(file: Path, device: torch.device | str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each on `device` and in `dtype` (None: its own) before the next is read."""
+    with safe_open(file, "pt", device=str(device)) as tensors:
+        return {name: tensors.get_tensor(name).to(dtype=dtype) for name in tensors.keys()}  # noqa: SIM118
+
+
+def require_alike(tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:
     """Raise InputError, naming a parameter, unless `tensors` has one of its shape for each parameter."""
     differing = sorted(tensors.keys() ^ parameters.keys())
     if differing:

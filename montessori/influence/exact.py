@@ -15,6 +15,7 @@ from montessori.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens
+from montessori.influence.ranks import Ranks, gradients
 from montessori.influence.reference import example_loss, reference_loss, require_finite
 from montessori.influence.score import Score, make_score
 from montessori.influence.step import Step
@@ -38,7 +39,7 @@ class Exact:
         """
         if not narrow_weights:
             _require_float32(model)
-        self._model, self._step = model, step
+        self._model, self._step, self._ranks = model, step, Ranks.of(model)
         self._parameters = trainable_parameters(model)
         step.check(self._parameters)
         self._reference, self._token_budget = reference_examples, token_budget
@@ -66,8 +67,9 @@ class Exact:
         loss = example_loss(self._model, example)
         if not math.isfinite(loss.item()):
             return make_score(example, math.nan, loss.item())
-        gradients = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
-        return make_score(example, self._lowered_by_step(gradients), loss.item())
+        # Every rank is at the same point: one gradient of it is enough.
+        found = gradients(self._model, loss if self._ranks.rank == 0 else loss * 0)
+        return make_score(example, self._lowered_by_step(found), loss.item())
 
     @torch.no_grad()
     def _lowered_by_step(self, gradients: Sequence[Tensor] | None) -> float:

@@ -25,8 +25,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from montessori.chat import Example
+from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import Padded
+from montessori.influence.ranks import in_shards
 from montessori.influence.reference import device_of, example_loss, padded_losses
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,11 @@ class PerSampleGradients:
             except _Unshareable as reason:
                 log.info("gradients are taken point by point: %s", reason)
                 self.shared = False
+        if in_shards(self._model):
+            raise InputError(
+                "taylor scores a student in shards only where its trainable parameters are those of linear, embedding "
+                "and norm layers, each used in the ordinary way; use directional or exact"
+            )
         return [self._alone(i, example, consume) for i, example in enumerate(batch)]
 
     def _alone(self, place: int, example: Example, consume: Consumer) -> float:
@@ -77,6 +84,7 @@ class PerSampleGradients:
                 hooks.enter_context(module.register_forward_hook(backward.watch(names), with_kwargs=True))
             losses = padded_losses(self._model, padded)
             losses.sum().backward()
+            backward.finish(self._parameters)
         found: list[float] = losses.tolist()
         return found
 
@@ -147,17 +155,28 @@ class _Backward:
             self._held[name].append(call)
             if len(self._held[name]) == self._calls[name]:
                 ready[own] = name
-        small = self._small(call, ready) if _kind(call.module) == "small" and ready else {}
+        if not ready:
+            return
+        kind = _kind(call.module)
+        small = self._small(call, ready) if kind == "small" else {}
         for own, name in ready.items():
             calls = self._held.pop(name)
             for i in range(len(self._batch.lengths)):
-                if small and len(calls) == 1:
+                if len(calls) > 1 or kind == "linear":
+                    self._consume(name, i, self._whole(own, calls, i), None)
+                elif kind == "small":
                     self._consume(name, i, small[own][i], None)
-                elif len(calls) == 1 and _kind(call.module) == "embedding":
+                else:
                     rows, gradient = self._rows(call, i)
                     self._consume(name, i, gradient, rows)
-                else:
-                    self._consume(name, i, self._whole(own, calls, i), None)
+
+    @torch.no_grad()
+    def finish(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Hand on zeros for parameters that the forward pass did not use: their step is momentum's alone."""
+        for name, parameter in parameters.items():  # in one order on every rank
+            for i in range(len(self._batch.lengths) if name not in self._calls else 0):
+                zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+                self._consume(name, i, zeros, None)
 
     def _whole(self, own: str, calls: list[_Call], i: int) -> Tensor:
         """The gradient of point `i`, summed over `calls`."""

@@ -9,18 +9,19 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from montessori.chat import Example
 from montessori.errors import InputError, StageError
-from montessori.influence.adamw import Gradients, trainable_parameters
-from montessori.influence.batches import TOKEN_BUDGET, Padded, plan
+from montessori.influence.adamw import Gradients, load_tensors, trainable_parameters
+from montessori.influence.batches import TOKEN_BUDGET, Batch, Padded, plan
+from montessori.influence.ranks import Ranks, gradients
 
 TENSORS = "gradient.safetensors"
 SCALARS = "gradient.json"
@@ -77,8 +78,14 @@ def reference_loss(
     require_some(examples)
     model.eval()
     loss_of: dict[int, float] = {}
-    for batch in plan(examples, token_budget):
-        loss_of |= zip(map(id, batch), example_losses(model, batch).tolist(), strict=True)
+
+    def losses_of(batch: Batch) -> list[float]:
+        found: list[float] = example_losses(model, batch).tolist()
+        return found
+
+    batches = plan(examples, token_budget)
+    for batch, found in zip(batches, Ranks.of(model).each(losses_of, batches), strict=True):
+        loss_of |= zip(map(id, batch), found, strict=True)
     losses = [loss_of[id(example)] for example in examples]
     return math.fsum(losses) / len(losses), losses
 
@@ -98,12 +105,14 @@ def reference_gradient(
         for n, p in parameters.items()
     }
     losses: list[float] = []
-    for batch in plan(examples, token_budget):
-        loss = example_losses(model, batch)
-        require_finite(batch, loss.tolist())
-        losses += loss.tolist()
-        parts = torch.autograd.grad(loss.sum() / len(examples), list(parameters.values()), materialize_grads=True)
-        for total, part in zip(gradient.values(), parts, strict=True):
+    ranks = Ranks.of(model)
+    for turn in ranks.turns(plan(examples, token_budget)):
+        loss = example_losses(model, turn.mine)
+        for batch, found in zip(turn.batches, ranks.gather(loss.tolist()), strict=False):
+            require_finite(batch, found)
+            losses += found
+        mean = loss.sum() / len(examples)
+        for total, part in zip(gradient.values(), gradients(model, mean * 0 if turn.spare else mean), strict=True):
             total += part
     return gradient, math.fsum(losses) / len(losses)
 
@@ -133,10 +142,6 @@ class ReferenceGradient:
     n: int  # reference examples
     momentum_influence: float  # I(∅), nats: the influence of the step with g = 0
 
-    def narrowed(self, dtype: torch.dtype) -> Self:
-        """The same with ∇L in `dtype`; docs/results.md has what bfloat16 costs in fidelity."""
-        return replace(self, gradient={n: t.to(dtype) for n, t in self.gradient.items()})
-
     def save(self, folder: Path) -> None:
         """Write `gradient.safetensors` and `gradient.json` into `folder`."""
         save_file({n: t.cpu().contiguous() for n, t in self.gradient.items()}, folder / TENSORS)
@@ -144,7 +149,7 @@ class ReferenceGradient:
         (folder / SCALARS).write_text(json.dumps(scalars, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """What `save` wrote, its tensors on `device`."""
-        tensors = load_file(folder / TENSORS, device=str(device))
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
+        """What `save` wrote, its tensors on `device`, in `dtype` (default: as they are)."""
+        tensors = load_tensors(folder / TENSORS, device, dtype)
         return cls(tensors, **json.loads((folder / SCALARS).read_text()))

@@ -7,7 +7,7 @@ from typing import Literal
 from montessori.chat import Example
 from montessori.influence.batches import answer_tokens
 
-Status = Literal["ok", "no-answer", "not-finite"]
+Status = Literal["ok", "no-answer", "too-long", "not-finite"]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from montessori.influence.adamw import Gradients, require_alike, trainable_parameters
 from montessori.influence.batches import Batch, answer_tokens
 from montessori.influence.per_sample import PerSampleGradients
+from montessori.influence.ranks import whole, whole_step
 from montessori.influence.score import Score, make_score
 from montessori.influence.step import Step
 
@@ -24,12 +25,14 @@ class Taylor:
 
     def __init__(self, model: nn.Module, step: Step, gradient: Gradients):
         """`gradient` is ∇L(θ). Raises InputError where the state or the gradient does not fit the model."""
-        self._model, self._step, self._gradient = model, step, gradient
+        self._model = model
         parameters = trainable_parameters(model)
         step.check(parameters)
         require_alike(gradient, parameters, "the reference gradient")
         self._points = PerSampleGradients(model)
-        self._decay = math.fsum(step.decay(n, p.detach(), gradient[n]) for n, p in parameters.items())
+        self._step, self._gradient = whole_step(step), whole(gradient)
+        weights = whole(parameters).items()
+        self._decay = math.fsum(step.decay(n, p.detach(), self._gradient[n]) for n, p in weights)
         self._rest: dict[str, Tensor] = {}
 
     @property

@@ -1,7 +1,7 @@
 """The stages: each a pure function from settings, input artifacts and a seed to one artifact, in a module of its own.
 
-A stage module (all here but `learning`, which two share) has `Settings` (what it reads, and so what is in its
-fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
+A stage module (all here but `learning` and `inputs`, which several share) has `Settings` (what it reads, and so what
+is in its fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
 """
 
 import importlib
@@ -27,6 +27,7 @@ STAGES = {
     "seeds": Stage("rows", light=True),
     "reference": Stage("rows", light=True),
     "test": Stage("rows", light=True),
+    "points": Stage("rows", light=True),
     "scratch-teacher": Stage("scratch"),
     "scratch-student": Stage("scratch"),
     "instructions": Stage("instructions"),

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from montessori import config, models
-from montessori.chat import encode_pairs
 from montessori.config import Frozen
 from montessori.data import Row
 from montessori.stages import Job
+from montessori.stages.inputs import encode
 from montessori.training.sft import SftResult, fine_tune
 
 
@@ -26,9 +26,9 @@ def learn(job: Job, settings: Settings, rows: list[Row]) -> tuple[Any, Any, SftR
     source = job.model("student")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    encoded = encode(model, tokenizer, rows, settings.max_length)
     if settings.lora:
         model = models.add_lora(model, settings.lora, job.seed)
-    encoded = encode_pairs(tokenizer, rows, settings.max_length)
     result = fine_tune(model, tokenizer, encoded.examples, settings.training, job.seed)
     (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
     summary = {**encoded.counts, "steps": len(result.log), "loss": result.log[-1]["loss"]}

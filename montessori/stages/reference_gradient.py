@@ -3,11 +3,11 @@
 from typing import Any
 
 from montessori import models
-from montessori.chat import encode_pairs
 from montessori.config import Frozen
 from montessori.errors import InputError
-from montessori.influence import OptimizerState, ReferenceGradient, Taylor, reference_gradient
+from montessori.influence import ReferenceGradient, Taylor, reference_gradient
 from montessori.stages import Job
+from montessori.stages.inputs import encode, optimizer_step
 
 
 class Settings(Frozen):
@@ -16,18 +16,19 @@ class Settings(Frozen):
     dtype: str
     max_length: int
     trust_remote_code: bool
+    learning_rate: float | None = None  # default: the optimiser state's
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """One pass over the reference set, once for a student."""
     source = job.model("student")
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
-    state = OptimizerState.load(job.folder("student"), models.device())
+    step = optimizer_step(job, model, settings.learning_rate)
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
-    encoded = encode_pairs(tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
+    encoded = encode(model, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
     if not encoded.examples:
-        raise InputError("reference: no row has an answer that fits student.max_length; raise it or use shorter rows")
+        raise InputError("reference: no row has an answer that fits max_length; raise it or use shorter rows")
     gradient, loss = reference_gradient(model, encoded.examples)
-    momentum = Taylor(model, state, gradient).momentum_influence
+    momentum = Taylor(model, step, gradient).momentum_influence
     ReferenceGradient(gradient, loss, len(encoded.examples), momentum).save(job.out)
     return {**encoded.counts, "loss": loss, "momentum_influence": momentum}

@@ -1,6 +1,6 @@
-"""Seeds, reference set or test points: one source's rows as `rows.parquet` (`id, instruction, response`).
+"""Seeds, reference set, test points or points to score: one source's rows as `rows.parquet`.
 
-A row of the pocket world also has `family`.
+A row has `id, instruction, response`, of a conversation also `messages`, of the pocket world also `family`.
 """
 
 from typing import Any

@@ -9,7 +9,8 @@ from prefect.states import Failed
 from montessori.artifacts import Store
 from montessori.config import Compute
 from montessori.errors import ArtifactError, InputError, StageError
-from tasks.execution import Execution, Record, _worth_a_retry
+from tasks.attempts import Record
+from tasks.execution import Execution, _worth_a_retry
 from tasks.places import Inline, StageCrash
 
 

@@ -1,16 +1,19 @@
 """The figures of a report, as SVG and PNG. The only place that knows matplotlib.
 
-In: a `Report`.  Out: pictures, byte-identical for the same report.  What has no data has no picture.
+In: a `Report`, or the scores of points.  Out: pictures, byte-identical for the same input.  What has no data has no
+picture.
 """
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
 import matplotlib.style
 
 from montessori.reporting.data import Report
-from montessori.reporting.figures import families, influence, lengths, results, stages, training
+from montessori.reporting.figures import families, influence, lengths, results, scores, stages, training
 from montessori.reporting.figures.canvas import RC, Drawing
 
 DRAWERS = (
@@ -39,10 +42,22 @@ class Picture:
 
 def draw(report: Report) -> list[Picture]:
     """Every figure that the report has data for."""
+    with _style():
+        return [_render(drawing) for drawer in DRAWERS if (drawing := drawer(report))]
+
+
+def draw_scores(influences: Sequence[float], momentum_influence: float) -> Picture:
+    """The distribution of the influences of points of one's own, nats; `influences` holds at least one."""
+    with _style():
+        return _render(scores.distribution(list(influences), momentum_influence))
+
+
+@contextmanager
+def _style() -> Iterator[None]:
     with matplotlib.style.context(["default", RC]), warnings.catch_warnings():
         # A family named in a script that the font lacks is drawn as boxes in the PNG; the SVG keeps its text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        return [_render(drawing) for drawer in DRAWERS if (drawing := drawer(report))]
+        yield
 
 
 def _render(drawing: Drawing) -> Picture:

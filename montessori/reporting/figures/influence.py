@@ -1,6 +1,7 @@
 """The influence of the teacher's data: its distribution by iteration, and how much of it is positive."""
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from montessori.reporting.data import Iteration, Report, finite, positive_means
 from montessori.reporting.figures.canvas import (
@@ -27,35 +28,18 @@ def distribution(report: Report) -> Drawing | None:
         return None
     everything = [value for _, before, after in scored for value in before + after]
     marks = finite([i.momentum_influence for i, _, _ in scored if i.momentum_influence is not None])
-    low, high = (float(q) for q in np.quantile(everything, [0.005, 0.995]))  # a few outliers would hide the rest
-    low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
-    margin = 0.03 * (high - low) or 1e-12
-    low, high = low - margin, high + margin
-    exponent = power_of_ten([low, high])
+    edges, exponent = bins(everything, marks, max(len(values) for _, values, _ in scored))
     unit = 10.0**exponent
-    bins = min(max(round(max(len(values) for _, values, _ in scored) ** 0.5), 12), 48)
-    edges = np.linspace(low, high, bins + 1)
     figure, grid = panels(len(scored), 1, 0.75 + 1.35 * len(scored), sharex=True, sharey=True)
-    drawn = [_shares(values, edges)[0] for _, *both in scored for values in both if values]
-    tallest = max(shares.max() for shares in drawn)
+    tallest = max(shares(values, edges).max() for _, *both in scored for values in both if values)
     texts, hidden = [], 0
     for position, (iteration, before, after) in enumerate(scored):
         ax = grid[position][0]
         ink = colour(position)
         for values, shade in ((before, MUTED), (after, ink)):
             if values:
-                shares, outside = _shares(values, edges)
-                hidden += outside
-                ax.stairs(100 * shares, edges / unit, color=shade, fill=True, alpha=0.3)
-                ax.stairs(100 * shares, edges / unit, color=shade, linewidth=1.2)
-        ax.axvline(0, color=INK, linewidth=1)
-        momentum = iteration.momentum_influence
-        if momentum is not None and np.isfinite(momentum):
-            ax.axvline(momentum / unit, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
-            ax.annotate(
-                "I(∅)", (momentum / unit, 1), xycoords=ax.get_xaxis_transform(), xytext=(4, -2),
-                textcoords="offset points", va="top", fontsize=8.5,
-            )  # fmt: skip
+                hidden += histogram(ax, values, edges, unit, shade)
+        mark(ax, iteration.momentum_influence, unit)
         title = f"Iteration {iteration.number}"
         ax.set_title(title, color=ink)
         about = f"median {scientific(float(np.median(before)))}"
@@ -123,10 +107,38 @@ def _positive(iteration: Iteration) -> str:
     return percent(iteration.positive_share) + ("" if after is None else f" → {percent(after)}")
 
 
-def _shares(values: list[float], edges: "np.ndarray") -> tuple["np.ndarray", int]:
-    """The share of `values` in each bin, and how many lie outside."""
+def bins(values: list[float], marks: list[float], most: int) -> tuple["np.ndarray", int]:
+    """Edges of bins for `most` values that hold zero and the `marks`, and the power of ten to write them in."""
+    low, high = (float(q) for q in np.quantile(values, [0.005, 0.995]))  # a few outliers would hide the rest
+    low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
+    margin = 0.03 * (high - low) or 1e-12
+    low, high = low - margin, high + margin
+    return np.linspace(low, high, min(max(round(most**0.5), 12), 48) + 1), power_of_ten([low, high])
+
+
+def shares(values: list[float], edges: "np.ndarray") -> "np.ndarray":
+    """The share of `values` in each bin."""
     counts, _ = np.histogram(values, edges)
-    return counts / len(values), len(values) - int(counts.sum())
+    return counts / len(values)
+
+
+def histogram(ax: Axes, values: list[float], edges: "np.ndarray", unit: float, shade: str) -> int:
+    """Draw the percentage of `values` in each bin; how many lie outside."""
+    inside = shares(values, edges)
+    ax.stairs(100 * inside, edges / unit, color=shade, fill=True, alpha=0.3)
+    ax.stairs(100 * inside, edges / unit, color=shade, linewidth=1.2)
+    return len(values) - round(float(inside.sum()) * len(values))
+
+
+def mark(ax: Axes, momentum: float | None, unit: float) -> None:
+    """A line at zero, a dashed one at I(∅)."""
+    ax.axvline(0, color=INK, linewidth=1)
+    if momentum is not None and np.isfinite(momentum):
+        ax.axvline(momentum / unit, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+        ax.annotate(
+            "I(∅)", (momentum / unit, 1), xycoords=ax.get_xaxis_transform(), xytext=(4, -2),
+            textcoords="offset points", va="top", fontsize=8.5,
+        )  # fmt: skip
 
 
 def _excluded(iteration: Iteration) -> int:

@@ -1,0 +1,174 @@
+"""The scores of points of one's own, gathered from the shards: what a file of them, a summary and a table say.
+
+In: artifacts of the stages `points`, `influence` and perhaps `split`.  Out: plain values.
+"""
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from montessori.artifacts import Store
+from montessori.data import Row, read_rows, write_rows
+from montessori.reporting.text import count, percent, scientific
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+FEW, MOST = 0.05, 0.95  # a share of positive points outside of these tells hardly any points apart
+NOISY = 0.9  # a rank correlation with float32 below this is worth a sentence
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every point's score, in the order of the data, and what the shards say of their work."""
+
+    rows: list[Row]  # id, influence (None unless ok), training_loss, tokens, status[, in_warm_up]
+    momentum_influence: float  # I(∅), nats
+    step: dict[str, Any]  # optimizer, learning_rate[, steps_before]
+    reference: dict[str, Any]  # n, loss
+    truncated: int  # points cut at the end
+    noise: dict[str, Any] | None  # of an exact step in bfloat16
+    seconds: float  # of all shards together, loading included
+    tokens: int  # read while scoring, prompts and answers
+
+    @property
+    def influences(self) -> list[float]:
+        """Of the points that have one, in the order of the data."""
+        return [row["influence"] for row in self.rows if row["influence"] is not None]
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many points ended how, the most first."""
+        return dict(Counter(row["status"] for row in self.rows).most_common())
+
+
+def gather(store: Store, points: str, shards: Sequence[str], split: str | None) -> Scores:
+    """The shards' scores in the order of `points`; `split` names the rows that warmed the student up."""
+    warm = {row["id"] for row in read_rows(store.open(split) / "warm-up.parquet")} if split else set()
+    found = {row["id"]: row for shard in shards for row in read_rows(store.open(shard) / "scores.parquet")}
+    marker = {"in_warm_up": False} if split else {}
+    rows = []
+    for point in read_rows(store.open(points) / "rows.parquet"):
+        row = {**found[point["id"]], **marker}
+        row |= {name: None for name in ("influence", "training_loss") if not math.isfinite(row[name])}
+        rows.append(row | ({"in_warm_up": True} if point["id"] in warm else {}))
+    manifests = [store.manifest(shard) for shard in shards]
+    told = [manifest["summary"] for manifest in manifests]
+    return Scores(
+        rows,
+        json.loads((store.open(shards[0]) / "momentum.json").read_text())["momentum_influence"],
+        told[0]["step"],
+        told[0]["reference"],
+        sum(part["truncated"] for part in told),
+        told[0].get("noise"),
+        sum(manifest["seconds"] for manifest in manifests),
+        sum(part["tokens"] for part in told),
+    )
+
+
+def distribution(scores: Scores) -> dict[str, Any]:
+    """Mean, spread and shares of the influences, nats; of no influence at all only the count."""
+    values = scores.influences
+    if not values:
+        return {"points": 0}
+    ordered = sorted(values)
+    return {
+        "points": len(values),
+        "mean": statistics.fmean(values),
+        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "minimum": ordered[0],
+        "quantiles": {f"{q:.2f}": _quantile(ordered, q) for q in QUANTILES},
+        "maximum": ordered[-1],
+        "share_above_zero": _share_above(values, 0.0),
+        "momentum_influence": scores.momentum_influence,
+        "share_above_momentum": _share_above(values, scores.momentum_influence),
+    }
+
+
+def speed(scores: Scores) -> dict[str, float]:
+    """Points and tokens a second of one process, over all shards, loading included."""
+    return {
+        "points_per_second": round(len(scores.rows) / scores.seconds, 2),
+        "tokens_per_second": round(scores.tokens / scores.seconds, 1),
+        "seconds": round(scores.seconds, 3),
+    }
+
+
+def step_in_words(step: dict[str, Any], origin: str) -> str:
+    """Which step it was that influence is the effect of; `origin` says where its state came from, "" for none."""
+    rate = f"learning rate {step['learning_rate']:g}"
+    if not origin:
+        return f"one step of plain gradient descent, {rate}: no optimiser state was given"
+    taken = count(step["steps_before"], "step")
+    return f"one AdamW step with {rate}, from the optimiser state {origin} after {taken}"
+
+
+def warnings(scores: Scores, overlap: int) -> list[str]:
+    """What a reader of the scores should know, a sentence each."""
+    found = []
+    if overlap:
+        found.append(
+            f"{overlap} of the points {'has its' if overlap == 1 else 'have their'} instruction in the reference set: "
+            "what they score is in part that they teach the very answers that are measured"
+        )
+    if scores.influences:
+        found += _one_sided(scores)
+    if scores.noise and (scores.noise["spearman"] is None or scores.noise["spearman"] < NOISY):
+        rank = "none" if scores.noise["spearman"] is None else f"{scores.noise['spearman']:.2f}"
+        found.append(
+            f"the exact step in bfloat16 is mostly rounding: its rank correlation with float32 on "
+            f"{scores.noise['points']} points is {rank}; leave --exact-dtype out, or use --estimator taylor"
+        )
+    return found
+
+
+def _one_sided(scores: Scores) -> list[str]:
+    values, momentum = scores.influences, scores.momentum_influence
+    share, above = _share_above(values, 0.0), _share_above(values, momentum)
+    if FEW <= share <= MOST:
+        return []
+    sentence = f"{percent(share)} of the points are positive, so zero does not tell them apart"
+    if momentum and FEW <= above <= MOST:
+        return [
+            f"{sentence}: I(∅) = {scientific(momentum)} of each score is the step's momentum, the same for every "
+            f"point; compare with I(∅) ({percent(above)} are above it), or rank"
+        ]
+    return [f"{sentence}: use their rank, or compare with the mean of points that answer the same prompt"]
+
+
+def write(scores: Scores, path: Path) -> None:
+    """The rows as JSON lines or Parquet, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    if path.suffix == ".parquet":
+        write_rows(temporary, scores.rows)
+    else:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in scores.rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+def draw(scores: Scores, stem: Path) -> list[Path]:
+    """The figure beside `stem` as SVG and PNG; nothing when no point has an influence."""
+    if not scores.influences:
+        return []
+    from montessori.reporting import figures  # half a second that wrong input need not wait for
+
+    picture = figures.draw_scores(scores.influences, scores.momentum_influence)
+    svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    svg.write_text(picture.svg, encoding="utf-8")
+    png.write_bytes(picture.png)
+    return [svg, png]
+
+
+def _share_above(values: Sequence[float], limit: float) -> float:
+    return sum(value > limit for value in values) / len(values)
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    """Linear between the two nearest values."""
+    place = q * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
