@@ -61,6 +61,14 @@ def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> Plan:
     if "optimizer" in found:
         at["optimizer"] = [found["optimizer"]]
 
+    cut = {
+        "file": "rows.parquet",
+        "limit": None,
+        "token_budget": asked.token_budget,
+        "max_length": asked.max_length,
+        "trust_remote_code": asked.trust_remote_code,
+    }
+    tokens = add("tokens", "tokens", cut, {"student": [student], "points": [rows]})
     against = {"reference": [reference]}
     if not exact:
         gradient = add(
@@ -72,14 +80,12 @@ def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> Plan:
         "exact_dtype": asked.exact_dtype or "float32",
         "state_dtype": asked.state_dtype,
         "token_budget": asked.token_budget,
-        "file": "rows.parquet",
-        "limit": None,
         **loading,
         **step,
     }
     count = asked.shards or -(-points // (POINTS_A_SHARD[asked.estimator] * (ON_A_GPU if gpu else 1)))
     scores = [
-        add("influence", "influence", settings, {**at, "points": [rows], **against}, shard=(index, count))
+        add("influence", "influence", settings, {**at, "tokens": [tokens], **against}, shard=(index, count))
         for index in range(count)
     ]
     return Plan(requests, rows, scores, split, dtype)

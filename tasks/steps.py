@@ -89,14 +89,21 @@ class Steps:
     def influence(self, warm: Address, against: Address, points: Shards, file: str, label: str) -> Shards:
         """How much each point lowers the reference loss of the warmed-up student."""
         asked = self.settings.influence
-        settings = {
-            **asked.model_dump(mode="json", include={"estimator", "exact_dtype", "state_dtype", "token_budget"}),
+        student = self._student()
+        cut = {
             "file": file,
             "limit": self.settings.probing.probing,
-            **self._student(),
+            "token_budget": asked.token_budget,
+            "max_length": student["max_length"],
+            "trust_remote_code": student["trust_remote_code"],
+        }
+        tokens = self._step("tokens", f"{label}: tokens", cut, {"student": [warm], "points": points})
+        settings = {
+            **asked.model_dump(mode="json", include={"estimator", "exact_dtype", "state_dtype", "token_budget"}),
+            **student,
         }
         name = "reference" if asked.estimator == "exact" else "gradient"
-        inputs = {"student": [warm], "points": points, name: [against]}
+        inputs = {"student": [warm], "tokens": [tokens], name: [against]}
         return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
 
     def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:

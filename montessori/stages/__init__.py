@@ -34,6 +34,7 @@ STAGES = {
     "responses": Stage("responses"),
     "split": Stage("split", light=True),
     "warm-up": Stage("warm_up"),
+    "tokens": Stage("tokens", light=True),
     "reference-gradient": Stage("reference_gradient", version=2),
     "influence": Stage("influence", version=2),
     "preferences": Stage("preferences", light=True),

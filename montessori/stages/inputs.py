@@ -1,5 +1,6 @@
 """Inputs as a student at work needs them: rows as tokens that it knows, and the optimiser step that is measured."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from torch import nn
 
 from montessori import models
 from montessori.artifacts import is_artifact
-from montessori.chat import Encoded, encode_pairs
+from montessori.chat import Encoded, Example, encode_pairs
 from montessori.config import Training
 from montessori.data import Row
 from montessori.errors import InputError
-from montessori.influence import GradientDescent, OptimizerState, Step, trainable_parameters
+from montessori.influence import GradientDescent, OptimizerState, Step, memory, trainable_parameters
+from montessori.influence.batches import Batch
 from montessori.stages import Job, location
 
 
@@ -28,6 +30,32 @@ def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Enco
             f"model's vocabulary ends at {known - 1}; use the tokenizer that the model was trained with"
         )
     return encoded
+
+
+def fitting_budget(
+    job: Job,
+    work: memory.Work,
+    dtype: str,
+    trust_remote_code: bool,
+    state_dtype: str,
+    batches: Sequence[Batch],
+    reference: Sequence[Example],
+    wanted: int,
+) -> int:
+    """The token budget, at most `wanted`, with which `work` fits into the memory there is; before anything is loaded.
+
+    Raises InputError when not one example does.
+    """
+    student = models.skeleton(job.model("student"), dtype, trust_remote_code)
+    points = [example for batch in batches for example in batch]
+    longest = max((len(example.input_ids) for example in [*points, *reference]), default=0)
+    needed = memory.estimate(student, work, getattr(torch, state_dtype), 2 if _has_state(job) else 0, longest)
+    free = memory.available_bytes(models.device())
+    return memory.token_budget_that_fits(needed, points, reference, wanted, free)
+
+
+def _has_state(job: Job) -> bool:
+    return job.has("optimizer") or is_artifact(job.request.inputs["student"][0])
 
 
 def optimizer_step(job: Job, model: nn.Module, learning_rate: float | None, dtype: torch.dtype = torch.float32) -> Step:

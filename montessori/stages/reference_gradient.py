@@ -5,9 +5,9 @@ from typing import Any
 from montessori import models
 from montessori.config import Frozen
 from montessori.errors import InputError
-from montessori.influence import ReferenceGradient, Taylor, reference_gradient
+from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
 from montessori.stages import Job
-from montessori.stages.inputs import encode, optimizer_step
+from montessori.stages.inputs import encode, fitting_budget, optimizer_step
 
 
 class Settings(Frozen):
@@ -22,13 +22,17 @@ class Settings(Frozen):
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """One pass over the reference set, once for a student."""
     source = job.model("student")
-    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
-    step = optimizer_step(job, model, settings.learning_rate)
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
-    encoded = encode(model, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
+    student = models.skeleton(source, trust_remote_code=settings.trust_remote_code)
+    encoded = encode(student, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
     if not encoded.examples:
         raise InputError("reference: no row has an answer that fits max_length; raise it or use shorter rows")
-    gradient, loss = reference_gradient(model, encoded.examples)
+    budget = fitting_budget(
+        job, "gradient", settings.dtype, settings.trust_remote_code, "float32", [], encoded.examples, TOKEN_BUDGET
+    )
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    gradient, loss = reference_gradient(model, encoded.examples, budget)
+    step = optimizer_step(job, model, settings.learning_rate)
     momentum = Taylor(model, step, gradient).momentum_influence
     ReferenceGradient(gradient, loss, len(encoded.examples), momentum).save(job.out)
-    return {**encoded.counts, "loss": loss, "momentum_influence": momentum}
+    return {**encoded.counts, "loss": loss, "momentum_influence": momentum, "token_budget": budget}

@@ -67,7 +67,7 @@ def expect_autograd(model: nn.Module, examples: list[Example], found: dict[str, 
     for i, example in enumerate(examples):
         expected = torch.autograd.grad(plain_loss(model, example), list(trainable.values()), materialize_grads=True)
         for name, gradient in zip(trainable, expected, strict=True):
-            torch.testing.assert_close(found[name][i], gradient, rtol=1e-4, atol=2e-6, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(found[name][i], gradient, rtol=1e-4, atol=2e-6, msg=f"{name} of point {i}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
