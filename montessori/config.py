@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Estimator = Literal["taylor", "directional", "exact"]
+EstimatorName = Literal["taylor", "directional", "exact"]
 Split = Literal["zero", "momentum", "prompt_mean"]
 
 
@@ -192,7 +192,7 @@ class Dpo(Training):
 class Influence(Frozen):
     """How one optimiser step on a point is measured on the reference set."""
 
-    estimator: Estimator = "taylor"
+    estimator: EstimatorName = "taylor"
     shards: int = Field(1, ge=1)
     token_budget: int = Field(2048, ge=16)  # padded tokens of a batch
     state_dtype: Literal["float32", "bfloat16"] = "float32"  # of AdamW's moments and ∇L while points are scored
@@ -281,7 +281,7 @@ class Scoring(Frozen):
     optimizer_state: str | None = None
     warm_up: int | None = Field(None, ge=1)  # rows
     learning_rate: float | None = Field(None, gt=0)  # default: the optimiser state's, or the paper's
-    estimator: Estimator = "taylor"
+    estimator: EstimatorName = "taylor"
     split: str = "train"  # of `data` on the hub
     limit: int | None = Field(None, ge=1)
     max_length: int = Field(1024, ge=16)  # paper

@@ -1,4 +1,14 @@
-"""Local data influence: how one optimiser step on a training point changes the student's reference loss."""
+"""Local data influence: how one optimiser step on a training point changes the student's reference loss.
+
+    model, tokenizer = load_model("warm/model"), load_tokenizer("warm/model")        # montessori.models
+    points = encode_pairs(tokenizer, rows, max_length=1024).examples                   # montessori.chat
+    step = OptimizerState.load(Path("warm"))                                           # or GradientDescent(5e-6)
+    gradient, loss = reference_gradient(model, reference)
+    estimator = Taylor(model, step, gradient)                # or Directional; or Exact(model, step, reference)
+    scores = [score for batch in plan(points) for score in estimator.score(batch)]
+
+`sharded` has what a student needs that no single GPU holds, `memory` what each estimator takes.
+"""
 
 from montessori.influence.adamw import OptimizerState, trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, plan
@@ -10,13 +20,14 @@ from montessori.influence.reference import (
     reference_gradient,
     reference_loss,
 )
-from montessori.influence.score import Score
+from montessori.influence.score import Estimator, Score
 from montessori.influence.step import GradientDescent, Step
 from montessori.influence.taylor import Taylor
 
 __all__ = [
     "TOKEN_BUDGET",
     "Directional",
+    "Estimator",
     "Exact",
     "GradientDescent",
     "OptimizerState",

@@ -7,6 +7,7 @@ Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, equations for the l
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Exact:
         self.reference_loss, self._losses = reference_loss(model, reference_examples, token_budget)
         require_finite(reference_examples, self._losses)
 
-    @property
+    @cached_property
     def momentum_influence(self) -> float:
         """I(∅) = L(θ) − L(θ + Δ(∅)), nats: what the step with g = 0 does by momentum (and weight decay) alone."""
         return self._lowered_by_step(None)

@@ -1,11 +1,11 @@
-"""What an estimator says about one point."""
+"""What an estimator says about one point, and what every estimator offers."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from montessori.chat import Example
-from montessori.influence.batches import answer_tokens
+from montessori.influence.batches import Batch, answer_tokens
 
 Status = Literal["ok", "no-answer", "too-long", "not-finite"]
 
@@ -19,6 +19,17 @@ class Score:
     training_loss: float  # ℓ(θ; x), nats per answer token
     tokens: int  # answer tokens, those that the loss is the mean of
     status: Status  # why there is no influence, or "ok"
+
+
+class Estimator(Protocol):
+    """What `Taylor`, `Directional` and `Exact` have in common."""
+
+    @property
+    def momentum_influence(self) -> float:
+        """I(∅), nats: the influence of the step with g = 0, by momentum and weight decay alone."""
+
+    def score(self, batch: Batch) -> list[Score]:
+        """The Score of each example, in order; weights and state are afterwards those that were given, bit for bit."""
 
 
 def make_score(example: Example, influence: float, training_loss: float) -> Score:

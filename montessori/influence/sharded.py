@@ -49,7 +49,7 @@ from montessori.influence.directional import Directional
 from montessori.influence.exact import Exact
 from montessori.influence.ranks import Ranks
 from montessori.influence.reference import reference_gradient
-from montessori.influence.score import Score
+from montessori.influence.score import Estimator, Score
 from montessori.influence.taylor import Taylor
 
 M = TypeVar("M", bound=nn.Module)
@@ -101,7 +101,7 @@ def _shard_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def score(estimator: Taylor | Directional | Exact, model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[Score]]:
+def score(estimator: Estimator, model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[Score]]:
     """The scores of each batch, on every process; batches without any answer come last.
 
     Without shards it is `estimator.score` of one batch after the other.
@@ -155,7 +155,7 @@ def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
     points, reference = examples("data"), examples("reference")
     model = shard(models.load_model(options.student, options.dtype, place="cpu"))
     state = shard_state(model, OptimizerState.load(options.optimizer_state))
-    estimator: Taylor | Directional | Exact
+    estimator: Estimator
     if options.estimator == "exact":
         estimator = Exact(model, state, reference, options.token_budget)
     else:

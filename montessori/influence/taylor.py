@@ -8,6 +8,7 @@ Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ.
 
 import math
 from collections import defaultdict
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Taylor:
         self._decay = math.fsum(step.decay(n, p.detach(), self._gradient[n]) for n, p in weights)
         self._rest: dict[str, Tensor] = {}
 
-    @property
+    @cached_property
     def momentum_influence(self) -> float:
         """I(∅) = −⟨∇L, Δ(∅)⟩, nats: the part of every score that comes from momentum (and weight decay)."""
         parts = (float(self._step.at_rest(n, r).sum()) for n, r in self._gradient.items())

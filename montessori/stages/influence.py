@@ -13,9 +13,9 @@ import torch
 
 from montessori import models, progress
 from montessori.chat import Example
-from montessori.config import Estimator, Frozen
+from montessori.config import EstimatorName, Frozen
 from montessori.data import write_rows
-from montessori.influence import Directional, Exact, ReferenceGradient, Score, Step, Taylor, fidelity, plan
+from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, fidelity, plan
 from montessori.influence.batches import Batch
 from montessori.stages import Job, tokens
 from montessori.stages.inputs import describe, encode, fitting_budget, optimizer_step
@@ -26,7 +26,7 @@ NOISE_POINTS = 16  # measured again in float32 where the exact step is taken in 
 class Settings(Frozen):
     """The estimator, and how the student is loaded."""
 
-    estimator: Estimator
+    estimator: EstimatorName
     exact_dtype: Literal["float32", "bfloat16"]
     state_dtype: Literal["float32", "bfloat16"]
     token_budget: int
@@ -76,7 +76,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def _scores(estimator: Taylor | Directional | Exact, batches: list[Batch]) -> Iterator[Score]:
+def _scores(estimator: Estimator, batches: list[Batch]) -> Iterator[Score]:
     total, done, seen, started = sum(map(len, batches)), 0, 0, time.monotonic()
     progress.report(0, total, "points")
     for batch in batches:
@@ -95,7 +95,7 @@ def _reference_set(job: Job, settings: Settings) -> list[Example]:
 
 def _estimator(
     job: Job, settings: Settings, dtype: str, reference: list[Example]
-) -> tuple[Taylor | Directional | Exact, Step, dict[str, float]]:
+) -> tuple[Estimator, Step, dict[str, float]]:
     """The estimator that the settings name, its step, and what it measures against: the size and loss of that set."""
     model = models.load_model(job.model("student"), dtype, settings.trust_remote_code)
     narrow = getattr(torch, settings.state_dtype)
