@@ -53,7 +53,7 @@ def test_another_beta_redoes_only_what_follows_the_preferences(montessori: Monte
     assert changed.returncode == 0, changed.stderr
     done = {address.split("/")[0] for address, state in lines(changed.stdout).items() if state == "done"}
     cached = {address.split("/")[0] for address, state in lines(changed.stdout).items() if state == "cached"}
-    assert done == {"teacher", "instructions", "responses", "influence", "student", "evaluation", "runs"}
+    assert done == {"teacher", "instructions", "responses", "tokens", "influence", "student", "evaluation", "runs"}
     assert cached >= {"seeds", "scratch-teacher", "warm-up", "reference-gradient", "influence", "preferences"}
     assert len(list((copy / "runs").iterdir())) == 2
 
@@ -83,10 +83,10 @@ def test_every_artifact_tells_where_it_came_from(finished: Path) -> None:
 def test_a_dry_run_shows_the_plan_and_starts_nothing(montessori: Montessori, finished: Path, tmp_path: Path) -> None:
     plan = montessori("run", CONFIG, "--store", tmp_path / "new", "--dry-run")
     assert plan.returncode == 0, plan.stderr
-    assert "29 stages and shards, 29 to do" in plan.stdout
+    assert "31 stages and shards, 31 to do" in plan.stdout
     assert not (tmp_path / "new").exists()
     cached = montessori("run", CONFIG, "--store", finished, "--dry-run")
-    assert "29 stages and shards, 0 to do" in cached.stdout
+    assert "31 stages and shards, 0 to do" in cached.stdout
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "llama3-8b"])
