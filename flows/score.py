@@ -105,7 +105,7 @@ def summarise(options: Scoring, checked: Checked, found: Scores) -> dict[str, An
         "reference": {"source": options.reference, **found.reference, "overlap": checked.overlap},
         "statuses": found.statuses,
         "influence": reporting.distribution(found),
-        "noise": found.noise,
+        "check": found.check,
         "speed": reporting.speed(found),
         "warnings": reporting.warnings(found, checked.overlap),
         "options": options.model_dump(mode="json"),

@@ -165,6 +165,9 @@ def _distribution(summary: dict[str, Any]) -> Table:
     truncated = summary["points"]["truncated"]
     table.add_row("points", statuses + (f" ({truncated:,} cut at the maximum length)" if truncated else ""))
     table.add_row("reference", f"{reference['n']:,} examples, loss {reference['loss']:.4f} nats/token")
+    if check := summary["check"]:
+        rank = "–" if check["spearman"] is None else f"{check['spearman']:.3f}"
+        table.add_row("rank correlation", f"{rank} with {check['against']}, on {check['points']} points")
     table.add_row(
         "speed", f"{speed['points_per_second']:.3g} points/s, {speed['tokens_per_second']:,.0f} tokens/s a process"
     )

@@ -26,6 +26,7 @@ from montessori.influence import (
     plan,
     reference_gradient,
 )
+from montessori.influence.fidelity import spearman
 from tasks.places import Inline
 
 POINTS = 12
@@ -166,8 +167,21 @@ def test_another_learning_rate_scales_the_step(here: Path) -> None:
 
 def test_the_original_s_bfloat16_step_comes_with_its_noise(here: Path) -> None:
     assert score(optimizer_state="state", estimator="exact", exact_dtype="bfloat16", shards=4) == 0
-    assert summary()["noise"]["points"] > 1
-    assert summary()["dtype"] == "bfloat16"
+    assert (summary()["check"]["against"], summary()["dtype"]) == ("exact in float32", "bfloat16")
+    assert summary()["check"]["points"] > 1
+    assert any("mostly rounding" in warning for warning in summary()["warnings"])
+
+
+def test_directional_is_checked_by_taylor_and_says_where_its_fixed_second_moment_fails(here: Path) -> None:
+    assert score(optimizer_state="state", estimator="directional") == 0
+    truths = by_api("taylor")
+    expected = spearman([row["influence"] for row in rows()], [truths[row["id"]] for row in rows()])
+    check = summary()["check"]
+    assert (check["against"], check["points"]) == ("taylor in float32", POINTS)
+    assert check["spearman"] == pytest.approx(expected, abs=1e-3)
+    assert any("use --estimator taylor" in warning for warning in summary()["warnings"]) == (expected < 0.95)
+    assert score() == 0
+    assert summary()["check"] is None
 
 
 def test_a_point_that_cannot_be_scored_has_a_status_and_no_influence(here: Path) -> None:

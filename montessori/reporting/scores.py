@@ -18,7 +18,7 @@ from montessori.reporting.text import count, percent, scientific
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEW, MOST = 0.05, 0.95  # a share of positive points outside of these tells hardly any points apart
-NOISY = 0.9  # a rank correlation with float32 below this is worth a sentence
+DOUBTFUL = 0.95  # a rank correlation with better scores below this is worth a sentence
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scores:
     step: dict[str, Any]  # optimizer, learning_rate[, steps_before]
     reference: dict[str, Any]  # n, loss
     truncated: int  # points cut at the end
-    noise: dict[str, Any] | None  # of an exact step in bfloat16
+    check: dict[str, Any] | None  # against, points, spearman, …: the agreement with better scores of a few points
     seconds: float  # of all shards together, loading included
     tokens: int  # read while scoring, prompts and answers
 
@@ -63,7 +63,7 @@ def gather(store: Store, points: str, shards: Sequence[str], split: str | None) 
         told[0]["step"],
         told[0]["reference"],
         sum(part["truncated"] for part in told),
-        told[0].get("noise"),
+        told[0].get("check"),
         sum(manifest["seconds"] for manifest in manifests),
         sum(part["tokens"] for part in told),
     )
@@ -116,13 +116,17 @@ def warnings(scores: Scores, overlap: int) -> list[str]:
         )
     if scores.influences:
         found += _one_sided(scores)
-    if scores.noise and (scores.noise["spearman"] is None or scores.noise["spearman"] < NOISY):
-        rank = "none" if scores.noise["spearman"] is None else f"{scores.noise['spearman']:.2f}"
-        found.append(
-            f"the exact step in bfloat16 is mostly rounding: its rank correlation with float32 on "
-            f"{scores.noise['points']} points is {rank}; leave --exact-dtype out, or use --estimator taylor"
-        )
+    if scores.check and (scores.check["spearman"] is None or scores.check["spearman"] < DOUBTFUL):
+        found.append(_doubt(scores.check))
     return found
+
+
+def _doubt(check: dict[str, Any]) -> str:
+    rank = "none" if check["spearman"] is None else f"{check['spearman']:.2f}"
+    measured = f"the rank correlation with {check['against']} on {count(check['points'], 'point')} is {rank}"
+    if check["against"].startswith("taylor"):
+        return f"directional's fixed second moment does not hold for this student: {measured}; use --estimator taylor"
+    return f"the exact step in bfloat16 is mostly rounding: {measured}; leave --exact-dtype out, or use taylor"
 
 
 def _one_sided(scores: Scores) -> list[str]:

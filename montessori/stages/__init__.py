@@ -36,7 +36,7 @@ STAGES = {
     "warm-up": Stage("warm_up"),
     "tokens": Stage("tokens", light=True),
     "reference-gradient": Stage("reference_gradient", version=2),
-    "influence": Stage("influence", version=2),
+    "influence": Stage("influence", version=3),
     "preferences": Stage("preferences", light=True),
     "teacher": Stage("teacher"),
     "student": Stage("student"),

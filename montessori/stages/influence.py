@@ -20,7 +20,7 @@ from montessori.influence.batches import Batch
 from montessori.stages import Job, tokens
 from montessori.stages.inputs import describe, encode, fitting_budget, optimizer_step
 
-NOISE_POINTS = 16  # measured again in float32 where the exact step is taken in bfloat16
+CHECKED_POINTS = 32  # scored a second time where the estimator may rank points wrongly
 
 
 class Settings(Frozen):
@@ -53,6 +53,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         settings.token_budget,
     )
     settings = settings.model_copy(update={"token_budget": budget})
+    examples = [example for batch in batches for example in batch]
+    better = _better_scores(job, settings, dtype, reference, examples) if job.request.shard[0] == 0 else None
     estimator, step, against = _estimator(job, settings, dtype, reference)
     scored = [asdict(score) for score in _scores(estimator, [part for b in batches for part in plan(b, budget)])]
     unscored = [
@@ -61,7 +63,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     ]
     write_rows(job.out / "scores.parquet", scored + unscored)
     (job.out / "momentum.json").write_text(json.dumps({"momentum_influence": estimator.momentum_influence}) + "\n")
-    examples = [example for batch in batches for example in batch]
     summary: dict[str, Any] = {
         "points": len(scored) + len(unscored),
         "truncated": sum(example.truncated for example in examples),
@@ -71,8 +72,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "step": describe(step),
         "reference": against,
     }
-    if exact and dtype == "bfloat16" and job.request.shard[0] == 0:
-        summary["noise"] = _noise(job, settings, reference, scored, examples)
+    if better:
+        summary["check"] = _agreement(*better, scored)
     return summary
 
 
@@ -108,23 +109,37 @@ def _estimator(
     return kind(model, step, gradient.gradient), step, {"n": gradient.n, "loss": gradient.loss}
 
 
-def _noise(
-    job: Job, settings: Settings, reference: list[Example], scored: list[dict[str, Any]], examples: list[Example]
-) -> dict[str, float | None]:
-    """What taking the exact step in bfloat16 cost, on a few points: the same in float32.
+def _better_scores(
+    job: Job, settings: Settings, dtype: str, reference: list[Example], examples: list[Example]
+) -> tuple[str, list[Score]] | None:
+    """Scores to check the estimator by, of a few points of every length, and what made them.
+
+    Those of `taylor` for `directional`, whose fixed v may not hold; of a float32 step for a bfloat16 one. None where
+    nothing better is at hand.
+    """
+    better = {"directional": ("taylor", dtype), "exact": ("exact", "float32")}.get(settings.estimator)
+    if better is None or better == (settings.estimator, dtype):
+        return None
+    name, wide = better
+    estimator, _, _ = _estimator(job, settings.model_copy(update={"estimator": name}), wide, reference)
+    sample = examples[:: math.ceil(len(examples) / CHECKED_POINTS) or 1]
+    return f"{name} in {wide}", [score for example in sample for score in estimator.score([example])]
+
+
+def _agreement(against: str, better: list[Score], scored: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the scores agree with better ones, over the points that both have.
 
     A rank correlation of None: the points, or all but one, have the same influence.
     """
     found = {row["id"]: row["influence"] for row in scored if row["status"] == "ok"}
-    sample = [example for example in examples if example.id in found][:NOISE_POINTS]
-    wide, _, _ = _estimator(job, settings, "float32", reference)
-    truths = [score.influence for score in wide.score(sample)]
-    noisy = [found[example.id] for example in sample]
-    errors = [a - b for a, b in zip(noisy, truths, strict=True)]
-    comparable = len({*noisy}) > 1 and len({*truths}) > 1
+    truths = {score.id: score.influence for score in better if score.status == "ok" and score.id in found}
+    checked = [found[id] for id in truths]
+    errors = [found[id] - truth for id, truth in truths.items()]
+    comparable = len({*checked}) > 1 and len({*truths.values()}) > 1
     return {
-        "points": len(sample),
-        "spearman": fidelity.spearman(noisy, truths) if comparable else None,
-        "deviation_of_error": statistics.stdev(errors) if len(sample) > 1 else None,
-        "deviation_of_influence": statistics.stdev(truths) if len(sample) > 1 else None,
+        "against": against,
+        "points": len(truths),
+        "spearman": fidelity.spearman(checked, [*truths.values()]) if comparable else None,
+        "deviation_of_error": statistics.stdev(errors) if len(errors) > 1 else None,
+        "deviation_of_influence": statistics.stdev(truths.values()) if len(truths) > 1 else None,
     }
