@@ -149,8 +149,13 @@ def _row(where: str, row: object, role: str) -> Row:
             "or the assistant's turn at the end of messages)"
         )
     said = [turn["content"] for turn in prompt]
-    digest = hashlib.sha256("\0".join([*said, str(response), where.rpartition(" ")[2]]).encode()).hexdigest()[:12]
-    id = digest if row.get("id") is None else str(row["id"])
+    try:
+        content = "\0".join([*said, str(response), where.rpartition(" ")[2]]).encode()
+        id = hashlib.sha256(content).hexdigest()[:12] if row.get("id") is None else str(row["id"])
+        id.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise InputError(f"{where}: {half} is half of a character; write both halves, or the character") from None
     return {"id": id, "instruction": instruction, "response": response or "", "messages": prompt}
 
 

@@ -146,6 +146,12 @@ def test_a_line_that_is_not_json_is_named(tmp_path, bad):
     assert "line 17 is not JSON" in refused(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize("field", ["id", "instruction", "output"])
+def test_half_of_a_character_is_named(tmp_path, field):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0] | {field: "Hm \ud83d."}) + "\n")
+    assert r"line 1: \ud83d is half of a character" in refused(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

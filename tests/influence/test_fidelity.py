@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 from warm_student import in_float64 as norms_swapped
 from warm_student import plain_loss, random_examples, tiny_student, truth, warm_up
 
@@ -42,7 +43,6 @@ def test_a_point_without_a_finite_influence_is_left_out():
 
 
 def test_spearman_is_that_of_scipy_with_ties():
-    stats = pytest.importorskip("scipy.stats")
     a, b = [1.0, 2.0, 2.0, 5.0, 3.0], [2.0, 1.0, 4.0, 4.0, 4.0]
     assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
 
