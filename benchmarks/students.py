@@ -1,6 +1,6 @@
 """Students for the benchmarks: Llamas of 3 and 10 million parameters, trained on real rows by AdamW.
 
-    .venv/bin/python benchmarks/students.py --data DATA --out students [--size 3m 10m] [--steps 600]
+    .venv/bin/python benchmarks/students.py --data DATA --out students [--size 3m 10m] [--steps 800]
 
 DATA is a folder with `gsm8k/train.jsonl.gz` and `seeds/alpaca_cleaned_full.jsonl.gz` (instruction, output). Writes
 `<out>/<size>/{early,middle,late}/`, each with `model/` and AdamW's state (`optimizer.safetensors`, `optimizer.json`),
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("students"))
     parser.add_argument("--size", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     options = parser.parse_args()
     rows = training_rows(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
