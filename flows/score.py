@@ -5,6 +5,7 @@ In: the options.  Out: a file with a score for each point, its summary and its f
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from montessori import data, sources
+from montessori import checks, data, sources
 from montessori.artifacts import Store
 from montessori.config import Compute, DataSource, Scoring
 from montessori.errors import InputError
@@ -22,6 +23,7 @@ from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
 
 KINDS = (".jsonl", ".parquet")
+SUMMARY = ".summary.json"
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,8 @@ def score(
         "artifacts": [request.address for request in plan.requests],
         "command_seconds": round(time.monotonic() - started, 1),
     }
-    stem = out.with_suffix("")
     reporting.write(found, out)
-    written = [out, stem.with_name(f"{stem.name}.summary.json"), *reporting.draw(found, stem)]
+    written = [out, _beside(out, SUMMARY), *reporting.draw(found, out.with_suffix(""))]
     written[1].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     terminal.show_scores(console, found, summary, {row["id"]: row["instruction"] for row in checked.points}, written)
 
@@ -87,6 +88,9 @@ def check(options: Scoring) -> Checked:
         addresses["student"] = sources.model(options.student, "--student")
     if options.optimizer_state:
         addresses["optimizer"] = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
+        with _named("--optimizer-state"):
+            state = Path(options.optimizer_state).expanduser() / sources.STATE_FILES[0]
+            checks.moments_fit(state, Path(options.student).expanduser())
     rows, against = _read(points, "points", "--data"), _read(reference, "reference", "--reference")
     for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
         if number and number > len(rows):
@@ -107,7 +111,7 @@ def summarise(options: Scoring, checked: Checked, found: Scores) -> dict[str, An
         "influence": reporting.distribution(found),
         "check": found.check,
         "speed": reporting.speed(found),
-        "warnings": reporting.warnings(found, checked.overlap),
+        "warnings": reporting.warnings(found, options.estimator, checked.overlap),
         "options": options.model_dump(mode="json"),
     }
 
@@ -127,12 +131,23 @@ def _check_out(options: Scoring) -> None:
         raise InputError(f"--out = {options.out}: a folder; name a file")
     if not out.parent.is_dir():
         raise InputError(f"--out = {options.out}: the folder {out.parent} does not exist; make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(f"--out = {options.out}: nothing can be written in the folder {out.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InputError(
+            f"--out = {options.out}: nothing can be written in the folder {out.parent} ({reason})"
+        ) from None
     inputs = {"--data": options.data, "--reference": options.reference}
-    for name, given in inputs.items():
-        if out.resolve() == Path(given).expanduser().resolve():
-            raise InputError(f"--out = {options.out}: is the file of {name}, which would be overwritten")
+    for path in (out, *(_beside(out, end) for end in (SUMMARY, ".svg", ".png"))):
+        for name, given in inputs.items():
+            if path.resolve() == Path(given).expanduser().resolve():
+                raise InputError(f"--out = {options.out}: {path} is the file of {name}, which would be overwritten")
+
+
+def _beside(out: Path, end: str) -> Path:
+    return out.with_name(f"{out.stem}{end}")
 
 
 def _read(source: DataSource, role: str, option: str) -> list[data.Row]:

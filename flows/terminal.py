@@ -65,9 +65,9 @@ class Screen:
         if (bar_id := self._bars.pop(address, None)) is not None:
             self._progress.remove_task(bar_id)
         if record.state in MARKS:
-            took = f"{record.seconds:6.1f} s"
-            note = f"[dim]{address}[/]" if record.state != "failed" else f"[red]{record.error}[/]"
-            line = f"{MARKS[record.state]} {took}  {record.title}  {note}"
+            took = " " * 8 if record.state == "cached" else f"{record.seconds:6.1f} s"
+            note = f"[dim]{address}[/]" if record.state != "failed" else f"[red]{escape(str(record.error))}[/]"
+            line = f"{MARKS[record.state]} {took}  {escape(record.title)}  {note}"
             # A window too narrow cuts the address; an error, and what goes into a file, stays whole.
             if self.console.is_terminal and record.state != "failed":
                 self.console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
@@ -102,7 +102,7 @@ class ScoreScreen(Screen):
             self._done[address], self._rates[address] = done[0], done[3]
         if record.state in ("done", "cached"):
             self._rates.pop(address, None)
-            self._seconds += record.seconds
+            self._seconds += record.seconds if record.state == "done" else 0
             if len(self._states) == len(self._shards) and set(self._states.values()) <= {"done", "cached"}:
                 self._close()
             return
@@ -123,7 +123,8 @@ class ScoreScreen(Screen):
         count = len(self._shards)
         state = "cached" if cached == count else "done"
         note = f"{count} shard{'' if count == 1 else 's'}" + (f", {cached} of them done before" if cached else "")
-        line = f"{MARKS[state]} {self._seconds:6.1f} s  influence of {self._points:,} points  [dim]{note}[/]"
+        took = " " * 8 if state == "cached" else f"{self._seconds:6.1f} s"
+        line = f"{MARKS[state]} {took}  influence of {self._points:,} points  [dim]{note}[/]"
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -142,7 +143,7 @@ def show_scores(
             console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
     for warning in summary["warnings"]:
         console.print(f"\n[yellow]warning[/] {escape(warning)}.", highlight=False)
-    names = ("scores", "summary", "figure", "")
+    names = ("scores", "summary", "figure", "figure")
     console.print()
     for name, path in zip(names, written, strict=False):
         console.print(f"{name:<8} {path}", highlight=False, markup=False, soft_wrap=True)
@@ -169,7 +170,9 @@ def _distribution(summary: dict[str, Any]) -> Table:
         rank = "–" if check["spearman"] is None else f"{check['spearman']:.3f}"
         table.add_row("rank correlation", f"{rank} with {check['against']}, on {check['points']} points")
     table.add_row(
-        "speed", f"{speed['points_per_second']:.3g} points/s, {speed['tokens_per_second']:,.0f} tokens/s a process"
+        "speed",
+        f"{speed['points_per_second']:.3g} points/s, {speed['tokens_per_second']:,.0f} tokens/s a process, "
+        "loading included",
     )
     return table
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from montessori.errors import InputError
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
@@ -34,6 +36,29 @@ def model_folder(path: str | Path) -> None:
     missing = _missing_shards(folder)
     if missing:
         raise InputError(f"{folder}: {INDEX} names {missing[0]}, which is not there; copy the folder again")
+
+
+def moments_fit(state: Path, folder: Path) -> None:
+    """Raise InputError where a moment in the file `state` is not shaped like the weight of its name in `folder`.
+
+    Names that only one of them has are left to the loaded model: its own names may differ from its file's.
+    """
+    moments = {name.removeprefix("exp_avg."): shape for name, shape in _shapes(state).items()}
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, shape in _shapes(file).items():
+            if moments.get(name, shape) != shape:
+                raise InputError(
+                    f"{state.parent}: the optimiser state is of another model: {name} is {moments[name]} there, "
+                    f"{shape} in {folder}; give the state that this student's training left"
+                )
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(file, "np") as tensors:
+            return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: not a safetensors file ({error}); copy it again") from None
 
 
 def _any(folder: Path, patterns: tuple[str, ...]) -> str | None:

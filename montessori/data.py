@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ def read(source: DataSource, role: str) -> list[Row]:
     rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
     if not rows:
         raise InputError(f"{role}.source = {source.source}: no rows" + (" after skip" if source.skip else ""))
-    if len({row["id"] for row in rows}) < len(rows):
-        raise InputError(f"{role}.source = {source.source}: ids repeat; each row needs its own, or none")
+    id, times = Counter(row["id"] for row in rows).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{role}.source = {source.source}: {times} rows have the id {id}; each needs its own, or none")
     if all(len(row["messages"]) == 1 for row in rows):
         for row in rows:
             del row["messages"]
@@ -139,18 +141,20 @@ def _row(where: str, row: object, role: str) -> Row:
         prompt, response = user(_instruction(where, row)), _response(row)
     else:
         prompt, response = _conversation(where, row["messages"])
-        response = response or _response(row)
+        if not response and (given := _response(row)) is not None:
+            response = given
     instruction = next((turn["content"] for turn in reversed(prompt) if turn["role"] == "user"), "")
     if not instruction:
         raise InputError(f"{where}: messages lacks a user turn, or the last one is empty: it is the instruction")
-    if response is None and role != "seeds":
+    # A point without an answer is one that cannot be scored, and says so; a line without the field is a mistake.
+    if not response and role != "seeds" and (response is None or role != "points"):
         raise InputError(
             f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)}, "
             "or the assistant's turn at the end of messages)"
         )
     said = [turn["content"] for turn in prompt]
     try:
-        content = "\0".join([*said, str(response), where.rpartition(" ")[2]]).encode()
+        content = "\0".join([*said, str(response or None), where.rpartition(" ")[2]]).encode()
         id = hashlib.sha256(content).hexdigest()[:12] if row.get("id") is None else str(row["id"])
         id.encode()
     except UnicodeEncodeError as error:
@@ -169,8 +173,9 @@ def _instruction(where: str, row: Row) -> str:
 
 
 def _response(row: Row) -> str | None:
-    given = (row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str))
-    return next((text for text in given if text.strip()), None)
+    """The first answer that is not blank; "" when there are only blank ones, None when there is no field for one."""
+    given = [row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str)]
+    return next((text for text in given if text.strip()), "" if given else None)
 
 
 def _conversation(where: str, messages: object) -> tuple[list[Message], str | None]:
@@ -190,4 +195,6 @@ def _conversation(where: str, messages: object) -> tuple[list[Message], str | No
     if last["role"] != "assistant":
         before, last = messages, None
     prompt = [{"role": turn["role"], "content": turn["content"].strip()} for turn in before]
-    return prompt, last["content"] if last and last["content"].strip() else None
+    if last is None:
+        return prompt, None
+    return prompt, last["content"] if last["content"].strip() else ""

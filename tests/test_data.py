@@ -94,7 +94,7 @@ def test_ids_differ_even_between_equal_rows_and_stay_when_read_again(tmp_path):
 def test_ids_of_the_file_are_kept_and_must_differ(tmp_path):
     rows = [{"id": n, "instruction": f"Count to {n}.", "answer": "…"} for n in range(3)]
     assert [row["id"] for row in data.read(jsonl(tmp_path, *rows), "reference")] == ["0", "1", "2"]
-    with pytest.raises(InputError, match="ids repeat"):
+    with pytest.raises(InputError, match="rows have the id"):
         data.read(jsonl(tmp_path, rows[0], rows[0]), "reference")
 
 

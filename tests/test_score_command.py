@@ -165,6 +165,21 @@ def test_another_learning_rate_scales_the_step(here: Path) -> None:
     assert summary()["step"]["learning_rate"] == 2e-5
 
 
+def test_a_learning_rate_at_which_first_order_fails_comes_with_a_warning(here: Path) -> None:
+    def warned() -> bool:
+        return any("to first order" in warning for warning in summary()["warnings"])
+
+    assert score(optimizer_state="state", learning_rate=5e-4) == 0 and warned()
+    assert score(optimizer_state="state", learning_rate=5e-4, estimator="exact") == 0 and not warned()
+    assert score(optimizer_state="state", learning_rate=5e-6) == 0 and not warned()
+
+
+def test_too_few_points_are_no_ground_for_a_verdict_on_directional(here: Path) -> None:
+    assert score(optimizer_state="state", estimator="directional", limit=2, learning_rate=5e-6) == 0
+    assert summary()["check"]["points"] == 2
+    assert not any("directional" in warning for warning in summary()["warnings"])
+
+
 def test_the_original_s_bfloat16_step_comes_with_its_noise(here: Path) -> None:
     assert score(optimizer_state="state", estimator="exact", exact_dtype="bfloat16", shards=4) == 0
     assert (summary()["check"]["against"], summary()["dtype"]) == ("exact in float32", "bfloat16")
@@ -191,6 +206,14 @@ def test_a_point_that_cannot_be_scored_has_a_status_and_no_influence(here: Path)
     last = rows()[-1]
     assert (last["id"], last["influence"], last["training_loss"], last["status"]) == ("long", None, None, "too-long")
     assert summary()["statuses"] == {"ok": POINTS, "too-long": 1}
+
+
+def test_a_point_with_an_empty_answer_spoils_no_other(here: Path) -> None:
+    with Path("points.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "silent", "instruction": "Say nothing.", "response": " "}) + "\n")
+    assert score(optimizer_state="state") == 0
+    assert (rows()[-1]["id"], rows()[-1]["status"]) == ("silent", "no-answer")
+    assert summary()["statuses"] == {"ok": POINTS, "no-answer": 1}
 
 
 def test_conversations_can_be_scored_and_limited_and_written_as_parquet(here: Path) -> None:
@@ -245,7 +268,9 @@ def nothing(_: object) -> Any:
         ({"optimizer_state": "student"}, "--optimizer-state = student: no optimizer.safetensors in it"),
         ({"out": "no/scores.jsonl"}, "--out = no/scores.jsonl: the folder no does not exist"),
         ({"out": "scores.csv"}, "--out = scores.csv: must end in .jsonl or .parquet"),
-        ({"out": "points.jsonl"}, "--out = points.jsonl: is the file of --data"),
+        ({"out": "points.jsonl"}, "--out = points.jsonl: points.jsonl is the file of --data"),
+        ({"out": "a.jsonl", "data": "a.summary.json"}, "--out = a.jsonl: a.summary.json is the file of --data"),
+        ({"out": "/proc/scores.jsonl"}, "--out = /proc/scores.jsonl: nothing can be written in the folder /proc"),
         ({"warm_up": 2, "optimizer_state": "state"}, "--warm-up makes an optimiser state, --optimizer-state gives one"),
         ({"warm_up": 13}, "--warm-up = 13: exceeds the points, of which there are 12"),
         ({"shards": 13}, "--shards = 13: exceeds the points, of which there are 12"),
@@ -272,11 +297,25 @@ def test_wrong_input_is_named_before_anything_starts(
 def test_the_state_of_another_model_is_refused_naming_a_parameter(
     here: Path, tiny_llama: Callable[..., Any], tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str], estimator: str
 ) -> None:
-    other = tiny_llama(hidden_size=16)
     points = data.read(DataSource(source="points.jsonl"), "points")
-    trained(other, tiny_tokenizer, points).save(Path("state"))
+    trained(tiny_llama(num_hidden_layers=3), tiny_tokenizer, points).save("state")
     message = refused(capsys, optimizer_state="state", estimator=estimator)
-    assert "optimiser state" in message and "model.embed_tokens.weight is [384, 16] there, [384, 32] in" in message
+    assert "the optimiser state does not fit the model: the model lacks model.layers.2" in message
+
+
+def test_a_state_of_other_shapes_is_refused_before_anything_starts(
+    here: Path,
+    tiny_llama: Callable[..., Any],
+    tiny_tokenizer: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    points = data.read(DataSource(source="points.jsonl"), "points")
+    trained(tiny_llama(hidden_size=16), tiny_tokenizer, points).save("state")
+    monkeypatch.setattr("tasks.places.open_place", nothing)
+    message = refused(capsys, optimizer_state="state")
+    assert message.startswith("montessori: --optimizer-state: state: the optimiser state is of another model: ")
+    assert "[384, 16] there, [384, 32] in student" in message
 
 
 def test_a_tokenizer_with_tokens_that_the_student_has_not_is_refused(

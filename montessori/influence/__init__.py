@@ -1,11 +1,23 @@
 """Local data influence: how one optimiser step on a training point changes the student's reference loss.
 
-    model, tokenizer = load_model("warm/model"), load_tokenizer("warm/model")        # montessori.models
-    points = encode_pairs(tokenizer, rows, max_length=1024).examples                   # montessori.chat
-    step = OptimizerState.load(Path("warm"))                                           # or GradientDescent(5e-6)
-    gradient, loss = reference_gradient(model, reference)
-    estimator = Taylor(model, step, gradient)                # or Directional; or Exact(model, step, reference)
+    from montessori import chat, data, models
+    from montessori.config import DataSource
+
+    model, tokenizer = models.load_model("warm/model"), models.load_tokenizer("warm/model")
+
+    def examples(file):
+        rows = data.read(DataSource(source=file), "points")    # checked: id, instruction or messages, response
+        return chat.encode_pairs(tokenizer, rows, max_length=1024).examples
+
+    points, reference = examples("points.jsonl"), examples("reference.jsonl")
+    step = OptimizerState.load("warm")                         # or GradientDescent(5e-6)
+    gradient, loss = reference_gradient(model, reference)      # by parameter name; nats/token
+    estimator = Taylor(model, step, gradient)                  # or Directional; or Exact(model, step, reference)
     scores = [score for batch in plan(points) for score in estimator.score(batch)]
+
+A Score has `id`, `influence` (nats/token saved on the reference set), `training_loss`, `tokens` and `status`; they come
+in the order of the batches, which are of points of like length. `taylor` is the step's effect to first order, as is
+`directional`, which also holds v fixed; `exact` is the definition. Wrong input is an InputError (montessori.errors).
 
 `sharded` has what a student needs that no single GPU holds, `memory` what each estimator takes.
 """

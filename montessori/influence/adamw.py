@@ -147,8 +147,10 @@ class OptimizerState:
         """β₁⟨u, m⟩ of one parameter: the part of the step that no point changes."""
         return self.beta1 * float((direction.double() * self.exp_avg[name]).sum())
 
-    def save(self, folder: Path) -> None:
-        """Write the moments as safetensors and the scalars as JSON into `folder`."""
+    def save(self, folder: Path | str) -> None:
+        """Write the moments as safetensors and the scalars as JSON into `folder`, which is made if it is missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"exp_avg.{n}": t.detach().cpu().contiguous() for n, t in self.exp_avg.items()}
         tensors |= {f"exp_avg_sq.{n}": t.detach().cpu().contiguous() for n, t in self.exp_avg_sq.items()}
         save_file(tensors, folder / TENSORS)
@@ -156,14 +158,14 @@ class OptimizerState:
         (folder / SCALARS).write_text(json.dumps(scalars, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
         """The state that `save` wrote, its tensors on `device`, in `dtype` (default: as they are).
 
         Each tensor is converted as it is read. Raises InputError when the folder holds no state.
         """
         try:
-            tensors = load_tensors(folder / TENSORS, device, dtype)
-            scalars = json.loads((folder / SCALARS).read_text())
+            tensors = load_tensors(Path(folder) / TENSORS, device, dtype)
+            scalars = json.loads((Path(folder) / SCALARS).read_text())
             scalars["no_decay"] = tuple(scalars["no_decay"])
             m, v = (
                 {n.removeprefix(f"{moment}."): t for n, t in tensors.items() if n.startswith(f"{moment}.")}
@@ -235,7 +237,8 @@ def require_alike(tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parame
     """Raise InputError, naming a parameter, unless `tensors` has one of its shape for each parameter."""
     differing = sorted(tensors.keys() ^ parameters.keys())
     if differing:
-        raise InputError(f"{what} does not fit the model: only one of them has {differing[0]}")
+        lacking = ("the model", "it") if differing[0] in tensors else ("it", "the model")
+        raise InputError(f"{what} does not fit the model: {lacking[0]} lacks {differing[0]}, which {lacking[1]} has")
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
             raise InputError(

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import nn
 
+from montessori.errors import InputError
 from montessori.influence.adamw import Gradients, require_alike, trainable_parameters
 from montessori.influence.batches import Batch, answer_tokens
 from montessori.influence.ranks import whole, whole_step
@@ -24,7 +25,7 @@ from montessori.influence.step import Step
 
 # h moves the reference loss by this much, nats, to first order. Smaller, and the losses' rounding shows; larger, and
 # the third derivative does: docs/results.md has the error by this number.
-REFERENCE_LOSS_CHANGE = {torch.float64: 1e-4, torch.float32: 3e-3, torch.bfloat16: 1e-1}
+REFERENCE_LOSS_CHANGE = {torch.float64: 1e-4, torch.float32: 3e-3, torch.bfloat16: 3e-1}
 
 
 class Directional:
@@ -33,7 +34,8 @@ class Directional:
     def __init__(self, model: nn.Module, step: Step, gradient: Gradients, change: float | None = None):
         """`gradient` is ∇L(θ); `change` the move of the reference loss that sets h (default: by the weights' dtype).
 
-        Raises InputError where the state or the gradient does not fit the model.
+        Raises InputError where the state or the gradient does not fit the model, where the gradient is zero, or the
+        weights are neither float64, float32 nor bfloat16.
         """
         self._model = model
         self._parameters = trainable_parameters(model)
@@ -48,7 +50,11 @@ class Directional:
         # I(∅), nats: the part of every score that comes from momentum (and weight decay)
         self.momentum_influence = constant + sum(decay(n, weights[n], g) for n, g in reference.items())
         slope = sum(float((u.double() * reference[n]).sum()) for n, u in direction.items())
+        if not slope:
+            raise InputError("the reference gradient is zero: no direction lowers the reference loss")
         dtype = next(iter(self._parameters.values())).dtype
+        if dtype not in REFERENCE_LOSS_CHANGE:
+            raise InputError(f"directional runs in float64, float32 or bfloat16, not in {dtype}; or use taylor")
         self.h = (REFERENCE_LOSS_CHANGE[dtype] if change is None else change) / slope
 
     @torch.no_grad()

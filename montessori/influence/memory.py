@@ -131,8 +131,8 @@ def token_budget_that_fits(
             raise InputError(
                 f"not enough memory: {memory.work} needs {_gb(needed)} for this student one example at a time "
                 f"({_gb(memory.kept)} of it whatever the examples; the longest has {longest} tokens), and "
-                f"{_gb(available)} is free: {ADVICE[memory.work]}, train adapters (student.lora), lower "
-                "student.max_length, or take a larger GPU"
+                f"{_gb(available)} is free: {ADVICE[memory.work]}, lower the maximum length, train "
+                "adapters, or take a larger GPU"
             )
         budget = max(longest, budget * 3 // 4)
     if budget < wanted:
@@ -141,10 +141,10 @@ def token_budget_that_fits(
 
 
 ADVICE: dict[Work, str] = {
-    "taylor": "set influence.state_dtype to bfloat16",
-    "directional": "choose influence.estimator taylor, set influence.state_dtype to bfloat16",
-    "exact": "choose influence.estimator taylor, set influence.state_dtype to bfloat16",
-    "gradient": "load the student in bfloat16 (student.dtype)",
+    "taylor": "hold the state in bfloat16 (--state-dtype; in a run's settings influence.state_dtype)",
+    "directional": "use the estimator taylor, hold the state in bfloat16 (--state-dtype, influence.state_dtype)",
+    "exact": "use the estimator taylor, hold the state in bfloat16 (--state-dtype, influence.state_dtype)",
+    "gradient": "load the student in bfloat16 (--dtype; in a run's settings student.dtype)",
 }
 
 

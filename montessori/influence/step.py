@@ -70,7 +70,7 @@ class GradientDescent:
         return torch.zeros(len(reference), dtype=torch.float64, device=reference.device)
 
     def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:  # noqa: ARG002
-        """None."""
+        """Nothing: there is no weight decay."""
         return 0.0
 
     def direction(self, name: str, reference: Tensor) -> Tensor:  # noqa: ARG002
@@ -78,5 +78,5 @@ class GradientDescent:
         return reference
 
     def momentum(self, name: str, direction: Tensor) -> float:  # noqa: ARG002
-        """None."""
+        """Nothing: there are no moments."""
         return 0.0

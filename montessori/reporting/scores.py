@@ -19,6 +19,8 @@ from montessori.reporting.text import count, percent, scientific
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEW, MOST = 0.05, 0.95  # a share of positive points outside of these tells hardly any points apart
 DOUBTFUL = 0.95  # a rank correlation with better scores below this is worth a sentence
+ENOUGH = 10  # points for a rank correlation to say anything
+FIRST_ORDER = 1e-4  # an AdamW step of this learning rate is not small: docs/results.md, "Where first order …"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def step_in_words(step: dict[str, Any], origin: str) -> str:
     return f"one AdamW step with {rate}, from the optimiser state {origin} after {taken}"
 
 
-def warnings(scores: Scores, overlap: int) -> list[str]:
+def warnings(scores: Scores, estimator: str, overlap: int) -> list[str]:
     """What a reader of the scores should know, a sentence each."""
     found = []
     if overlap:
@@ -116,7 +118,14 @@ def warnings(scores: Scores, overlap: int) -> list[str]:
         )
     if scores.influences:
         found += _one_sided(scores)
-    if scores.check and (scores.check["spearman"] is None or scores.check["spearman"] < DOUBTFUL):
+    adamw = scores.step["optimizer"] == "AdamW"
+    if adamw and estimator != "exact" and scores.step["learning_rate"] >= FIRST_ORDER:
+        found.append(
+            f"{estimator} takes the step's effect to first order, which at a learning rate of "
+            f"{scores.step['learning_rate']:g} may no longer rank points as exact does: compare with --estimator exact "
+            "on some of them (--limit 50)"
+        )
+    if scores.check and scores.check["points"] >= ENOUGH and (scores.check["spearman"] or 0) < DOUBTFUL:
         found.append(_doubt(scores.check))
     return found
 

@@ -15,6 +15,7 @@ from montessori import models, progress
 from montessori.chat import Example
 from montessori.config import EstimatorName, Frozen
 from montessori.data import write_rows
+from montessori.errors import InputError
 from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, fidelity, plan
 from montessori.influence.batches import Batch
 from montessori.stages import Job, tokens
@@ -115,12 +116,25 @@ def _better_scores(
     """Scores to check the estimator by, of a few points of every length, and what made them.
 
     Those of `taylor` for `directional`, whose fixed v may not hold; of a float32 step for a bfloat16 one. None where
-    nothing better is at hand.
+    nothing better is at hand, or does not fit into memory.
     """
-    better = {"directional": ("taylor", dtype), "exact": ("exact", "float32")}.get(settings.estimator)
-    if better is None or better == (settings.estimator, dtype):
+    name: EstimatorName
+    name, wide = ("taylor", dtype) if settings.estimator == "directional" else (settings.estimator, "float32")
+    if settings.estimator == "taylor" or (name, wide) == (settings.estimator, dtype):
         return None
-    name, wide = better
+    try:
+        fitting_budget(
+            job,
+            name,
+            wide,
+            settings.trust_remote_code,
+            settings.state_dtype,
+            [examples],
+            reference,
+            settings.token_budget,
+        )
+    except InputError:  # there is no memory for it
+        return None
     estimator, _, _ = _estimator(job, settings.model_copy(update={"estimator": name}), wide, reference)
     sample = examples[:: math.ceil(len(examples) / CHECKED_POINTS) or 1]
     return f"{name} in {wide}", [score for example in sample for score in estimator.score([example])]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from montessori.reporting.data import Iteration, Report, Stage
-from montessori.reporting.figures import Picture, draw
+from montessori.reporting.figures import Picture, draw, draw_scores
 
 ALL = ["results", "influence", "positive-share", "families", "token-lengths", "training", "time", "lineage"]
 
@@ -46,6 +46,12 @@ def test_results_name_every_system_with_its_value(report: Report, pictures: dict
     text = words(pictures["results"])
     assert all(system.name in text for system in report.systems)
     assert "2.300 ± 0.031" in text and "nats/token" in text and "exact match" in text
+
+
+def test_a_histogram_of_a_few_points_holds_them_all_and_one_far_outlier_is_counted() -> None:
+    spread = [n * 1e-5 for n in range(-20, 40)]
+    assert "beyond" not in words(draw_scores(spread, 0.0))
+    assert "1 beyond the axis" in words(draw_scores([*spread * 10, 1.0], 0.0))
 
 
 def test_points_without_a_finite_influence_are_excluded_and_counted(pictures: dict[str, Picture]) -> None:

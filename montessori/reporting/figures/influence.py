@@ -109,7 +109,9 @@ def _positive(iteration: Iteration) -> str:
 
 def bins(values: list[float], marks: list[float], most: int) -> tuple["np.ndarray", int]:
     """Edges of bins for `most` values that hold zero and the `marks`, and the power of ten to write them in."""
-    low, high = (float(q) for q in np.quantile(values, [0.005, 0.995]))  # a few outliers would hide the rest
+    inner = np.quantile(values, [0.005, 0.995])
+    reach = 0.5 * float(inner[1] - inner[0])  # outliers further away than this would hide the rest
+    low, high = max(min(values), float(inner[0]) - reach), min(max(values), float(inner[1]) + reach)
     low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
     margin = 0.03 * (high - low) or 1e-12
     low, high = low - margin, high + margin
@@ -127,6 +129,7 @@ def histogram(ax: Axes, values: list[float], edges: "np.ndarray", unit: float, s
     inside = shares(values, edges)
     ax.stairs(100 * inside, edges / unit, color=shade, fill=True, alpha=0.3)
     ax.stairs(100 * inside, edges / unit, color=shade, linewidth=1.2)
+    ax.set_xlim(edges[0] / unit, edges[-1] / unit)
     return len(values) - round(float(inside.sum()) * len(values))
 
 
