@@ -51,7 +51,7 @@ def main() -> None:
     for dtype in options.dtypes:
         columns[dtype] = []
         for change in CHANGES:
-            directional = Directional(models.load_model(folder, dtype), state, gradient, change)
+            directional = Directional(models.load_model(folder, dtype), state, gradient, change=change)
             scores = [score for batch in plan(points) for score in directional.score(batch)]
             rate = state.learning_rate * (1 - state.beta1)
             errors = [(s.influence - directional.momentum_influence) / rate - slopes[s.id] for s in scores]
@@ -68,7 +68,7 @@ def true_slopes(
     """⟨u, g⟩ of each point, by id, with g in float64."""
     with in_float64(models.load_model(folder, "float32")) as wide:
         names, parameters = zip(*wide.named_parameters(), strict=True)
-        direction = [state.direction(name, gradient[name]).double() for name in names]
+        direction = [state.direction(name, gradient[name], None).double() for name in names]
         found = []
         for point in points:
             gradients = torch.autograd.grad(example_loss(wide, point), parameters)

@@ -92,7 +92,7 @@ def estimators(
         if dtype == "float32":
             narrow = {n: g.bfloat16() for n, g in gradient.items()}
             yield "taylor, float32, moments and ∇L in bfloat16", Taylor(model, state.narrowed(torch.bfloat16), narrow)
-        yield f"directional, {dtype}", Directional(model, state, gradient)
+        yield f"directional, {dtype}", Directional(model, state, gradient, reference)
         if options.exact:
             yield f"exact, {dtype}", Exact(model, state, reference, narrow_weights=True)
 

@@ -139,7 +139,7 @@ def estimators(
     print(f"∇L, once a student: {time.perf_counter() - started:.1f} s")
     batches = plan(points, options.token_budget)
     parameters = list(model.parameters())
-    taylor, directional = Taylor(model, state, gradient), Directional(model, state, gradient)
+    taylor, directional = Taylor(model, state, gradient), Directional(model, state, gradient, reference)
     exact = Exact(model, state, reference, options.token_budget, narrow_weights=True)
 
     def train() -> None:

@@ -135,8 +135,9 @@ def work(
         estimator = Exact(model, step, reference, token_budget, narrow_weights=True)
         points = points[-1:]
     else:
-        estimator = (Taylor if kind == "taylor" else Directional)(model, step, gradient)
-        if kind == "directional":
+        directional = kind == "directional"
+        estimator = Directional(model, step, gradient, reference) if directional else Taylor(model, step, gradient)
+        if directional:
             gradient.clear()  # as when the function that built the estimator returns
     for batch in plan(points, token_budget):
         estimator.score(batch)

@@ -69,12 +69,10 @@ def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> Plan:
         "trust_remote_code": asked.trust_remote_code,
     }
     tokens = add("tokens", "tokens", cut, {"student": [student], "points": [rows]})
-    against = {"reference": [reference]}
+    against: dict[str, list[Address]] = {} if asked.estimator == "taylor" else {"reference": [reference]}
     if not exact:
-        gradient = add(
-            "reference-gradient", "reference gradient", {**loading, **step}, {**at, "reference": [reference]}
-        )
-        against = {"gradient": [gradient]}
+        measuring = {**at, "reference": [reference]}
+        against["gradient"] = [add("reference-gradient", "reference gradient", {**loading, **step}, measuring)]
     settings = {
         "estimator": asked.estimator,
         "exact_dtype": asked.exact_dtype or "float32",

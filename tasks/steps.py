@@ -18,6 +18,7 @@ from montessori.synthesis import prompts
 
 Address = str
 Shards = list[Address]
+Against = dict[str, list[Address]]  # by the name of the input
 
 
 class Steps:
@@ -79,14 +80,17 @@ class Steps:
         settings = {"training": self.settings.warm_up, **self._student(), "lora": self.settings.student.lora}
         return self._step("warm-up", f"{label}: warm-up", settings, {"student": [student], "split": [split]})
 
-    def measured_against(self, warm: Address, reference: Address, label: str) -> Address:
-        """What influence is measured against: ∇L of the warmed-up student; for `exact` the reference set itself."""
-        if self.settings.influence.estimator == "exact":
-            return reference
-        inputs = {"student": [warm], "reference": [reference]}
-        return self._step("reference-gradient", f"{label}: reference gradient", self._student(), inputs)
+    def measured_against(self, warm: Address, reference: Address, label: str) -> Against:
+        """What influence is measured against: ∇L of the warmed-up student, the reference set itself, or both."""
+        estimator = self.settings.influence.estimator
+        against: Against = {} if estimator == "taylor" else {"reference": [reference]}
+        if estimator != "exact":
+            inputs = {"student": [warm], "reference": [reference]}
+            gradient = self._step("reference-gradient", f"{label}: reference gradient", self._student(), inputs)
+            against["gradient"] = [gradient]
+        return against
 
-    def influence(self, warm: Address, against: Address, points: Shards, file: str, label: str) -> Shards:
+    def influence(self, warm: Address, against: Against, points: Shards, file: str, label: str) -> Shards:
         """How much each point lowers the reference loss of the warmed-up student."""
         asked = self.settings.influence
         student = self._student()
@@ -102,8 +106,7 @@ class Steps:
             **asked.model_dump(mode="json", include={"estimator", "exact_dtype", "state_dtype", "token_budget"}),
             **student,
         }
-        name = "reference" if asked.estimator == "exact" else "gradient"
-        inputs = {"student": [warm], "tokens": [tokens], name: [against]}
+        inputs = {"student": [warm], "tokens": [tokens], **against}
         return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
 
     def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:

@@ -100,7 +100,8 @@ def by_api(estimator: str, step: Any = None) -> dict[str, float]:
         # Read back, as a shard does: where tensors lie in memory changes the last bits of a float32 sum.
         ReferenceGradient(gradient, loss, len(reference), 0.0).save(Path("gradient"))
         gradient = ReferenceGradient.load(Path("gradient")).gradient
-        scorer = (Taylor if estimator == "taylor" else Directional)(model, step, gradient)
+        taylor = estimator == "taylor"
+        scorer = Taylor(model, step, gradient) if taylor else Directional(model, step, gradient, reference)
     return {found.id: found.influence for batch in plan(points) for found in scorer.score(batch)}
 
 

@@ -137,15 +137,18 @@ class OptimizerState:
             return 0.0
         return self._decay(name) * float((parameter.double() * reference).sum())
 
-    def direction(self, name: str, reference: Tensor) -> Tensor:
-        """u of one parameter: ∇L preconditioned with v as it is, so that ∂I/∂g ≈ η(1−β₁)u at every point."""
-        dtype = torch.promote_types(reference.dtype, torch.float32)
-        v = self.exp_avg_sq[name].to(dtype) / (1 - self.beta2**self.step)
-        return reference.to(dtype) / ((v.sqrt_() + self.epsilon) * (1 - self.beta1 ** (self.step + 1)))
+    def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:
+        """u of one parameter: ∇L preconditioned with one v' for all points, so that ∂I/∂g ≈ η(1−β₁)u at every point.
 
-    def momentum(self, name: str, direction: Tensor) -> float:
-        """β₁⟨u, m⟩ of one parameter: the part of the step that no point changes."""
-        return self.beta1 * float((direction.double() * self.exp_avg[name]).sum())
+        `square` stands for their g²; None: v' is v as it is before the step.
+        """
+        dtype = torch.promote_types(reference.dtype, torch.float32)
+        if square is None:
+            v = self.exp_avg_sq[name].to(dtype) / (1 - self.beta2**self.step)
+        else:
+            v = torch.lerp(square.to(dtype), self.exp_avg_sq[name].to(dtype), self.beta2)
+            v /= 1 - self.beta2 ** (self.step + 1)
+        return reference.to(dtype) / ((v.sqrt_() + self.epsilon) * (1 - self.beta1 ** (self.step + 1)))
 
     def save(self, folder: Path | str) -> None:
         """Write the moments as safetensors and the scalars as JSON into `folder`, which is made if it is missing."""

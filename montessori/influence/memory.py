@@ -10,7 +10,7 @@ s bytes each (`influence.state_dtype`), and B or F the activations of a batch wi
 | | kept | aside | activations + gradient |
 | --- | --- | --- | --- |
 | taylor | Pw + 3Ts | 12G, or 24G for s = 2 | B(batch) + Gw |
-| directional | Pw + 2Ts + Tw + 4T | Ts + 16G | F(batch) |
+| directional | Pw + 2Ts + Tw + 4T | Ts + 16G | B(longest of 8 reference rows) + Ts + 8G, F(batch) |
 | exact | Pw + 2Ts + Tw | Tw + 8G, or 20G for s = 2 | B(longest point) + Gw, F(reference batch) + Tw |
 | gradient (∇L itself) | Pw + 12T | Tw | B(reference batch) + Gw |
 
@@ -38,6 +38,7 @@ from montessori.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import Batch, Padded, answer_tokens, plan
+from montessori.influence.directional import typical
 from montessori.influence.per_sample import PerSampleGradients
 from montessori.influence.reference import device_of, padded_losses
 
@@ -73,7 +74,7 @@ class Memory:
     kept: int  # from the first point to the last
     aside: int  # for a while, when no activations are there
     points: Activations | None  # of a batch of points; of one point for `exact`
-    reference: Activations | None  # of a batch of the reference set
+    reference: Activations | None  # of a batch of the reference set; of one row for `directional`
 
     def peak(self, points: Sequence[Example], reference: Sequence[Example], token_budget: int) -> int:
         """Bytes at the worst moment, in batches of `token_budget` padded tokens."""
@@ -82,7 +83,10 @@ class Memory:
             batches = [[point] for point in points] if self.work == "exact" else plan(points, token_budget)
             passes += map(self.points.of, batches)
         if self.reference:
-            passes += map(self.reference.of, plan(reference, token_budget))
+            rows = (
+                [[row] for row in typical(reference)] if self.work == "directional" else plan(reference, token_budget)
+            )
+            passes += map(self.reference.of, rows)
         return self.kept + max(passes)
 
 
@@ -110,7 +114,8 @@ def estimate(
         return Memory(work, weights + state + gradient, aside, activations(True, largest_own), None)
     if work == "directional":
         kept = weights + state + own + 4 * trained
-        return Memory(work, kept, gradient + 16 * largest, activations(False, 0), None)
+        rows = activations(True, gradient + 8 * largest)
+        return Memory(work, kept, gradient + 16 * largest, activations(False, 0), rows)
     if work == "exact":
         point, reference = activations(True, largest_own), activations(False, own)
         return Memory(work, weights + state + own, own + 8 * largest + widened, point, reference)

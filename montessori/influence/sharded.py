@@ -159,8 +159,11 @@ def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.estimator == "exact":
         estimator = Exact(model, state, reference, options.token_budget)
     else:
-        kind = Taylor if options.estimator == "taylor" else Directional
-        estimator = kind(model, state, reference_gradient(model, reference, options.token_budget)[0])
+        gradient, _ = reference_gradient(model, reference, options.token_budget)
+        if options.estimator == "taylor":
+            estimator = Taylor(model, state, gradient)
+        else:
+            estimator = Directional(model, state, gradient, reference)
     found = {s.id: asdict(s) for batch in score(estimator, model, plan(points, options.token_budget)) for s in batch}
     return [
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found[point.id].items()}

@@ -35,11 +35,8 @@ class Step(Protocol):
     def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:
         """What weight decay adds to it."""
 
-    def direction(self, name: str, reference: Tensor) -> Tensor:
-        """u of one parameter: how much each element of a point's gradient counts, up to η(1−β₁)."""
-
-    def momentum(self, name: str, direction: Tensor) -> float:
-        """β₁⟨u, m⟩ of one parameter."""
+    def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:
+        """u of one parameter: what I(x) gains for each unit of g, over η(1−β₁), if `square` is every point's g²."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,6 @@ class GradientDescent:
         """Nothing: there is no weight decay."""
         return 0.0
 
-    def direction(self, name: str, reference: Tensor) -> Tensor:  # noqa: ARG002
+    def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:  # noqa: ARG002
         """∇L itself."""
         return reference
-
-    def momentum(self, name: str, direction: Tensor) -> float:  # noqa: ARG002
-        """Nothing: there are no moments."""
-        return 0.0

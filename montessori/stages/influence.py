@@ -38,11 +38,11 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th batch of the points against the reference gradient, or the reference set for `exact`."""
+    """Score every n-th batch of the points against the reference gradient; for `exact` against the reference set."""
     batches, dropped = tokens.read(job.folder("tokens"), job.request.shard)
     exact = settings.estimator == "exact"
     dtype = settings.exact_dtype if exact else settings.dtype
-    reference = _reference_set(job, settings) if exact else []
+    reference = [] if settings.estimator == "taylor" else _reference_set(job, settings)
     budget = fitting_budget(
         job,
         settings.estimator,
@@ -106,8 +106,10 @@ def _estimator(
         exact = Exact(model, step, reference, settings.token_budget, narrow_weights=dtype == "bfloat16")
         return exact, step, {"n": len(reference), "loss": exact.reference_loss}
     gradient = ReferenceGradient.load(job.folder("gradient"), models.device(), narrow)
-    kind = Taylor if settings.estimator == "taylor" else Directional
-    return kind(model, step, gradient.gradient), step, {"n": gradient.n, "loss": gradient.loss}
+    against = {"n": gradient.n, "loss": gradient.loss}
+    if settings.estimator == "taylor":
+        return Taylor(model, step, gradient.gradient), step, against
+    return Directional(model, step, gradient.gradient, reference), step, against
 
 
 def _better_scores(

@@ -85,7 +85,7 @@ def test_plain_gradient_descent_is_the_dot_product_of_gradients():
         g = torch.autograd.grad(plain_loss(model, point), list(model.parameters()))
         expected.append(1e-2 * sum(float((a * b).sum()) for a, b in zip(g, gradient.values(), strict=True)))
     spread = statistics.stdev(expected)
-    taylor, directional = Taylor(model, step, gradient), Directional(model, step, gradient)
+    taylor, directional = Taylor(model, step, gradient), Directional(model, step, gradient, reference)
     assert [s.influence for s in taylor.score(points)] == pytest.approx(expected, rel=1e-4, abs=1e-4 * spread)
     assert [s.influence for s in directional.score(points)] == pytest.approx(expected, rel=1e-2, abs=1e-2 * spread)
     assert taylor.momentum_influence == directional.momentum_influence == 0
@@ -102,12 +102,12 @@ def test_plain_gradient_descent_is_the_dot_product_of_gradients():
 
 def test_a_state_in_float64_has_the_directional_derivative_of_float64():
     model = tiny_student()
-    state, points = warm_up(model), random_examples(10, seed=2)
-    gradient, _ = reference_gradient(model, random_examples(4, seed=1))
-    narrow = [s.influence for s in Directional(model, state, gradient).score(points)]
+    state, points, reference = warm_up(model), random_examples(10, seed=2), random_examples(4, seed=1)
+    gradient, _ = reference_gradient(model, reference)
+    narrow = [s.influence for s in Directional(model, state, gradient, reference).score(points)]
     with in_float64(copy.deepcopy(model)) as wide:
         state64, gradient64 = state.narrowed(torch.float64), {n: g.double() for n, g in gradient.items()}
-        exact = [s.influence for s in Directional(wide, state64, gradient64).score(points)]
+        exact = [s.influence for s in Directional(wide, state64, gradient64, reference).score(points)]
     assert narrow == pytest.approx(exact, abs=5e-3 * statistics.stdev(exact))
 
 

@@ -81,8 +81,11 @@ def measured(model, work, state_dtype=torch.float32, token_budget=TOKEN_BUDGET):
         if work == "exact":
             estimator = Exact(model, state, REFERENCE, token_budget, narrow_weights=True)
         else:
-            estimator = (Taylor if work == "taylor" else Directional)(model, state, gradient)
-            if work == "directional":
+            directional = work == "directional"
+            estimator = (
+                Directional(model, state, gradient, REFERENCE) if directional else Taylor(model, state, gradient)
+            )
+            if directional:
                 gradient.clear()  # as when the function that built the estimator returns
         for batch in plan(POINTS[-1:] if work == "exact" else POINTS, token_budget):
             estimator.score(batch)
@@ -180,7 +183,7 @@ def test_a_lowered_budget_splits_planned_batches_and_loses_no_point():
 
 
 def test_too_little_for_one_point_says_how_much_is_needed_and_what_to_lower():
-    with pytest.raises(InputError, match=r"taylor needs 1\.17e-06 GB .* 64 tokens.* 1e-06 GB is free: set influence"):
+    with pytest.raises(InputError, match=r"taylor needs 1\.17e-06 GB .* 64 tokens.* 1e-06 GB is free: hold the state"):
         token_budget_that_fits(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=1000)
 
 

@@ -73,7 +73,7 @@ def results(kind: str, *, in_shards: bool) -> dict[str, Any]:
     before = {name: whole(tensors) for name, tensors in held.items()}
     estimators: dict[str, Taylor | Directional | Exact] = {"Taylor": Taylor(model, state, given)}
     if kind != "tied":  # which is Taylor's concern alone
-        estimators["Directional"] = Directional(model, state, given)
+        estimators["Directional"] = Directional(model, state, given, REFERENCE)
         estimators["Exact"] = Exact(model, state, REFERENCE, BUDGET)
     if kind == "full":
         estimators["descent"] = Taylor(model, GradientDescent(1e-3), given)
