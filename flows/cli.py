@@ -150,25 +150,30 @@ def _run(options: argparse.Namespace) -> int:
     short = {"iterations": options.iterations, "store": options.store}
     overrides = options.overrides + [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     settings = config_file.load(options.config, overrides)
-    from montessori import sources
+    from flows.plan import plan
     from montessori.artifacts import Store
+    from tasks import engines
 
     store = Store(settings.store)
-    sources.addresses(settings)  # wrong input is found here, before anything heavy starts
+    settings = engines.settled(settings)
+    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
     if not options.dry_run:
+        engines.check(settings, [request for request in requests if not store.exists(request.address)])
         store.check_writable()
     from rich.console import Console
+    from rich.markup import escape
+
+    from flows import terminal
 
     console = Console()
+    if options.dry_run:
+        terminal.show_plan(console, requests, store)
+        return 0
+    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
     _quiet_prefect()
-    from flows import terminal
-    from flows.montessori import montessori, plan
+    from flows.montessori import montessori
     from tasks.attempts import watching
 
-    if options.dry_run:
-        steps, _ = plan(settings)
-        terminal.show_plan(console, list(steps.requests.values()), store)
-        return 0
     embedded = not os.environ.get("PREFECT_API_URL")
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), _leaving_at_once(screen.stop) if embedded else nullcontext():

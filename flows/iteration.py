@@ -12,7 +12,8 @@ class Base:
     seeds: Address
     reference: Address
     test: Address | None
-    teacher: Address
+    teacher: Address | None  # its weights, where there are any
+    writer: Address  # the teacher, or the model behind an endpoint that writes for it until it is tuned
     student: Address
 
 
@@ -41,11 +42,17 @@ def base(steps: Steps) -> Base:
     """Seeds, reference set, held-out points, and the two models."""
     settings = steps.settings
     seeds = steps.rows("seeds", settings.seeds)
+    endpoint = steps.endpoint()
+    weights = settings.teacher if settings.iterations or not endpoint else None  # of no use when nothing is tuned
+    teacher = steps.base_model("teacher", weights, seeds) if weights else None
+    writer = endpoint or teacher
+    assert writer, "the settings name a teacher or an endpoint"
     return Base(
         seeds=seeds,
         reference=steps.rows("reference", settings.reference),
         test=steps.rows("test", settings.test) if settings.test else None,
-        teacher=steps.base_model("teacher", settings.teacher, seeds),
+        teacher=teacher,
+        writer=writer,
         student=steps.base_model("student", settings.student, seeds),
     )
 
@@ -67,13 +74,16 @@ def taught_by(steps: Steps, base: Base, teacher: Address, name: str) -> System:
     return System(name, student, metrics, instructions, pairs)
 
 
-def iteration(steps: Steps, base: Base, teacher: Address, probed: Address, number: int) -> Iteration:
-    """Tune `teacher` to what the student `probed` learns most from, and train a student on what it then writes."""
+def iteration(steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, number: int) -> Iteration:
+    """Tune `teacher` to what the student `probed` learns most from, and train a student on what it then writes.
+
+    `writer` writes the points that are probed: the teacher itself, or what an endpoint has of it.
+    """
     name = f"Montessori iteration {number}"
     size = steps.settings.probing.warm_up + steps.settings.probing.probing
 
-    instructions = steps.instructions(teacher, base.seeds, size, f"probing {number}", name)
-    pairs = steps.responses(teacher, instructions, name)
+    instructions = steps.instructions(writer, base.seeds, size, f"probing {number}", name)
+    pairs = steps.responses(writer, instructions, name)
     split = steps.split(pairs, name)
     warm = steps.warm_up(probed, split, name)
     against = steps.measured_against(warm, base.reference, name)

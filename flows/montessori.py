@@ -9,47 +9,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.iteration import System, base, iteration, no_fine_tuning, taught_by
-from montessori import sources
+from flows.plan import order, plan
 from montessori.artifacts import Store
 from montessori.config import Settings
+from tasks import engines
 from tasks.execution import Execution
 from tasks.places import open_place
 from tasks.steps import Address, Steps
 
 log = logging.getLogger(__name__)
-
-
-def order(steps: Steps) -> Address:
-    """Ask for every stage of a run; the address of the run's own artifact."""
-    start = base(steps)
-    systems = [no_fine_tuning(steps, start), taught_by(steps, start, start.teacher, "Self-Instruct")]
-    teacher, student = start.teacher, start.student
-    iterations = []
-    for number in range(1, steps.settings.iterations + 1):
-        probed = start.student if steps.settings.probing.student == "base" else student
-        done = iteration(steps, start, teacher, probed, number)
-        teacher, student = done.teacher, done.system.student
-        iterations.append(done)
-        systems.append(done.system)
-    made = {f"{i.number}:{name}": found for i in iterations for name, found in i.inputs.items()}
-    return steps.report({**_systems(systems), **made, "reference": [start.reference]})
-
-
-def _systems(systems: list[System]) -> dict[str, list[Address]]:
-    inputs: dict[str, list[Address]] = {}
-    for system in systems:
-        inputs[f"{system.name}:metrics"] = [system.metrics]
-        inputs[f"{system.name}:student"] = [system.student]
-        inputs[f"{system.name}:instructions"] = [system.instructions] if system.instructions else []
-        inputs[f"{system.name}:pairs"] = list(system.pairs)
-    return inputs
-
-
-def plan(settings: Settings) -> tuple[Steps, Address]:
-    """What a run would do, nothing started: all its requests, and where the run itself will be."""
-    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
-    return steps, order(steps)
 
 
 # Every stage is submitted at once and waits in a thread of its own for its inputs.
@@ -64,11 +32,13 @@ def montessori(settings: Settings) -> Address:
     """
     store = Store(settings.store)
     store.check_writable()
-    found = sources.addresses(settings)
-    place = open_place(settings.compute)
+    settings = engines.settled(settings)
+    planned, _ = plan(settings)
+    engines.check(settings, [r for r in planned.requests.values() if not store.exists(r.address)])
+    place = open_place(settings.compute, settings.generation.vllm.python)
     execution = Execution(store, place, settings.compute)
     try:
-        run = order(Steps(settings, found, execution.submit))
+        run = order(Steps(settings, planned.sources, execution.submit, parts=list(planned.requests)))
         execution.finish()
     finally:
         place.close()

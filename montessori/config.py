@@ -92,13 +92,18 @@ class Model(Frozen):
 
 
 class Sampling(Frozen):
-    """How a model's next token is drawn. As in vLLM: presence counts generated tokens, repetition the prompt's too."""
+    """How a model's next token is drawn.
+
+    As in vLLM: presence and frequency count generated tokens, repetition the prompt's too.
+    """
 
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(0.9, gt=0, le=1)  # paper
     presence_penalty: float = Field(1.0, ge=-2, le=2)  # paper
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)  # paper
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # texts that end an answer, and are not part of it
 
 
 class InstructionSampling(Sampling):
@@ -119,8 +124,8 @@ class Instructions(Frozen):
     seed_shots: int = Field(6, ge=1)  # paper
     generated_shots: int = Field(2, ge=0)  # paper
     samples_per_prompt: int = Field(4, ge=1)  # paper
-    prompts_per_round: int = Field(256, ge=1)
-    max_rounds: int = Field(40, ge=1)
+    prompts_per_round: int = Field(256, ge=1)  # at most: the last round asks for what the yield so far forecasts
+    min_yield: float = Field(0.01, ge=0, lt=1)  # of generations kept, over three rounds; below it the teacher gave up
     sampling: InstructionSampling = InstructionSampling()
     min_characters: int = Field(6, ge=1)  # method.md: dropped at five or fewer
     max_characters: int = Field(400, ge=1)
@@ -129,7 +134,6 @@ class Instructions(Frozen):
         "map", "maps", "draw", "plot", "go to",
     )  # fmt: skip
     max_rouge_l: float = Field(0.7, ge=0, le=1)  # Self-Instruct, section 2.2
-    batch_size: int = Field(64, ge=1)
 
 
 class Responses(Frozen):
@@ -137,7 +141,56 @@ class Responses(Frozen):
 
     sampling: ResponseSampling = ResponseSampling()
     shards: int = Field(1, ge=1)
-    batch_size: int = Field(64, ge=1)
+
+
+class Price(Frozen):
+    """What an API charges, in US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class OpenAI(Frozen):
+    """An OpenAI-compatible endpoint. The key comes from the environment."""
+
+    model: str | None = None  # as the endpoint calls it
+    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://[^@\s]+$")
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    max_concurrency: int = Field(256, ge=1)  # requests at once: begins at 8, grows while it goes well
+    timeout_s: float = Field(600, gt=0)  # of one request
+    price: Price | None = None  # default: the list price that montessori/spending.py knows
+
+
+class Vllm(Frozen):
+    """vLLM's offline engine, which runs in an environment of its own (`make vllm`)."""
+
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    python: str = ".venv-vllm/bin/python"  # the interpreter of that environment
+
+
+class Generation(Frozen):
+    """Which engine the teacher writes with."""
+
+    engine: Literal["auto", "transformers", "vllm", "openai"] = "auto"
+    tuned_engine: Literal["auto", "transformers", "vllm"] = "auto"  # of the tuned teacher, where engine is openai
+    batch_size: int = Field(64, ge=1)  # prompts at once, of transformers
+    context: int | None = Field(None, ge=16)  # tokens of a prompt and its answer; default: as the model has
+    openai: OpenAI = OpenAI()
+    vllm: Vllm = Vllm()
+
+    @model_validator(mode="after")
+    def _openai_needs_a_model(self) -> Self:
+        if self.engine == "openai" and not self.openai.model:
+            raise ValueError("engine openai needs openai.model, the name that the endpoint knows the model by")
+        return self
+
+
+class Budget(Frozen):
+    """What a run may cost, all of its parts together, those found in the store too. Raised, the run goes on."""
+
+    usd: float | None = Field(None, gt=0)  # paid to APIs
+    tokens: int | None = Field(None, gt=0)  # read and written by the teacher
+    hours: float | None = Field(None, gt=0)  # of all stages, side by side or not
 
 
 class Probing(Frozen):
@@ -238,14 +291,15 @@ class Settings(Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
     seed: int = Field(0, ge=0, lt=2**31)
-    iterations: int = Field(2, ge=1)
+    iterations: int = Field(2, ge=0)  # 0: Self-Instruct alone
     store: str = "store"
     pocket: PocketWorld = PocketWorld()
     seeds: Source = DataSource(source="vicgalle/alpaca-gpt4")  # paper
     reference: Source
     test: Source | None = None  # held-out points; default: the reference set
-    teacher: Model
+    teacher: Model | None = None  # may be left out where an endpoint writes and nothing is tuned
     student: Model
+    generation: Generation = Generation()
     instructions: Instructions = Instructions()
     responses: Responses = Responses()
     probing: Probing = Probing()
@@ -257,6 +311,13 @@ class Settings(Frozen):
     sft: Training = Training()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> Self:
+        if self.teacher is None and (self.generation.engine != "openai" or self.iterations):
+            raise ValueError("teacher is missing: only generation.engine: openai with iterations: 0 can do without")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -265,7 +326,9 @@ class Settings(Frozen):
                 f"influence.shards ({self.influence.shards}) exceeds the points to score "
                 f"(probing.probing = {self.probing.probing})"
             )
-        points = min(self.probing.warm_up + self.probing.probing, self.training_size)
+        points = self.training_size
+        if self.iterations:
+            points = min(points, self.probing.warm_up + self.probing.probing)
         if self.responses.shards > points:
             raise ValueError(f"responses.shards ({self.responses.shards}) exceeds the points to answer ({points})")
         return self

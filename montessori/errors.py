@@ -3,6 +3,7 @@
 MontessoriError
 ├── InputError    the user can mend it: a setting, a file, a model folder.  Exit code 2, never retried.
 ├── StageError    a stage could not do its work (a teacher that only repeats itself, a training that diverged).
+│   └── BudgetReached    what the run may cost is used up; what was made is kept.
 └── ArtifactError the store holds something that it should not: a missing or a changed file.
 """
 
@@ -17,6 +18,10 @@ class InputError(MontessoriError):
 
 class StageError(MontessoriError):
     """A stage ran on good input and still could not produce its artifact."""
+
+
+class BudgetReached(StageError):
+    """What a run may cost is used up: nothing was lost, and with a larger budget it goes on."""
 
 
 class ArtifactError(MontessoriError):

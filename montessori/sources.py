@@ -27,7 +27,7 @@ def addresses(settings: Settings) -> dict[str, str]:
     if settings.test:
         found["test"] = rows(settings.test, "test.source")
     for role, given in (("teacher", settings.teacher), ("student", settings.student)):
-        if given.source != "scratch":
+        if given and given.source != "scratch":
             found[role] = model(given.source, f"{role}.source")
     _check_rows(settings, found)
     return found
@@ -91,7 +91,7 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
         raise InputError(
             f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
         )
-    scratch = [role for role in ("teacher", "student") if role not in found]
+    scratch = [role for role in ("teacher", "student") if (given := getattr(settings, role)) and given.scratch]
     if scratch and "seeds" in read:
         _check_lessons(read["seeds"], scratch[0])
     if "reference" in read and "test" in read:

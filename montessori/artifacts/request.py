@@ -6,6 +6,7 @@ and nothing else make the fingerprint. An input is one of
     instructions/3f2a…                    an artifact
     file:/data/seeds.jsonl#9c1e…          a file or folder outside the store, with the SHA-256 of its content
     hub:vicgalle/alpaca-gpt4@main         a hub name and revision
+    api:gpt-4o@https://api.openai.com/v1  a model behind an endpoint
     pocket                                the pocket world
 
 A file's path says where to read, not what: only its hash is in the fingerprint.
@@ -30,6 +31,7 @@ class Request(BaseModel):
     seed: int
     shard: tuple[int, int] = (0, 1)  # index, count
     label: str = ""  # for people; not in the fingerprint
+    means: dict[str, Any] = {}  # how it may be made, not what: an endpoint's limits, a budget; not in the fingerprint
     kept_as: str | None = None  # an address of its own in place of stage/fingerprint (a run's)
 
     @property
@@ -65,4 +67,4 @@ def identity(address: str) -> str:
 
 def is_artifact(address: str) -> bool:
     """Whether `address` names an artifact of the store."""
-    return "/" in address and not address.startswith(("file:", "hub:"))
+    return "/" in address and not address.startswith(("file:", "hub:", "api:"))

@@ -23,9 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from montessori.artifacts.journal import Journal
 from montessori.errors import ArtifactError, InputError
 
 MANIFEST = "manifest.json"
+JOURNALS = ".journals"
 
 
 class Store:
@@ -77,6 +79,22 @@ class Store:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def journal(self, address: str) -> Iterator["Journal"]:
+        """What has been recorded towards the artifact at `address`, for one writer at a time: a second one waits."""
+        folder = self._journal(address)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, fcntl.LOCK_EX):
+            yield Journal(folder)
+
+    def usage(self, address: str) -> dict[str, float]:
+        """What the artifact at `address` has used: all, once it is made, or so far, from its journal."""
+        if (self.root / address / MANIFEST).is_file():
+            manifest = self.manifest(address)
+            used = manifest["summary"].get("usage", {})
+            return {**used, "seconds": max(manifest["seconds"], used.get("seconds", 0))}  # or of all attempts
+        return Journal(self._journal(address)).usage()
+
     def commit(self, address: str, folder: Path, about: dict[str, Any]) -> bool:
         """Move the files of `folder` to `address` with a manifest that also holds `about`.
 
@@ -106,9 +124,16 @@ class Store:
                 raise ArtifactError(f"{target} has files but no {MANIFEST}; delete it to have it made again") from None
             return False
         _sync(target.parent, deep=False)
+        shutil.rmtree(self._journal(address), ignore_errors=True)
         return True
 
+    def _journal(self, address: str) -> Path:
+        return self.root / JOURNALS / address.replace("/", "+")
+
     def _sweep(self) -> None:
+        for journal in (self.root / JOURNALS).glob("*"):
+            if (self.root / journal.name.replace("+", "/") / MANIFEST).is_file():
+                shutil.rmtree(journal, ignore_errors=True)  # killed between the two
         room = self.root / ".staging"
         with _locked(room, fcntl.LOCK_EX):
             for folder in room.iterdir():

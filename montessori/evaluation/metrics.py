@@ -22,8 +22,9 @@ def measure(values: Sequence[float]) -> dict[str, float]:
 def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int) -> list[float]:
     """1 where the greedy answer to a row's prompt equals its response, white space aside."""
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=max_tokens)
-    answers = engine.generate([prompt_of(row) for row in rows], greedy, 1, [0] * len(rows))
-    return [float(answer.text.split() == row["response"].split()) for row, (answer,) in zip(rows, answers, strict=True)]
+    answers = dict(engine.generate([prompt_of(row) for row in rows], greedy, 1, [0] * len(rows)))
+    texts = [answers[i].generations[0].text for i in range(len(rows))]
+    return [float(text.split() == row["response"].split()) for text, row in zip(texts, rows, strict=True)]
 
 
 @torch.inference_mode()

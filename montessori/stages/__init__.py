@@ -1,7 +1,7 @@
 """The stages: each a pure function from settings, input artifacts and a seed to one artifact, in a module of its own.
 
-A stage module (all here but `learning` and `inputs`, which several share) has `Settings` (what it reads, and so what
-is in its fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
+A stage module (all here but `asking`, `inputs` and `learning`, which several share) has `Settings` (what it reads, and
+so what is in its fingerprint) and `run(job, settings) -> summary`, which writes the artifact's files into `job.out`.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from montessori.artifacts import Request, Store, is_artifact
+from montessori.artifacts import Journal, Request, Store, is_artifact
 from montessori.data import Row, read_rows
 
 
@@ -21,6 +21,7 @@ class Stage:
     module: str
     version: int = 1
     light: bool = False  # loads no model, so needs no GPU
+    journaled: bool = False  # keeps what it receives as it comes, since it may be slow or paid for
 
 
 STAGES = {
@@ -30,8 +31,8 @@ STAGES = {
     "points": Stage("rows", light=True),
     "scratch-teacher": Stage("scratch"),
     "scratch-student": Stage("scratch"),
-    "instructions": Stage("instructions"),
-    "responses": Stage("responses"),
+    "instructions": Stage("instructions", version=2, journaled=True),
+    "responses": Stage("responses", version=2, journaled=True),
     "split": Stage("split", light=True),
     "warm-up": Stage("warm_up"),
     "tokens": Stage("tokens", light=True),
@@ -57,6 +58,7 @@ class Job:
     request: Request
     store: Store
     out: Path
+    journal: Journal | None = None
 
     @property
     def seed(self) -> int:

@@ -7,55 +7,46 @@ from typing import Any
 
 from montessori import config
 from montessori.chat import user
-from montessori.config import Frozen
 from montessori.data import write_rows
-from montessori.models import load_model, load_tokenizer
 from montessori.stages import Job
-from montessori.synthesis.engines.transformers import TransformersEngine
+from montessori.stages.asking import Writing, asker, provenance
 from montessori.synthesis.instructions import number_from
 
 
-class Settings(Frozen):
+class Settings(Writing):
     """How answers are sampled. How many shards there are is in the request."""
 
     sampling: config.Sampling
-    batch_size: int
-    dtype: str
-    trust_remote_code: bool
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """One answer to each instruction of this shard; a row whose answer is empty stays, and is counted."""
     index, count = job.request.shard
-    source = job.model("teacher")
-    engine = TransformersEngine(
-        load_model(source, settings.dtype, settings.trust_remote_code),
-        load_tokenizer(source, settings.trust_remote_code),
-        settings.batch_size,
-    )
+    teacher = asker(job, settings)
     rows = job.rows("instructions", "instructions.parquet")[index::count]
-    answers = engine.generate(
-        [user(row["instruction"]) for row in rows],
-        settings.sampling,
-        samples=1,
-        seeds=[number_from(f"{job.seed}-{row['id']}") for row in rows],
-    )
+    seeds = [number_from(f"{job.seed}-{row['id']}") for row in rows]
+    answers = teacher.ask([user(row["instruction"]) for row in rows], settings.sampling, 1, seeds)
+    source = provenance(job, settings, settings.sampling)
     pairs = [
         {
             "id": row["id"],
             "prompt_id": row["prompt_id"],
             "instruction": row["instruction"],
-            "response": answer.text.strip(),
-            "finish_reason": answer.finish_reason,
-            "instruction_tokens": len(engine.tokenizer(row["instruction"])["input_ids"]),
-            "response_tokens": answer.tokens,
+            "response": text.text.strip(),
+            "finish_reason": text.finish_reason,
+            "instruction_tokens": answer.prompt_tokens,  # with what the chat template adds
+            "response_tokens": text.tokens,
+            "seed": seed,
+            **source,
         }
-        for row, (answer,) in zip(rows, answers, strict=True)
+        for row, seed, answer in zip(rows, seeds, answers, strict=True)
+        for text in answer.generations
     ]
     write_rows(job.out / "pairs.parquet", pairs)
     return {
         "pairs": len(pairs),
-        "prompts_cut": engine.prompts_cut,
+        "prompts_cut": sum(answer.cut for answer in answers),
         "empty": sum(not pair["response"] for pair in pairs),
         "cut_at_max_tokens": sum(pair["finish_reason"] == "length" for pair in pairs),
+        "usage": teacher.usage,
     }

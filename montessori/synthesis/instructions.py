@@ -5,31 +5,41 @@ its choice of shots is drawn from its own id, so results do not depend on the or
 """
 
 import hashlib
+import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from montessori.config import Instructions
+from montessori.chat import Message
+from montessori.config import Instructions, Sampling
 from montessori.data import Row
 from montessori.errors import InputError, StageError
 from montessori.synthesis import prompts
 from montessori.synthesis.dedup import NearDuplicates
-from montessori.synthesis.engines.transformers import TransformersEngine
+from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
 
 SAMPLES_KEPT = 5  # of each reason to reject, for the report
+ROUNDS_WATCHED = 3  # for a yield that has collapsed
+FORECAST_SLACK = 1.05
+UNANSWERED = {"content_filter": "refused by a content filter", "too_long": "prompt too long"}
+
+Ask = Callable[[Sequence[Sequence[Message]], Sampling, int, Sequence[int]], list[Answer]]
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Written:
     """Accepted instructions in order, and why the others were not."""
 
-    rows: list[Row] = field(default_factory=list)  # id, prompt_id, prompt, raw, instruction, seed_ids, tokens
+    # id, prompt_id, round, sample, seed, prompt, raw, instruction, seed_ids, finish_reason, prompt_tokens, tokens
+    rows: list[Row] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
-    rounds: int = 0
+    rounds: list[tuple[int, int, int]] = field(default_factory=list)  # of each: prompts, texts written, texts kept
+    prompts_cut: int = 0
 
     def reject(self, reason: str, raw: str) -> None:
         """Count a rejection and keep a few of each reason."""
@@ -38,35 +48,53 @@ class Written:
             kept.append(raw[:500])
 
 
-def write(engine: TransformersEngine, seeds: Sequence[Row], settings: Instructions, target: int, seed: int) -> Written:
+def write(ask: Ask, seeds: Sequence[Row], settings: Instructions, target: int, seed: int) -> Written:
     """`target` new instructions from few-shot prompts over `seeds` (rows with `id`, `instruction`).
 
-    Raises StageError when `settings.max_rounds` rounds do not give as many: a teacher that only repeats itself.
+    Raises StageError when hardly anything new comes any more: a teacher that only repeats itself.
     """
     if len(seeds) < (shown := settings.seed_shots + settings.generated_shots):
         raise InputError(f"seeds: {len(seeds)} rows, but a prompt shows {shown}; add seeds")
     written = Written()
     near = NearDuplicates(settings.max_rouge_l)
-    while len(written.rows) < target:
-        if written.rounds == settings.max_rounds:
+    while (missing := target - len(written.rows)) > 0:
+        if _collapsed(written, settings.min_yield):
             raise StageError(_too_few(written, target))
+        number = len(written.rounds)
         earlier = [row["instruction"] for row in written.rows]
         asked = [
-            _ask(f"{seed}-{written.rounds}-{number}", seeds, earlier, settings)
-            for number in range(settings.prompts_per_round)
+            _ask(f"{seed}-{number}-{n}", seeds, earlier, settings) for n in range(size(written, missing, settings))
         ]
-        answers = engine.generate(
+        answers = ask(
             [prompt["messages"] for prompt in asked],
             settings.sampling,
             settings.samples_per_prompt,
             [number_from(prompt["id"]) for prompt in asked],
         )
-        for prompt, generations in zip(asked, answers, strict=True):
-            for number, generation in enumerate(generations):
+        for prompt, answer in zip(asked, answers, strict=True):
+            written.prompts_cut += answer.cut
+            for sample, generation in enumerate(answer.generations):
                 if len(written.rows) < target:
-                    _consider(written, near, prompt, number, generation.text, generation.tokens, settings)
-        written.rounds += 1
+                    row = {"round": number, "sample": sample, "prompt_tokens": answer.prompt_tokens}
+                    _consider(written, near, prompt, generation, row, settings)
+        texts = sum(len(answer.generations) for answer in answers)
+        written.rounds.append((len(asked), texts, len(written.rows) - len(earlier)))
+        log.info("round %d: %d prompts, %d texts, %d kept", number + 1, *written.rounds[-1])
     return written
+
+
+def size(written: Written, missing: int, settings: Instructions) -> int:
+    """How many prompts the next round has: as many as it will take, if the last round is a forecast."""
+    if not written.rounds:
+        return min(settings.prompts_per_round, -(-missing // settings.samples_per_prompt))
+    prompts, _, kept = written.rounds[-1]
+    return min(settings.prompts_per_round, 1 + int(FORECAST_SLACK * missing * prompts / kept)) if kept else prompts
+
+
+def _collapsed(written: Written, min_yield: float) -> bool:
+    """Whether three rounds have brought next to nothing."""
+    last = written.rounds[-ROUNDS_WATCHED:]
+    return len(last) == ROUNDS_WATCHED and sum(r[2] for r in last) <= min_yield * sum(r[1] for r in last)
 
 
 def number_from(text: str) -> int:
@@ -93,11 +121,13 @@ def _consider(
     written: Written,
     near: NearDuplicates,
     prompt: dict[str, Any],
-    number: int,
-    raw: str,
-    tokens: int,
+    generation: Generation,
+    row: Row,
     settings: Instructions,
 ) -> None:
+    raw = generation.text
+    if generation.finish_reason in UNANSWERED:
+        return written.reject(UNANSWERED[generation.finish_reason], raw)
     instruction = instruction_of(raw)
     if instruction is None:
         return written.reject("no tagged instruction", raw)
@@ -107,13 +137,16 @@ def _consider(
         return written.reject("near-duplicate", raw)
     written.rows.append(
         {
-            "id": f"{prompt['id']}-{number}",
+            "id": f"{prompt['id']}-{row['sample']}",
             "prompt_id": prompt["id"],
+            "seed": number_from(prompt["id"]),
+            **row,
             "prompt": prompt["messages"],
             "raw": raw,
             "instruction": instruction,
             "seed_ids": prompt["seed_ids"],
-            "tokens": tokens,
+            "finish_reason": generation.finish_reason,
+            "tokens": generation.tokens,
         }
     )
     return None
@@ -121,7 +154,9 @@ def _consider(
 
 def _too_few(written: Written, target: int) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in written.rejected.most_common())
+    texts, kept = (sum(each[column] for each in written.rounds[-ROUNDS_WATCHED:]) for column in (1, 2))
     return (
-        f"only {len(written.rows)} of {target} instructions after {written.rounds} rounds; rejected: {reasons}. "
-        "Raise instructions.max_rounds or instructions.max_rouge_l, or lower dpo.learning_rate if it repeats itself"
+        f"only {len(written.rows)} of {target} instructions after {len(written.rounds)} rounds, and the last "
+        f"{ROUNDS_WATCHED} kept {kept} of {texts} texts: the teacher repeats itself. Rejected: {reasons}. "
+        "Raise instructions.max_rouge_l or add seeds, or lower dpo.learning_rate if it came with the update"
     )

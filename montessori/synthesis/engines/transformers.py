@@ -4,7 +4,7 @@ Prompts of like length run together; the samples of one prompt share its prefill
 generator of its own, so a text does not depend on which others were in its batch (but for a rounding tie).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,44 +19,52 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from montessori import progress
-from montessori.chat import Message, render_prompt
+from montessori.chat import Message
 from montessori.config import Sampling
-from montessori.errors import InputError
-from montessori.synthesis.engines import Generation
+from montessori.synthesis.engines import Answer, Generation, MayAsk, always
+from montessori.synthesis.engines.tokens import encode
 
 
 class TransformersEngine:
     """A loaded model that answers chats."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 64,
+        context: int | None = None,
+    ):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.prompts_cut = 0  # so far, for want of room in the model's context
+        self.context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, samples: int, seeds: Sequence[int]
-    ) -> list[list[Generation]]:
-        """`samples` answers to each prompt; `seeds[i]` makes those to `prompts[i]`. At temperature 0: the greedy one.
+        self,
+        prompts: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        samples: int,
+        seeds: Sequence[int],
+        done: Collection[int] = (),
+        may_ask: MayAsk = always,
+    ) -> Iterator[tuple[int, Answer]]:
+        """A batch after the other, the short prompts first; see `Engine`.
 
-        A prompt is cut at its start to what the model's context leaves beside `sampling.max_tokens`, and counted.
+        Which prompts share a batch does not depend on `done`: a batch of which one is missing is run whole.
         """
-        context = self.model.config.max_position_embeddings
-        if (room := context - sampling.max_tokens) < 1:
-            raise InputError(
-                f"sampling.max_tokens = {sampling.max_tokens}: leaves no room for a prompt in the model's context "
-                f"of {context} tokens"
+        read = encode(self.tokenizer, prompts, self.context, sampling)
+        order = sorted(range(len(read)), key=lambda i: len(read[i].ids))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            if all(i in done for i in batch):
+                continue
+            if not may_ask(len(batch) - 1):
+                return
+            written = self._batch([read[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
+            yield from (
+                (i, Answer(generations, len(read[i].ids), read[i].cut))
+                for i, generations in zip(batch, written, strict=True)
+                if i not in done
             )
-        texts = [render_prompt(self.tokenizer, prompt) for prompt in prompts]
-        whole = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        self.prompts_cut += sum(len(i) > room for i in whole)
-        ids = [i[-room:] for i in whole]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        done: dict[int, list[Generation]] = {}
-        for batch in progress.track(batches, len(prompts), "prompts", size=len):
-            answers = self._batch([ids[i] for i in batch], sampling, samples, [seeds[i] for i in batch])
-            done |= {i: list(t) for i, t in zip(batch, answers, strict=True)}
-        return [done[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
     def _batch(
@@ -84,11 +92,12 @@ class TransformersEngine:
                 padding=(longest - mask.sum(-1)).repeat_interleave(samples),
                 seeds=[seed * samples + number for seed in seeds for number in range(samples)],
             ),
+            **({"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}),
             pad_token_id=pad,
             eos_token_id=self._ends(),
         )[:, longest:]
         for start in range(0, len(out), samples):
-            yield [self._generation(row) for row in out[start : start + samples].tolist()]
+            yield [self._generation(row, sampling) for row in out[start : start + samples].tolist()]
 
     def _prefill(self, cache: StaticCache, input_ids: Tensor, mask: Tensor, samples: int) -> None:
         """Read each prompt (`[batch, seq]`) once and hand its keys and values to all of its samples."""
@@ -109,20 +118,32 @@ class TransformersEngine:
         ends = ends if isinstance(ends, list) else [ends]
         return sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
 
-    def _generation(self, row: list[int]) -> Generation:
+    def _generation(self, row: list[int], sampling: Sampling) -> Generation:
         ends = set(self._ends())
-        stop = next((i for i, token in enumerate(row) if token in ends), None)
-        tokens = row if stop is None else row[:stop]
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return Generation(text, "length" if stop is None else "stop", len(tokens))
+        ended = next((i for i, token in enumerate(row) if token in ends), None)
+        tokens = row if ended is None else row[: ended + 1]
+        text = self.tokenizer.decode(row[:ended], skip_special_tokens=True)
+        stops = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        if stops:  # after it there is padding, or the rest of the token that brought it
+            text = text[: min(stops)]
+            tokens = tokens[: self._tokens_until_stop(tokens, sampling.stop)]
+        return Generation(text, "length" if ended is None and not stops else "stop", len(tokens))
+
+    def _tokens_until_stop(self, tokens: list[int], stop: tuple[str, ...]) -> int:
+        """How many tokens it took for one of the stop texts to be there."""
+        return next(
+            n
+            for n in range(1, len(tokens) + 1)
+            if any(text in self.tokenizer.decode(tokens[:n], skip_special_tokens=True) for text in stop)
+        )
 
 
 def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: list[int]) -> LogitsProcessorList:
     chain = LogitsProcessorList()
     if sampling.repetition_penalty != 1:  # counts the prompt too, as vLLM's does, but not its padding
         chain.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty, prompt_ignore_length=padding))
-    if sampling.presence_penalty:
-        chain.append(_PresencePenalty(sampling.presence_penalty, prompt_length))
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        chain.append(_Penalties(sampling.presence_penalty, sampling.frequency_penalty, prompt_length))
     if sampling.temperature > 0:
         if sampling.temperature != 1:
             chain.append(TemperatureLogitsWarper(sampling.temperature))
@@ -132,16 +153,16 @@ def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: 
     return chain
 
 
-class _PresencePenalty(LogitsProcessor):
-    """Subtract `penalty` from every token that has been generated, as the OpenAI API defines it."""
+class _Penalties(LogitsProcessor):
+    """Subtract from every token that has been generated, once and for each time, as the OpenAI API defines it."""
 
-    def __init__(self, penalty: float, prompt_length: int):
-        self.penalty, self.prompt_length = penalty, prompt_length
+    def __init__(self, presence: float, frequency: float, prompt_length: int):
+        self.presence, self.frequency, self.prompt_length = presence, frequency, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        seen = torch.zeros_like(scores)
-        seen.scatter_(1, input_ids[:, self.prompt_length :], 1.0)
-        return scores - self.penalty * seen
+        written = input_ids[:, self.prompt_length :]
+        times = torch.zeros_like(scores).scatter_add_(1, written, torch.ones_like(written, dtype=scores.dtype))
+        return scores - self.presence * (times > 0).to(scores.dtype) - self.frequency * times
 
 
 class _Draw(LogitsProcessor):

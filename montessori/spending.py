@@ -1,0 +1,88 @@
+"""What a run has cost so far, and whether it may go on: read off the manifests and journals of its parts.
+
+In: a store and the addresses of all parts.  Out: tokens, dollars and hours, or the sentence that says which is used up.
+So the count is right after any crash, and wherever the parts are made; it needs no account of its own.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from montessori.artifacts import Request, Store
+from montessori.config import Price
+from montessori.errors import BudgetReached
+
+LOOK_EVERY_S = 2.0  # at what the other parts have used
+
+# List prices in US dollars for a million tokens read and written, as published in 2025. Set generation.openai.price
+# where yours differ.
+PRICES = {
+    "gpt-4o": Price(input=2.5, output=10),
+    "gpt-4o-mini": Price(input=0.15, output=0.6),
+    "gpt-4.1": Price(input=2, output=8),
+    "gpt-4.1-mini": Price(input=0.4, output=1.6),
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What something has used."""
+
+    tokens: float = 0.0  # read and written by the teacher
+    usd: float = 0.0
+    hours: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.tokens + other.tokens, self.usd + other.usd, self.hours + other.hours)
+
+    def scaled(self, factor: float) -> "Usage":
+        """`factor` times as much."""
+        return Usage(self.tokens * factor, self.usd * factor, self.hours * factor)
+
+
+def usage(recorded: dict[str, float]) -> Usage:
+    """What a manifest or a journal tells."""
+    tokens = recorded.get("prompt_tokens", 0) + recorded.get("completion_tokens", 0)
+    return Usage(tokens, recorded.get("usd", 0), recorded.get("seconds", 0) / 3600)
+
+
+def reached(limits: dict[str, float | None], spent: Usage) -> str | None:
+    """The sentence that says which limit (`usd`, `tokens`, `hours`) is used up, or None."""
+    for name, limit in limits.items():
+        if limit is not None and (used := getattr(spent, name)) >= limit:
+            return (
+                f"budget.{name} = {limit:,g} is reached ({used:,.6g} used); what was made is kept: "
+                f"raise budget.{name} and run the same command to go on"
+            )
+    return None
+
+
+def others(store: Store, addresses: Iterable[str], own: str) -> Callable[[], Usage]:
+    """What all parts but `own` have used, looked up when it is asked for but not too often."""
+    made: dict[str, Usage] = {}  # for good
+    missing = [address for address in addresses if address != own]
+    last, total = -LOOK_EVERY_S, Usage()
+
+    def look() -> Usage:
+        nonlocal last, total
+        if time.monotonic() - last >= LOOK_EVERY_S:
+            so_far = Usage()
+            for address in list(missing):
+                found = usage(store.usage(address))
+                if store.exists(address):
+                    made[address] = found
+                    missing.remove(address)
+                else:
+                    so_far += found
+            last, total = time.monotonic(), sum(made.values(), so_far)
+        return total
+
+    return look
+
+
+def check(request: Request, store: Store) -> None:
+    """Raise BudgetReached when the run that `request` belongs to has used up what it may."""
+    if budget := request.means.get("budget"):
+        spent = others(store, budget["parts"], request.address)() + usage(store.usage(request.address))
+        if sentence := reached(budget["limits"], spent):
+            raise BudgetReached(sentence)

@@ -1,0 +1,60 @@
+"""What the stages in which the teacher writes share: the engine that their settings name, and the journal around it."""
+
+from typing import Literal
+
+from montessori import config, spending
+from montessori.artifacts import identity
+from montessori.config import Frozen
+from montessori.stages import Job
+from montessori.synthesis.asking import Asker
+from montessori.synthesis.engines import Engine
+
+
+class Writing(Frozen):
+    """Which engine writes, and what it needs to load the model. An endpoint's address is the input `teacher`."""
+
+    engine: Literal["transformers", "vllm", "openai"]
+    batch_size: int | None = None  # of transformers
+    context: int | None = None
+    dtype: str = "bfloat16"
+    trust_remote_code: bool = False
+
+
+def asker(job: Job, settings: Writing) -> Asker:
+    """The engine of `job`, loaded when first needed."""
+    assert job.journal, "the stage is registered as journaled"
+    price = None
+    if settings.engine == "openai":
+        endpoint = config.OpenAI.model_validate(job.request.means["openai"])
+        price = endpoint.price or spending.PRICES.get(endpoint.model or "")
+    budget = job.request.means.get("budget")
+    if not budget:
+        return Asker(lambda: _engine(job, settings), job.journal, price)
+    others = spending.others(job.store, budget["parts"], job.request.address)
+    return Asker(lambda: _engine(job, settings), job.journal, price, budget["limits"], others)
+
+
+def provenance(job: Job, settings: Writing, sampling: config.Sampling) -> dict[str, str]:
+    """The columns that say of each row what wrote it; of a model's folder its hash, not its path."""
+    (model,) = job.request.inputs["teacher"]
+    return {"engine": settings.engine, "model": identity(model), "sampling": sampling.model_dump_json()}
+
+
+def _engine(job: Job, settings: Writing) -> Engine:
+    if settings.engine == "openai":
+        from montessori.synthesis.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(config.OpenAI.model_validate(job.request.means["openai"]))
+    from montessori.models import load_model, load_tokenizer
+
+    source = job.model("teacher")
+    tokenizer = load_tokenizer(source, settings.trust_remote_code)
+    if settings.engine == "vllm":
+        from montessori.synthesis.engines.vllm import VllmEngine
+
+        share = job.request.means["vllm"]["gpu_memory_utilization"]
+        return VllmEngine(source, tokenizer, settings.dtype, settings.trust_remote_code, settings.context, share)
+    from montessori.synthesis.engines.transformers import TransformersEngine
+
+    model = load_model(source, settings.dtype, settings.trust_remote_code)
+    return TransformersEngine(model, tokenizer, settings.batch_size or 64, settings.context)

@@ -1,0 +1,108 @@
+"""Prompts to an engine, so that no answer is lost or asked for twice, and no more is spent than allowed.
+
+In: prompts.  Out: their answers, in order. An answer is in the journal as soon as it has come; one that is there is
+not asked for again, and where all are there the engine is not even loaded.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from montessori import progress
+from montessori.artifacts import Journal
+from montessori.chat import Message
+from montessori.config import Price, Sampling
+from montessori.errors import BudgetReached
+from montessori.spending import Usage, reached, usage
+from montessori.synthesis.engines import Answer, Engine, Generation
+
+
+class Asker:
+    """An engine with its journal, and what was used through it."""
+
+    def __init__(
+        self,
+        open_engine: Callable[[], Engine],
+        journal: Journal,
+        price: Price | None = None,
+        limits: dict[str, float | None] | None = None,
+        others: Callable[[], Usage] = Usage,
+    ):
+        """`limits` (`usd`, `tokens`, `hours`) are for this and for what the `others` of the run have used."""
+        self._open = open_engine
+        self._engine: Engine | None = None
+        self._journal, self._price, self._limits, self._others = journal, price, limits or {}, others
+        entries = journal.entries()
+        self._kept = {entry["key"]: _answer(entry) for entry in entries}
+        self.usage = {"prompts": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
+        if price:
+            self.usage["usd"] = 0.0
+        for entry in entries:
+            self._count(_answer(entry), entry["seconds"])
+
+    def ask(
+        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, samples: int, seeds: Sequence[int]
+    ) -> list[Answer]:
+        """The answer to each prompt. Raises BudgetReached, with all answers that came kept, and what engines raise."""
+        keys = [_key(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        done = {i for i, key in enumerate(keys) if key in self._kept}
+        if len(done) < len(keys):
+            self._ask(prompts, sampling, samples, seeds, keys, done)
+        missing = [key for key in keys if key not in self._kept]
+        if missing:
+            raise BudgetReached(reached(self._limits, self._spent()) or "the budget does not reach for one more prompt")
+        return [self._kept[key] for key in keys]
+
+    def _ask(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        samples: int,
+        seeds: Sequence[int],
+        keys: list[str],
+        done: set[int],
+    ) -> None:
+        if self._engine is None:
+            self._engine = self._open()
+        finished, written, started = len(done), 0, time.monotonic()
+        progress.report(finished, len(keys), "prompts")
+        before = started
+        for i, answer in self._engine.generate(prompts, sampling, samples, seeds, done, self._may_ask):
+            now = time.monotonic()
+            self._kept[keys[i]] = answer
+            self._count(answer, now - before)
+            self._journal.add({"key": keys[i], "seconds": round(now - before, 6), **asdict(answer)}, self.usage)
+            finished, written, before = finished + 1, written + answer.tokens, time.monotonic()
+            rate = written / max(1e-9, before - started)
+            progress.report(finished, len(keys), "prompts", f"{rate:,.0f} tokens/s")
+
+    def _may_ask(self, under_way: int) -> bool:
+        """Whether the budget reaches for one more prompt beside those that are `under_way`."""
+        if not self._limits:
+            return True
+        asked = self.usage["prompts"]
+        each = usage({k: v for k, v in self.usage.items() if k != "seconds"}).scaled(1 / asked if asked else 0)
+        return reached(self._limits, self._spent() + each.scaled(under_way)) is None
+
+    def _spent(self) -> Usage:
+        return self._others() + usage(self.usage)
+
+    def _count(self, answer: Answer, seconds: float) -> None:
+        self.usage["prompts"] += 1
+        self.usage["prompt_tokens"] += answer.prompt_tokens
+        self.usage["completion_tokens"] += answer.tokens
+        self.usage["seconds"] = round(self.usage["seconds"] + seconds, 6)
+        if self._price:
+            paid = answer.prompt_tokens * self._price.input + answer.tokens * self._price.output
+            self.usage["usd"] = round(self.usage["usd"] + paid / 1e6, 9)
+
+
+def _key(prompt: Sequence[Message], seed: int) -> str:
+    return hashlib.sha256(json.dumps([list(prompt), seed], sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _answer(entry: dict[str, object]) -> Answer:
+    generations = [Generation(**g) for g in entry["generations"]]  # type: ignore[attr-defined]
+    return Answer(generations, entry["prompt_tokens"], entry["cut"])  # type: ignore[arg-type]

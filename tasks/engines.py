@@ -1,0 +1,79 @@
+"""Which engine writes on this machine: `auto` settled, and what the engine needs found before anything starts."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from montessori.artifacts import Request
+from montessori.config import Settings
+from montessori.errors import InputError
+from montessori.spending import PRICES
+from tasks.places import gpus
+
+
+def settled(settings: Settings) -> Settings:
+    """`settings` with `auto` replaced: vLLM where there is a GPU and its environment, transformers otherwise."""
+    generation = settings.generation
+    here = "vllm" if gpus() and _interpreter(generation.vllm.python) else "transformers"
+    chosen = {
+        name: here
+        for name in ("engine", "tuned_engine")
+        if getattr(generation, name) == "auto" and (name == "engine" or generation.engine == "openai")
+    }
+    return settings.model_copy(update={"generation": generation.model_copy(update=chosen)})
+
+
+def said(settings: Settings) -> str:
+    """The engine of settled settings in a few words, and what would be faster."""
+    generation = settings.generation
+    if generation.engine == "openai":
+        tuned = f", its tuned copies by {generation.tuned_engine}" if settings.iterations else ""
+        return f"{generation.openai.model} at {generation.openai.base_url}{tuned}"
+    if generation.engine == "transformers" and gpus():
+        return "transformers (make vllm builds the environment of a faster one)"
+    return generation.engine
+
+
+def check(settings: Settings, missing: list[Request]) -> None:
+    """Raise InputError when an engine that one of the `missing` requests needs cannot be had, or cannot do it."""
+    needed = {request.settings["engine"] for request in missing if "engine" in request.settings}
+    generation = settings.generation
+    if "vllm" in needed:
+        _check_vllm(generation.vllm.python)
+    if "openai" in needed:
+        from montessori.synthesis.engines.openai import OpenAIEngine
+
+        engine = OpenAIEngine(generation.openai)
+        for name in ("instructions", "responses"):
+            try:
+                engine.parameters(getattr(settings, name).sampling)
+            except InputError as error:
+                raise InputError(f"{name}.{error}") from None
+        if settings.budget.usd and not (generation.openai.price or generation.openai.model in PRICES):
+            raise InputError(
+                f"budget.usd: the price of {generation.openai.model} is not known; "
+                "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
+            )
+
+
+def _interpreter(python: str) -> Path | None:
+    path = Path(python).expanduser()
+    return path.absolute() if path.is_file() else None  # not resolved: the link is what makes it an environment
+
+
+def _check_vllm(python: str) -> None:
+    path = _interpreter(python)
+    if path is None:
+        raise InputError(f"generation.vllm.python = {python}: no such interpreter; `make vllm` builds the environment")
+    found = subprocess.run(
+        [path, "-c", "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    if found.stdout.strip() != "True":
+        raise InputError(
+            f"generation.vllm.python = {python}: vllm and montessori are not both installed there; "
+            "`make vllm` builds an environment that has them"
+        )
