@@ -1,4 +1,4 @@
-"""The command line: `montessori run CONFIG`, `montessori score`.
+"""The command line: `montessori run`, `estimate`, `score`, `push`.
 
 Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
 """
@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from montessori import config_file
+from montessori.config import Settings
 from montessori.errors import InputError, MontessoriError
 
 EXAMPLES = """examples:
@@ -21,6 +22,11 @@ EXAMPLES = """examples:
   montessori run configs/tiny.yaml --set dpo.beta=0.2     again with another beta: only what follows from it is redone
   montessori run configs/tinyllama-1.1b.yaml --dry-run    what a run would do, without doing it
   montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
+"""
+ESTIMATE_EXAMPLES = """examples:
+  montessori estimate configs/llama3-8b.yaml                                  tokens, hours and bytes of the paper's run
+  montessori estimate configs/tiny.yaml --set training_size=20000             of a larger one, by what small ones took
+  montessori estimate my.yaml --set generation.engine=openai --set generation.openai.model=gpt-4o      with its price
 """
 SCORE_EXAMPLES = """examples:
   montessori score --student models/student --optimizer-state models/student-state \\
@@ -32,6 +38,14 @@ A point's influence is how much one optimiser step on it lowers the student's lo
 instruction (and input) with response, output or answer, or chat messages. Killed, the same command goes on from the
 shards that are done.
 """
+PUSH_EXAMPLES = """examples:
+  montessori push store/runs/tiny-1a2b3c4d me/tiny-data                       the last iteration's training set, private
+  montessori push tiny-1a2b3c4d me/tiny-data --system Self-Instruct --public  another system's, for all to see
+  montessori push tiny-1a2b3c4d me/tiny-teacher --what teacher                the tuned teacher
+  montessori push tiny-1a2b3c4d me/tiny-data --to look                        the files and the card, nothing uploaded
+
+The token comes from HF_TOKEN or `hf auth login`. The card names no path, user or host of this machine.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     try:
-        return _score(options) if options.command == "score" else _run(options)
+        return {"run": _run, "estimate": _estimate, "score": _score, "push": _push}[options.command](options)
     except InputError as error:
         print(f"montessori: {error}", file=sys.stderr)
         return 2
@@ -69,8 +83,24 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
-    run.add_argument(
+    estimate = commands.add_parser(
+        "estimate",
+        help="what a run would take: tokens, hours, bytes and price, before anything runs",
+        description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
+        epilog=ESTIMATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for command in (run, estimate):
+        _add_settings(command)
+    run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
+    _add_score(commands)
+    _add_push(commands)
+    return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
+    command.add_argument(
         "--set",
         action="append",
         default=[],
@@ -78,11 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="change a setting, for example dpo.beta=0.2; may be repeated",
     )
-    run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
-    run.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
-    run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
-    _add_score(commands)
-    return parser
+    command.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    command.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
 
 
 def _add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -127,6 +154,40 @@ def _add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     score.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the student")
 
 
+def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    push = commands.add_parser(
+        "push",
+        help="what a run has made, to the Hugging Face hub",
+        description="Push a run's data or model to the Hugging Face hub, with a card that says how it was made.",
+        epilog=PUSH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    push.add_argument("run", metavar="RUN", help="a run's folder, as `montessori run` prints it, or its name")
+    push.add_argument("repo", metavar="REPO", help="user/name on the hub; made where there is none")
+    push.add_argument("--what", choices=["data", "teacher", "student"], default="data", help="(default: data)")
+    push.add_argument("--system", metavar="NAME", help="whose, as the run's report calls it (default: the last one's)")
+    push.add_argument("--public", action="store_true", help="for all to see (default: a private repository)")
+    push.add_argument("--license", metavar="ID", help="as the hub calls it, for example apache-2.0 (default: none given)")
+    push.add_argument("--to", metavar="FOLDER", help="write what would be uploaded to FOLDER, and upload nothing")
+    push.add_argument("--store", metavar="DIR", default="store", help="where RUN is looked up by name (default: store)")
+
+
+def _push(options: argparse.Namespace) -> int:
+    from montessori import publishing
+
+    publishing.check_name(options.repo)
+    store, run = publishing.find(options.run, options.store)
+    system = publishing.choose(run, options.what, options.system)
+    token = publishing.token() if options.to is None else ""
+    files = publishing.files(store, run, options.what, system, options.repo, options.license)
+    if options.to is None:
+        place = publishing.upload(files, options.what, options.repo, token, options.public)
+    else:
+        place = publishing.write(files, Path(options.to))
+    print(f"{options.what} of {system}, {len(files)} files\n{place}")
+    return 0
+
+
 def _score(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
@@ -146,10 +207,33 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _settings(options: argparse.Namespace) -> Settings:
     short = {"iterations": options.iterations, "store": options.store}
     overrides = options.overrides + [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
-    settings = config_file.load(options.config, overrides)
+    return config_file.load(options.config, overrides)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from rich.console import Console
+
+    from flows import terminal
+    from flows.plan import plan
+    from montessori.artifacts import Store
+    from montessori.estimate import estimate
+    from tasks import engines
+
+    settings = engines.settled(settings)
+    requests = plan(settings)[0].requests
+    console = Console()
+    with console.status("reading the seeds and the rates of past runs"):
+        lines, assumed = estimate(settings, requests, Store(settings.store))
+    terminal.show_estimate(console, lines, assumed, settings.budget)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = _settings(options)
     from flows.plan import plan
     from montessori.artifacts import Store
     from tasks import engines

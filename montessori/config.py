@@ -62,6 +62,7 @@ class Scratch(Frozen):
     hidden: int = Field(128, ge=8)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
+    head_dim: int | None = Field(None, ge=8, multiple_of=2)  # default: hidden / heads; vLLM on a CPU wants 32 or 64
     context: int = Field(512, ge=64)
     steps: int = Field(600, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -69,7 +70,7 @@ class Scratch(Frozen):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden % (2 * self.heads):
+        if not self.head_dim and self.hidden % (2 * self.heads):
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice heads ({self.heads})")
         return self
 

@@ -93,8 +93,27 @@ def test_settings_that_contradict_each_other_are_refused(wrong, says):
 
 def test_a_setting_that_has_no_default_is_asked_for():
     tree = minimal()
+    del tree["student"]
+    assert complaint(tree) == "run.yaml: student is missing"
+
+
+def test_only_where_an_endpoint_writes_and_nothing_is_tuned_a_teacher_may_be_missing():
+    tree = minimal()
     del tree["teacher"]
-    assert complaint(tree) == "run.yaml: teacher is missing"
+    endpoint = {"engine": "openai", "openai": {"model": "gpt-4o"}}
+    assert "teacher is missing" in complaint(tree)
+    assert "teacher is missing" in complaint({**tree, "generation": endpoint})
+    assert "teacher is missing" in complaint({**tree, "iterations": 0})
+    config_file.parse({**tree, "generation": endpoint, "iterations": 0}, "run.yaml")
+
+
+def test_an_endpoint_needs_the_name_of_its_model():
+    assert "openai.model" in complaint(minimal(generation={"engine": "openai"}))
+
+
+def test_a_key_in_an_endpoints_address_is_refused():
+    endpoint = {"engine": "openai", "openai": {"model": "m", "base_url": "https://me:secret@host/v1"}}
+    assert "generation.openai.base_url" in complaint(minimal(generation=endpoint))
 
 
 @pytest.mark.parametrize(

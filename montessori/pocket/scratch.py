@@ -36,7 +36,6 @@ SHORT_SHARE = 0.35  # of the steps see short conversations only: answering is le
 TOKENS_SHORT = 20  # of a conversation that answers an instruction of the pocket world, with what does not fill a row
 WARM_UP_SHARE = 0.05
 MUON_LEARNING_RATE = 0.02  # of the matrices inside the model; settings have AdamW's, of the embeddings and norms
-HEAD = 32  # a head's width is a multiple of it, or vLLM has no attention for it on a CPU
 SHOTS = 8  # examples in a few-shot prompt made of real rows
 
 
@@ -51,7 +50,7 @@ def build(
         intermediate_size=3 * settings.hidden,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
-        head_dim=-(-settings.hidden // settings.heads // HEAD) * HEAD,
+        head_dim=settings.head_dim or settings.hidden // settings.heads,
         max_position_embeddings=settings.context,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},

@@ -112,6 +112,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a stage was estimated to take before the run, and what it took; dollars only where an API was paid."""
+
+    stage: str
+    tokens: tuple[float, float]  # estimated, actual; read and written by the teacher
+    hours: tuple[float | None, float]
+    usd: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the report of a run shows, in the order in which it is shown."""
 
@@ -125,6 +135,7 @@ class Report:
     rejections: dict[str, int] = field(default_factory=dict)  # reason → count
     rejected: list[Rejection] = field(default_factory=list)  # a few of them
     stages: list[Stage] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
 
 def finite(values: Iterable[float]) -> list[float]:

@@ -6,12 +6,12 @@ In: a `Report`.  Out: `report.html` and `figures/` in a folder; the same bytes f
 from collections.abc import Sequence
 from pathlib import Path
 
-from montessori.reporting.data import Example, Iteration, Report, Run, Stage, finite, positive_means
+from montessori.reporting.data import Cost, Example, Iteration, Report, Run, Stage, finite, positive_means
 from montessori.reporting.figures import Picture, draw
 from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
 from montessori.reporting.stylesheet import STYLE
 from montessori.reporting.tables import Cell, Table, findings, summary_table
-from montessori.reporting.text import count, duration, label, percent, scientific, short, size
+from montessori.reporting.text import compact, count, duration, label, percent, scientific, short, size
 
 # Should anything slip past the escaping, the browser still runs no script and loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -42,13 +42,13 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
         _examples("Lowest influence", report.lowest),
         _rejections(report),
     ]
-    provenance = [drawn.get("time", ""), drawn.get("lineage", ""), _artifacts(report.stages)]
+    provenance = [drawn.get("time", ""), _costs(report.costs), drawn.get("lineage", ""), _artifacts(report.stages)]
     chapters = [
         ("results-section", "Results", results),
         ("influence-section", "Influence", influences),
         ("data-section", "Generated data", data),
         ("training-section", "Training", [drawn.get("training", "")]),
-        ("provenance-section", "Time and lineage", provenance),
+        ("provenance-section", "Cost and lineage", provenance),
         ("replay-section", "Replay", _replay(report.run)),
     ]
     sections = {anchor: section(anchor, title, parts) for anchor, title, parts in chapters}
@@ -162,6 +162,34 @@ def _rejections(report: Report) -> str:
         shown = raw_table(head, samples, kind="examples")
         parts.append(f'<details class="fold"><summary>Samples</summary>{shown}</details>')
     return "".join(parts)
+
+
+def _costs(costs: Sequence[Cost]) -> str:
+    """What was estimated beside what it took, a row a stage, and all together."""
+    if not costs:
+        return ""
+    paid = any(cost.usd[1] is not None for cost in costs)
+    known = [cost.hours[0] for cost in costs if cost.hours[0] is not None]
+    whole = Cost(
+        "In all",
+        (sum(cost.tokens[0] for cost in costs), sum(cost.tokens[1] for cost in costs)),
+        (sum(known) if len(known) == len(costs) else None, sum(cost.hours[1] for cost in costs)),
+        (sum(cost.usd[0] or 0 for cost in costs), sum(cost.usd[1] or 0 for cost in costs)) if paid else (None, None),
+    )
+    rows = []
+    for cost in [*(cost for cost in costs if any(cost.tokens) or cost.hours[1] * 3600 >= 1), whole]:
+        tokens = [compact(number) if number else "" for number in cost.tokens]
+        hours = ["–" if number is None else duration(3600 * number) for number in cost.hours]
+        dollars = ["" if number is None else f"{number:.2f}" for number in cost.usd] if paid else []
+        rows.append([Cell(text) for text in (cost.stage, *tokens, *hours, *dollars)])
+    header = ["Stage", "Teacher tokens, estimated", "actual", "Time, estimated", "actual"]
+    caption = (
+        "Estimated: from the rates of like stages that the store had before this run, else from stated assumptions "
+        "(montessori estimate). Teacher tokens: read and written. Time: of all shards, added up."
+    )
+    return "<h3>Estimate and actual</h3>" + table(
+        Table(header + (["US dollars, estimated", "actual"] if paid else []), rows, caption)
+    )
 
 
 def _artifacts(stages: Sequence[Stage]) -> str:

@@ -25,6 +25,15 @@ def size(count: int) -> str:
     return f"{value:.1f} GB"
 
 
+def compact(number: float) -> str:
+    """942, 13.2 k, 15.5 M, 1.20 G: three digits."""
+    for unit in ("", " k", " M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}" if unit else f"{number:.0f}"
+        number /= 1000
+    return f"{number:.3g} G"
+
+
 def percent(share: float, digits: int = 0) -> str:
     """A share between 0 and 1 as a percentage."""
     return f"{100 * share:.{digits}f}%"

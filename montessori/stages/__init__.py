@@ -42,7 +42,7 @@ STAGES = {
     "teacher": Stage("teacher"),
     "student": Stage("student"),
     "evaluation": Stage("evaluation"),
-    "report": Stage("report", light=True),
+    "report": Stage("report", version=2, light=True),
 }
 
 

@@ -1,18 +1,22 @@
 """A run as its own artifact: `run.yaml` (replays it), `summary.json`, `result.md`, `report.html` and `figures/`."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from montessori import config_file
+from montessori import config, config_file, estimate
+from montessori.artifacts import Request
 from montessori.config import Frozen
 from montessori.data import Row
+from montessori.errors import InputError
 from montessori.reporting import data as report
 from montessori.reporting import page, tables
 from montessori.stages import Job
 
+log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration
 LABELS = 10  # first words shown where rows have no family
 
@@ -58,11 +62,12 @@ def gather(job: Job, run: dict[str, Any]) -> report.Report:
         rejections=rejections,
         rejected=rejected,
         stages=[_stage(manifest) for manifest in manifests],
+        costs=_costs(job, run, manifests),
     )
 
 
 def summarise(found: report.Report) -> dict[str, Any]:
-    """`summary.json`: the numbers of each system and iteration, and the seconds of each stage."""
+    """`summary.json`: the numbers of each system and iteration, the seconds of each stage, its cost and the estimate."""
     seconds: dict[str, float] = {}
     for stage in found.stages:
         seconds[stage.stage] = round(seconds.get(stage.stage, 0.0) + stage.seconds, 3)
@@ -92,6 +97,10 @@ def summarise(found: report.Report) -> dict[str, Any]:
             for i in found.iterations
         },
         "seconds": seconds,
+        "cost": {
+            cost.stage: {"tokens": list(cost.tokens), "hours": list(cost.hours), "usd": list(cost.usd)}
+            for cost in found.costs
+        },
     }
 
 
@@ -214,6 +223,23 @@ def _rejections(job: Job) -> tuple[dict[str, int], list[report.Rejection]]:
             counts.update(found["counts"])
             samples = {**{reason: texts[0] for reason, texts in found["samples"].items()}, **samples}
     return dict(counts.most_common()), [report.Rejection(*sample) for sample in samples.items()]
+
+
+def _costs(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> list[report.Cost]:
+    """The estimate as it would have been before the first of the run's artifacts was made, beside what they took."""
+    requests = {m["address"]: Request.model_validate(m["request"]) for m in manifests}
+    before = min(manifest["made_by"]["time"] for manifest in manifests)
+    try:
+        estimated, _ = estimate.estimate(config.Settings.model_validate(run), requests, job.store, before)
+    except InputError as error:  # a source that has moved since
+        log.warning("no estimate to compare with: %s", error)
+        return []
+    costs = []
+    for line in estimated:
+        taken = estimate.total(estimate.as_made(m) for m in manifests if m["request"]["stage"] == line.stage)
+        tokens = (line.tokens_in + line.tokens_out, taken.tokens_in + taken.tokens_out)
+        costs.append(report.Cost(line.stage, tokens, (line.hours, taken.hours or 0.0), (line.usd, taken.usd)))
+    return costs
 
 
 def _stage(manifest: dict[str, Any]) -> report.Stage:

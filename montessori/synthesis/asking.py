@@ -36,6 +36,7 @@ class Asker:
         self._journal, self._price, self._limits, self._others = journal, price, limits or {}, others
         entries = journal.entries()
         self._kept = {entry["key"]: _answer(entry) for entry in entries}
+        # seconds: until an answer came, the loading of the engine too
         self.usage = {"prompts": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
         if price:
             self.usage["usd"] = 0.0
@@ -64,11 +65,11 @@ class Asker:
         keys: list[str],
         done: set[int],
     ) -> None:
+        before = time.monotonic()
         if self._engine is None:
             self._engine = self._open()
         finished, written, started = len(done), 0, time.monotonic()
         progress.report(finished, len(keys), "prompts")
-        before = started
         for i, answer in self._engine.generate(prompts, sampling, samples, seeds, done, self._may_ask):
             now = time.monotonic()
             self._kept[keys[i]] = answer

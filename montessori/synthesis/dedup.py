@@ -6,7 +6,7 @@ order of operations, so that the decisions are the same where rounding decides. 
 a run of letters or digits is a token, and so is each character of a script written without spaces.
 
 Few pairs get that far: the lengths and a sketch of the tokens of two texts bound their common subsequence from above,
-and rule most pairs out at a twentieth of its cost. The bound never errs; benchmarks/dedup.py has the speed.
+and rule most pairs out at a tenth of its cost. The bound never errs; benchmarks/dedup.py measures the speed.
 """
 
 import re
@@ -85,7 +85,8 @@ def rouge_l_f1(
     precision = np.divide(common, candidate_tokens)
     recall = np.divide(common, other_tokens)
     # Where nothing is common the tiny number makes 0 of 0 / 0; any other sum it leaves as it is.
-    return 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
+    f1: NDArray[np.float64] = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
+    return f1
 
 
 def _sketch(encoded: str) -> NDArray[np.uint64]:

@@ -63,7 +63,8 @@ def write(ask: Ask, seeds: Sequence[Row], settings: Instructions, target: int, s
         number = len(written.rounds)
         earlier = [row["instruction"] for row in written.rows]
         asked = [
-            _ask(f"{seed}-{number}-{n}", seeds, earlier, settings) for n in range(size(written, missing, settings))
+            prompt_for(f"{seed}-{number}-{n}", seeds, earlier, settings)
+            for n in range(size(written, missing, settings))
         ]
         answers = ask(
             [prompt["messages"] for prompt in asked],
@@ -102,7 +103,7 @@ def number_from(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _ask(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructions) -> dict[str, Any]:
+def prompt_for(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructions) -> dict[str, Any]:
     """One prompt: `seed_shots` seeds and `generated_shots` earlier instructions, or seeds alone at first."""
     draw = random.Random(id)
     generated = settings.generated_shots if len(earlier) >= settings.generated_shots else 0

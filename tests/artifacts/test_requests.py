@@ -67,7 +67,7 @@ def test_all_that_determines_the_result_is_in_the_fingerprint(change):
 
 def test_every_field_is_either_in_the_fingerprint_or_known_not_to_matter():
     assert Request.model_fields.keys() == {
-        "stage", "version", "settings", "inputs", "seed", "shard", "label", "kept_as",
+        "stage", "version", "settings", "inputs", "seed", "shard", "label", "means", "kept_as",
     }  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def test_every_field_is_either_in_the_fingerprint_or_known_not_to_matter():
     [
         {"label": "another name"},
         {"kept_as": "runs/x"},
+        {"means": {"budget": {"limits": {"usd": 1}}}},
         {"inputs": BASE.inputs | {"seeds": ["file:/elsewhere/copy#1.jsonl#12ab"]}},
     ],
 )

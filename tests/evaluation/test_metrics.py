@@ -5,7 +5,7 @@ import torch
 
 from montessori.chat import Example, encode, user
 from montessori.evaluation.metrics import exact_match, measure, next_token_accuracy
-from montessori.synthesis.engines import Generation
+from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 
@@ -15,14 +15,15 @@ def test_a_mean_comes_with_its_standard_error():
 
 
 class Parrot:
-    """Answers with what the test put in, and remembers how it was asked."""
+    """Answers with what the test put in, the last first, and remembers how it was asked."""
 
     def __init__(self, *answers: str):
         self.answers = answers
 
     def generate(self, prompts, sampling, samples, seeds):
         self.prompts, self.sampling, self.samples = prompts, sampling, samples
-        return [[Generation(answer, "stop", 1)] for answer in self.answers]
+        for i, text in reversed(list(enumerate(self.answers))):
+            yield i, Answer([Generation(text, "stop", 1)], 1)
 
 
 def test_an_answer_matches_exactly_or_not_at_all_white_space_aside():

@@ -142,9 +142,9 @@ def random_pairs(number: int, draw: random.Random) -> Iterator[tuple[str, str]]:
     vocabularies = [[f"w{i}" for i in range(size)] for size in (2, 5, 30, 3000)]
     for _ in range(number):
         words = draw.choice(vocabularies)
-        one = " ".join(draw.choices(words, k=draw.randint(1, 14)))
+        one = " ".join(draw.choices(words, k=draw.randint(1, 12)))
         same = draw.random() < 0.5
-        yield one, edited(one, words, draw) if same else " ".join(draw.choices(words, k=draw.randint(1, 14)))
+        yield one, edited(one, words, draw) if same else " ".join(draw.choices(words, k=draw.randint(1, 12)))
 
 
 def real_pairs(number: int, draw: random.Random) -> Iterator[tuple[str, str]]:
@@ -157,7 +157,7 @@ def real_pairs(number: int, draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pairs", "number"), [(random_pairs, 80_000), (real_pairs, 25_000)], ids=["random", "real"])
+@pytest.mark.parametrize(("pairs", "number"), [(random_pairs, 77_000), (real_pairs, 23_000)], ids=["random", "real"])
 def test_decisions_equal_rouge_score_on_a_hundred_thousand_pairs(pairs, number):
     draw, decisions, wrong = random.Random(0), Counter(), []
     for one, other in pairs(number, draw):
@@ -257,6 +257,12 @@ def test_the_prompts_own_seeds_count_but_are_not_remembered():
     assert not near.admit("Add two and three.", also_against=["Name a colour.", "Add two and three!"])
     assert near.admit("Add two and three.", also_against=["Name a colour."])
     assert not near.admit("add two and three")
+
+
+def test_the_prompts_own_seeds_are_judged_like_accepted_instructions():
+    pairs = list(random_pairs(3000, random.Random(1)))
+    expected = [is_duplicate(one, other) for one, other in pairs]
+    assert [not NearDuplicates().admit(other, also_against=["", one, "z"]) for one, other in pairs] == expected
 
 
 def test_a_rejected_instruction_is_not_remembered():

@@ -8,14 +8,14 @@ import pytest
 from montessori.config import Instructions
 from montessori.errors import InputError, StageError
 from montessori.synthesis import instructions
-from montessori.synthesis.engines import Generation
+from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.instructions import SAMPLES_KEPT, number_from, write
 from montessori.synthesis.prompts import few_shot, teacher_output
 
 SEEDS = [
     {"id": f"seed-{n}", "instruction": f"Seed {n}: use {'abcdefghijklmnop'[n]}{n} in a sentence."} for n in range(16)
 ]
-SETTINGS = Instructions(prompts_per_round=3, samples_per_prompt=2, max_rounds=5)
+SETTINGS = Instructions(prompts_per_round=3, samples_per_prompt=2)
 
 
 class ScriptedTeacher:
@@ -26,12 +26,13 @@ class ScriptedTeacher:
         self.asked: list[list[str]] = []  # by round: the prompts
         self.seeds: list[list[int]] = []
 
-    def generate(self, prompts, sampling, samples, seeds):
+    def __call__(self, prompts, sampling, samples, seeds):
         self.asked.append([prompt[0]["content"] for prompt in prompts])
         self.seeds.append(list(seeds))
         turn = len(self.asked) - 1
         return [
-            [Generation(self.script(turn, p, s), "stop", 10 + s) for s in range(samples)] for p in range(len(prompts))
+            Answer([Generation(self.script(turn, p, s), "stop", 10 + s) for s in range(samples)], 100 + p)
+            for p in range(len(prompts))
         ]
 
 
@@ -47,7 +48,7 @@ def shots(prompt: str) -> list[str]:
 def test_the_target_is_reached_exactly_and_in_order():
     teacher = ScriptedTeacher(new)
     written = write(teacher, SEEDS, SETTINGS, target=8, seed=0)
-    assert written.rounds == 2
+    assert written.rounds == [(3, 6, 6), (2, 4, 2)]
     assert [row["instruction"].split(":")[0] for row in written.rows] == [
         f"Task {name}" for name in ("0x0x0", "0x0x1", "0x1x0", "0x1x1", "0x2x0", "0x2x1", "1x0x0", "1x0x1")
     ]
@@ -69,7 +70,8 @@ def test_a_row_keeps_the_prompt_and_the_raw_output_and_where_its_shots_came_from
     assert row["prompt"] == few_shot(shown)
     assert row["prompt"][0]["content"] == teacher.asked[0][0]
     assert row["raw"] == new(0, 0, 0)
-    assert row["tokens"] == 10
+    assert (row["tokens"], row["finish_reason"], row["prompt_tokens"]) == (10, "stop", 100)
+    assert (row["round"], row["sample"], row["seed"]) == (0, 0, teacher.seeds[0][0])
     texts = {seed["id"]: seed["instruction"] for seed in SEEDS}
     assert sorted(texts[id] for id in row["seed_ids"]) == sorted(shown)
 
@@ -124,12 +126,12 @@ def test_a_repeated_seed_of_its_own_prompt_is_a_near_duplicate():
     seen: list[str] = []
 
     class Parrot(ScriptedTeacher):
-        def generate(self, prompts, sampling, samples, seeds):
+        def __call__(self, prompts, sampling, samples, seeds):
             seen.append(shots(prompts[0][0]["content"])[0])
             self.script = lambda turn, prompt, sample: (
                 teacher_output("Why.", seen[0]) if (prompt, sample) == (0, 0) else new(turn, prompt, sample)
             )
-            return super().generate(prompts, sampling, samples, seeds)
+            return super().__call__(prompts, sampling, samples, seeds)
 
     written = write(Parrot(new), SEEDS, SETTINGS, target=5, seed=0)
     assert written.rejected == {"near-duplicate": 1}
@@ -164,9 +166,51 @@ def test_a_teacher_that_only_repeats_itself_is_an_error_that_says_so():
     teacher = ScriptedTeacher(lambda *_: teacher_output("Why.", "Explain the same thing again."))
     with pytest.raises(StageError) as error:
         write(teacher, SEEDS, SETTINGS, target=4, seed=0)
-    assert len(teacher.asked) == SETTINGS.max_rounds
-    assert str(error.value).startswith("only 1 of 4 instructions after 5 rounds; rejected: 29 near-duplicate.")
-    assert "instructions.max_rounds" in str(error.value)
+    assert len(teacher.asked) == 4  # the first round brought one, the three after it nothing
+    message = str(error.value)
+    assert message.startswith("only 1 of 4 instructions after 4 rounds, and the last 3 kept 0 of 18 texts")
+    assert "Rejected: 21 near-duplicate." in message
+    assert "instructions.max_rouge_l" in message
+
+
+def test_a_bad_round_among_good_ones_does_not_stop_it():
+    def every_third_round(turn, prompt, sample):
+        return new(turn, prompt, sample) if turn % 3 == 0 else "no tag"
+
+    teacher = ScriptedTeacher(every_third_round)
+    assert len(write(teacher, SEEDS, SETTINGS, target=16, seed=0).rows) == 16
+
+
+def test_a_slow_yield_stops_it_only_below_the_setting():
+    """One text in twelve is new."""
+
+    def script(turn, prompt, sample):
+        return new(turn, prompt, sample) if (prompt, sample) == (0, 0) else "no tag"
+
+    settings = SETTINGS.model_copy(update={"prompts_per_round": 6, "min_yield": 1 / 13})
+    assert len(write(ScriptedTeacher(script), SEEDS, settings, target=30, seed=0).rows) == 30
+    with pytest.raises(StageError, match="the last 3 kept 3 of 36 texts"):
+        write(ScriptedTeacher(script), SEEDS, settings.model_copy(update={"min_yield": 1 / 11}), target=30, seed=0)
+
+
+def test_a_round_asks_for_no_more_than_the_last_yield_says_is_needed():
+    """Half of what the teacher writes is new: after 40 prompts brought 40 texts, 30 more take 30 prompts and a few."""
+
+    def half(turn, prompt, sample):
+        return new(turn, prompt, sample) if sample else "no tag"
+
+    teacher = ScriptedTeacher(half)
+    write(teacher, SEEDS, SETTINGS.model_copy(update={"prompts_per_round": 40}), target=70, seed=0)
+    assert [len(prompts) for prompts in teacher.asked] == [35, 37]
+
+
+def test_what_the_endpoint_refused_is_rejected_by_that_name():
+    def ask(prompts, sampling, samples, seeds):
+        texts = [Generation("", "content_filter", 0), Generation("", "too_long", 0)]
+        return [Answer([Generation(new(len(prompts), p, 0), "stop", 9), *texts], 5) for p in range(len(prompts))]
+
+    written = write(ask, SEEDS, SETTINGS.model_copy(update={"samples_per_prompt": 3}), target=2, seed=0)
+    assert written.rejected == {"refused by a content filter": 1, "prompt too long": 1}
 
 
 def test_too_few_seeds_for_a_prompt_are_wrong_input():

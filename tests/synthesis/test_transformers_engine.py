@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, RepetitionPenaltyLogitsProcessor
 
-from montessori import progress
 from montessori.chat import render_prompt, user
 from montessori.config import Sampling
 from montessori.errors import InputError
@@ -58,16 +57,19 @@ def by_hand(model, tokenizer, ids, sampling, seed=0, ends=(2,)):
         for token in set(ids + out):
             score = scores[token]
             scores[token] = score / sampling.repetition_penalty if score > 0 else score * sampling.repetition_penalty
-        for token in set(out):
-            scores[token] -= sampling.presence_penalty
+        for token, times in Counter(out).items():
+            scores[token] -= sampling.presence_penalty + sampling.frequency_penalty * times
         if sampling.temperature:
             scores = nucleus([score / sampling.temperature for score in scores], sampling.top_p)
             noise = torch.rand(len(scores), generator=generator).tolist()
             scores = [score - math.log(-math.log(u)) for score, u in zip(scores, noise, strict=True)]
         out.append(max(range(len(scores)), key=scores.__getitem__))
         if out[-1] in ends:
-            return tokenizer.decode(out[:-1], skip_special_tokens=True), "stop", len(out) - 1
-    return tokenizer.decode(out, skip_special_tokens=True), "length", len(out)
+            return tokenizer.decode(out[:-1], skip_special_tokens=True), "stop", len(out)
+        text = tokenizer.decode(out, skip_special_tokens=True)
+        if found := [text.index(stop) for stop in sampling.stop if stop in text]:
+            return text[: min(found)], "stop", len(out)
+    return text, "length", len(out)
 
 
 def nucleus(scores, top_p):
@@ -81,8 +83,12 @@ def nucleus(scores, top_p):
     return kept
 
 
-def plain(generations):
-    return [[(g.text, g.finish_reason, g.tokens) for g in samples] for samples in generations]
+def plain(answers):
+    """The texts for every prompt, in the prompts' order; there must be one answer for each."""
+    listed = list(answers)
+    by_index = dict(listed)
+    assert sorted(by_index) == list(range(len(listed)))
+    return [[(g.text, g.finish_reason, g.tokens) for g in by_index[i].generations] for i in range(len(listed))]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -105,6 +111,23 @@ def test_sampled_answers_are_those_of_the_whole_text_one_by_one(engine, sampling
         for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
     ]
     assert plain(engine.generate(PROMPTS, sampling, 3, SEEDS)) == expected
+
+
+@pytest.mark.parametrize("penalty", [0.5, -0.5])
+def test_the_frequency_penalty_counts_every_time_a_token_was_written(engine, penalty):
+    sampling = WARM.model_copy(
+        update={"presence_penalty": 0, "frequency_penalty": penalty, "top_p": 0.3, "max_tokens": 80}
+    )
+    once = sampling.model_copy(update={"presence_penalty": penalty, "frequency_penalty": 0})
+    expected, others = (
+        [
+            [by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, prompt), s, seed)]
+            for prompt, seed in zip(PROMPTS[:2], SEEDS[:2], strict=True)
+        ]
+        for s in (sampling, once)
+    )
+    assert plain(engine.generate(PROMPTS[:2], sampling, 1, SEEDS[:2])) == expected
+    assert expected != others
 
 
 LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
@@ -164,7 +187,7 @@ def test_an_answer_ends_at_each_of_the_models_end_tokens_and_only_there(engine):
     found = plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS))
     assert found == expected
     assert {reason for ((_, reason, _),) in found} == {"stop", "length"}
-    assert found[0][0][1] == "stop" and found[0][0][2] <= 4
+    assert found[0][0][1] == "stop" and found[0][0][2] <= 5  # the end token counts
 
 
 def test_the_tokenizers_end_token_ends_an_answer_whatever_the_model_says(tiny_llama, bare_tokenizer):
@@ -172,10 +195,12 @@ def test_the_tokenizers_end_token_ends_an_answer_whatever_the_model_says(tiny_ll
     greedy = by_hand(model, bare_tokenizer, ids_of(bare_tokenizer, PROMPTS[0]), GREEDY)
     token = bare_tokenizer(greedy[0], add_special_tokens=False)["input_ids"][3]
     bare_tokenizer.eos_token = bare_tokenizer.convert_ids_to_tokens(token)
-    ((answer,),) = TransformersEngine(model, bare_tokenizer).generate(PROMPTS[:1], GREEDY, 1, [0])
-    assert answer.finish_reason == "stop"
-    assert answer.tokens <= 3
-    assert greedy[0].startswith(answer.text)
+    (((text, reason, tokens),),) = plain(
+        TransformersEngine(model, bare_tokenizer).generate(PROMPTS[:1], GREEDY, 1, [0])
+    )
+    assert reason == "stop"
+    assert tokens <= 4
+    assert greedy[0].startswith(text)
 
 
 def test_a_tokenizer_that_pads_with_its_end_token_works_too(engine):
@@ -187,10 +212,177 @@ def test_a_tokenizer_that_pads_with_its_end_token_works_too(engine):
 @pytest.mark.parametrize("max_tokens", [1, 5])
 def test_max_tokens_is_a_limit_on_the_answer(engine, max_tokens):
     sampling = GREEDY.model_copy(update={"max_tokens": max_tokens})
-    longer = engine.generate(PROMPTS, GREEDY, 1, SEEDS)
-    for (short,), (long,) in zip(engine.generate(PROMPTS, sampling, 1, SEEDS), longer, strict=True):
-        assert (short.tokens, short.finish_reason) == (max_tokens, "length")
-        assert long.text.startswith(short.text.rstrip("\ufffd"))
+    longer = plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS))
+    for ((text, *rest),), ((long, *_),) in zip(
+        plain(engine.generate(PROMPTS, sampling, 1, SEEDS)), longer, strict=True
+    ):
+        assert rest == ["length", max_tokens]
+        assert long.startswith(text.rstrip("\ufffd"))
+
+
+PIECES = ["in", "b", "o", " cap", "ort", " wind", "é", "(", "9"]  # a token each, but for "é", which is two
+
+
+@pytest.fixture
+def writer(tiny_llama, bare_tokenizer):
+    """An engine that answers "Add 12 and 30." with PIECES, the last again and again: each token calls for the next."""
+    size = len(bare_tokenizer)
+    model = tiny_llama(hidden_size=size, num_hidden_layers=1)
+    script = [token for piece in PIECES for token in bare_tokenizer(piece)["input_ids"]]
+    assert len(set(script)) == len(script) == len(PIECES) + 1
+    with torch.no_grad():
+        layer = model.model.layers[0]
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.lm_head.weight.zero_()
+        for token, following in itertools.pairwise([*bare_tokenizer(".")["input_ids"], *script, script[-1]]):
+            model.lm_head.weight[following, token] = 1
+    return TransformersEngine(model, bare_tokenizer)
+
+
+def written(writer, *stop, max_tokens=12):
+    """What `writer` answers, which is what it would by hand."""
+    sampling = GREEDY.model_copy(update={"stop": stop, "max_tokens": max_tokens})
+    ((found,),) = plain(writer.generate([PROMPTS[3]], sampling, 1, [0]))
+    assert found == by_hand(writer.model, writer.tokenizer, ids_of(writer.tokenizer, PROMPTS[3]), sampling)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [
+        ([" cap"], "inbo", 4),
+        ([" wind", " cap"], "inbo", 4),
+        (["not there", " cap", "\n"], "inbo", 4),
+        (["nbo"], "i", 3),  # begins within a token and takes three
+        (["o ca"], "inb", 4),  # ends within a token, the rest of which is no part of the answer either
+        (["é"], "inbo caport wind", 8),
+        (["n", "inb"], "i", 1),  # the one that is there first, not the one that begins first
+        (["ap", " c"], "inbo", 4),  # one token completes both
+    ],
+)
+def test_an_answer_ends_before_its_stop_text(writer, stop, text, tokens):
+    assert written(writer) == ("inbo caport windé(999", "length", 12)
+    assert written(writer, *stop) == (text, "stop", tokens)
+
+
+def test_a_stop_text_that_the_last_token_allowed_completes_is_the_reason(writer):
+    assert written(writer, max_tokens=4) == ("inbo cap", "length", 4)
+    assert written(writer, " c", max_tokens=4) == ("inbo", "stop", 4)
+
+
+@pytest.mark.parametrize("stop", ["Add", "30", ".", ".in", "0.inbo"])
+def test_a_stop_text_that_the_prompt_holds_or_begins_does_not_end_the_answer(writer, stop):
+    assert stop in TEXTS[3] + "inbo"
+    assert written(writer, stop) == written(writer)
+
+
+def test_special_tokens_are_no_part_of_the_text_that_is_searched(writer):
+    writer.tokenizer.add_special_tokens({"additional_special_tokens": ["ort"]})
+    assert written(writer, "ort") == written(writer) == ("inbo cap windé(999", "length", 12)
+    assert written(writer, "p w") == ("inbo ca", "stop", 6)
+    assert written(writer, "bo cap windé(", "p w") == ("inbo ca", "stop", 6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_stop_texts_end_answers_as_one_by_one(engine, batch_size):
+    """Stop texts from anywhere in the answers: parts of tokens, parts of several, characters of several bytes."""
+    engine.batch_size = batch_size
+    free, rng = WARM.model_copy(update={"max_tokens": 20}), random.Random(0)
+    ids = [ids_of(engine.tokenizer, prompt) for prompt in PROMPTS]
+    whole = "".join(by_hand(engine.model, engine.tokenizer, i, free, s)[0] for i, s in zip(ids, SEEDS, strict=True))
+    pieces = [whole[start : start + length] for start in range(len(whole)) for length in (1, 2, 3, 4, 7)]
+    pieces = [piece for piece in pieces if "\ufffd" not in piece]  # half a character is not yet a text
+    assert any(not piece.isascii() for piece in pieces)
+    reasons = Counter()
+    for _ in range(10):
+        sampling = free.model_copy(update={"stop": tuple(rng.sample(pieces, 3))})
+        expected = [
+            [by_hand(engine.model, engine.tokenizer, i, sampling, seed)] for i, seed in zip(ids, SEEDS, strict=True)
+        ]
+        assert plain(engine.generate(PROMPTS, sampling, 1, SEEDS)) == expected
+        reasons.update(reason for samples in expected for _, reason, _ in samples)
+    assert min(reasons["stop"], reasons["length"]) > 10
+
+
+@pytest.fixture
+def batches(engine):
+    """The shapes of the batches of prompts that the engine's model has read, as they come."""
+    seen = []
+
+    def see(_module, _args, given):
+        if given["input_ids"].shape[1] > 1:  # else it writes
+            seen.append(tuple(given["input_ids"].shape))
+
+    engine.model.register_forward_pre_hook(see, with_kwargs=True)
+    return seen
+
+
+@pytest.mark.parametrize("done", [{3}, {0, 2}, {1, 3, 4}, {0, 1, 2, 3, 4}])
+def test_what_is_done_is_not_answered_again_and_the_others_are_as_if_it_were(engine, batches, done):
+    """In batches of two: prompts 1 and 3, 0 and 4, 2."""
+    engine.batch_size = 2
+    whole = dict(engine.generate(PROMPTS, PAPER, 2, SEEDS))
+    whole_batches = batches.copy()
+    batches.clear()
+    assert dict(engine.generate(PROMPTS, PAPER, 2, SEEDS, done)) == {i: whole[i] for i in whole if i not in done}
+    members = [{1, 3}, {0, 4}, {2}]
+    assert batches == [shape for shape, of in zip(whole_batches, members, strict=True) if not of <= done]
+
+
+def test_when_no_more_may_be_asked_what_came_is_kept_and_the_rest_is_not_read(engine, batches):
+    engine.batch_size, events = 2, []
+    whole = dict(engine.generate(PROMPTS, PAPER, 2, SEEDS))
+    batches.clear()
+
+    def may_ask(under_way):
+        events.append(("may ask", under_way))
+        return len(batches) < 2
+
+    came = {}
+    for i, answer in engine.generate(PROMPTS, PAPER, 2, SEEDS, may_ask=may_ask):
+        events.append(i)
+        came[i] = answer
+    assert came == {i: whole[i] for i in (1, 3, 0, 4)}
+    assert len(batches) == 2
+    assert events == [("may ask", 1), 1, 3, ("may ask", 1), 0, 4, ("may ask", 0)]
+    assert list(engine.generate(PROMPTS, PAPER, 2, SEEDS, may_ask=lambda _: False)) == []
+
+
+def test_what_is_done_is_not_under_way(engine):
+    asked = []
+    list(engine.generate(PROMPTS, GREEDY, 1, SEEDS, {0, 3}, lambda n: asked.append(n) or True))
+    assert asked == [2]
+
+
+def test_the_tokens_of_a_prompt_are_those_of_the_whole_chat(tiny_llama, tiny_tokenizer):
+    engine = TransformersEngine(tiny_llama(), tiny_tokenizer, batch_size=2)
+    answers = dict(engine.generate(PROMPTS, GREEDY, 3, SEEDS))
+    lengths = [
+        len(tiny_tokenizer(render_prompt(tiny_tokenizer, p), add_special_tokens=False).input_ids) for p in PROMPTS
+    ]
+    assert [answers[i].prompt_tokens for i in range(5)] == lengths
+    assert lengths[1] > len("<|user|>")
+    assert all(answer.tokens == sum(g.tokens for g in answer.generations) > 0 for answer in answers.values())
+
+
+def test_a_context_smaller_than_the_models_cuts_prompts(engine):
+    lengths = [len(ids_of(engine.tokenizer, prompt)) for prompt in PROMPTS]
+    room = lengths[4]  # just enough for it
+    small = TransformersEngine(engine.model, engine.tokenizer, context=room + GREEDY.max_tokens)
+    answers = dict(small.generate(PROMPTS, GREEDY, 1, SEEDS))
+    assert [answers[i].cut for i in range(5)] == [False, False, True, False, False]
+    assert [answers[i].prompt_tokens for i in range(5)] == [min(room, length) for length in lengths]
+    expected = [[by_hand(engine.model, engine.tokenizer, ids_of(engine.tokenizer, p)[-room:], GREEDY)] for p in PROMPTS]
+    assert plain(answers.items()) == expected
+    assert not any(answer.cut for _, answer in engine.generate(PROMPTS, GREEDY, 1, SEEDS))
+
+
+def test_a_context_larger_than_the_models_does_not_stretch_it(tiny_llama, bare_tokenizer):
+    model = tiny_llama(max_position_embeddings=32)
+    ((_, answer),) = TransformersEngine(model, bare_tokenizer, context=500).generate([PROMPTS[2]], GREEDY, 1, [0])
+    assert (answer.prompt_tokens, answer.cut) == (20, True)
 
 
 @pytest.mark.parametrize("context", [32, 13])
@@ -207,7 +399,7 @@ def test_a_prompt_too_long_for_the_context_is_cut_at_its_start(tiny_llama, bare_
 def test_an_answer_as_long_as_the_context_is_wrong_input(tiny_llama, bare_tokenizer):
     engine = TransformersEngine(tiny_llama(max_position_embeddings=12), bare_tokenizer)
     with pytest.raises(InputError, match=r"sampling.max_tokens = 12: leaves no room for a prompt .* of 12 tokens"):
-        engine.generate(PROMPTS, GREEDY, 1, SEEDS)
+        list(engine.generate(PROMPTS, GREEDY, 1, SEEDS))
 
 
 def test_the_models_own_generation_settings_change_nothing(engine):
@@ -217,14 +409,6 @@ def test_the_models_own_generation_settings_change_nothing(engine):
     settings.repetition_penalty, settings.no_repeat_ngram_size, settings.max_length = 2.0, 1, 16
     assert plain(engine.generate(PROMPTS, WARM, 2, SEEDS)) == expected[0]
     assert plain(engine.generate(PROMPTS, GREEDY, 1, SEEDS)) == expected[1]
-
-
-def test_progress_counts_prompts(engine):
-    heard = []
-    engine.batch_size = 2
-    with progress.listening(lambda *report: heard.append(report[:3])):
-        engine.generate(PROMPTS, GREEDY, 1, SEEDS)
-    assert heard == [(n, 5, "prompts") for n in (0, 2, 4, 5)]
 
 
 def penalised(sampling, input_ids, scores, prompt_length, padding):
@@ -243,6 +427,11 @@ def test_penalties_equal_a_computation_by_hand():
         [2.0, 4.0, -1.0 * 1.5, 6.0 / 1.5 - 1, 0.5],  # presence counts once however often, and not the prompt
     ]
     torch.testing.assert_close(penalised(sampling, input_ids, scores, 3, [1, 2]), torch.tensor(expected))
+    often = sampling.model_copy(update={"frequency_penalty": 0.25})
+    expected[0][1] -= 0.25
+    expected[0][3] -= 0.25
+    expected[1][3] -= 0.5  # frequency counts each time, and not the prompt
+    torch.testing.assert_close(penalised(often, input_ids, scores, 3, [1, 2]), torch.tensor(expected))
 
 
 def test_the_repetition_penalty_is_transformers_own_without_the_padding():
@@ -313,8 +502,8 @@ def test_first_tokens_of_a_model_follow_its_own_distribution(engine):
     texts: dict[str, float] = Counter()  # parts of a character share the text that marks them as broken
     for token in likely:
         texts[engine.tokenizer.decode([token], skip_special_tokens=True)] += shares[token].item()
-    ((*answers,),) = engine.generate(PROMPTS[:1], sampling, 4000, [5])
-    counts = Counter(answer.text for answer in answers)
+    (answers,) = plain(engine.generate(PROMPTS[:1], sampling, 4000, [5]))
+    counts = Counter(text for text, _, _ in answers)
     assert counts.keys() <= texts.keys()
     assert len(texts) > 3
     assert chi_square([counts[text] for text in texts], texts.values()) < quantile(len(texts) - 1)

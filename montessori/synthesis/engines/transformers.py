@@ -4,6 +4,7 @@ Prompts of like length run together; the samples of one prompt share its prefill
 generator of its own, so a text does not depend on which others were in its batch (but for a rounding tie).
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
@@ -15,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
     StaticCache,
+    StoppingCriteriaList,
+    StopStringCriteria,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -55,9 +58,10 @@ class TransformersEngine:
         order = sorted(range(len(read)), key=lambda i: len(read[i].ids))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            if all(i in done for i in batch):
+            asked = [i for i in batch if i not in done]
+            if not asked:
                 continue
-            if not may_ask(len(batch) - 1):
+            if not may_ask(len(asked) - 1):
                 return
             written = self._batch([read[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
             yield from (
@@ -92,7 +96,9 @@ class TransformersEngine:
                 padding=(longest - mask.sum(-1)).repeat_interleave(samples),
                 seeds=[seed * samples + number for seed in seeds for number in range(samples)],
             ),
-            **({"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}),
+            stopping_criteria=StoppingCriteriaList(
+                [_Stopped(self.tokenizer, sampling.stop, longest)] if sampling.stop else []
+            ),
             pad_token_id=pad,
             eos_token_id=self._ends(),
         )[:, longest:]
@@ -121,21 +127,45 @@ class TransformersEngine:
     def _generation(self, row: list[int], sampling: Sampling) -> Generation:
         ends = set(self._ends())
         ended = next((i for i, token in enumerate(row) if token in ends), None)
-        tokens = row if ended is None else row[: ended + 1]
-        text = self.tokenizer.decode(row[:ended], skip_special_tokens=True)
-        stops = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
-        if stops:  # after it there is padding, or the rest of the token that brought it
-            text = text[: min(stops)]
-            tokens = tokens[: self._tokens_until_stop(tokens, sampling.stop)]
-        return Generation(text, "length" if ended is None and not stops else "stop", len(tokens))
-
-    def _tokens_until_stop(self, tokens: list[int], stop: tuple[str, ...]) -> int:
-        """How many tokens it took for one of the stop texts to be there."""
-        return next(
-            n
-            for n in range(1, len(tokens) + 1)
-            if any(text in self.tokenizer.decode(tokens[:n], skip_special_tokens=True) for text in stop)
+        written = row[:ended]
+        text = _text(self.tokenizer, written)
+        if _stop_at(text, sampling.stop) is None:
+            return Generation(text, "length" if ended is None else "stop", len(row) if ended is None else ended + 1)
+        # What follows is padding, or was written before the stop text was seen.
+        tokens = bisect_left(
+            range(len(written)),
+            True,
+            key=lambda n: _stop_at(_text(self.tokenizer, written[:n]), sampling.stop) is not None,
         )
+        text = _text(self.tokenizer, written[:tokens])
+        return Generation(text[: _stop_at(text, sampling.stop)], "stop", tokens)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _stop_at(text: str, stop: tuple[str, ...]) -> int | None:
+    """Where in `text` the first of the stop texts begins."""
+    return min((at for one in stop if (at := text.find(one)) >= 0), default=None)
+
+
+class _Stopped(StopStringCriteria):
+    """Whether a stop text is there: transformers suspects it, and the answer's text as it will be read decides.
+
+    Transformers alone would also stop for one that begins in the prompt, or that only a special token's name spells.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], prompt_length: int):
+        super().__init__(tokenizer, list(stop))
+        self.tokenizer, self.prompt_length = tokenizer, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_kwargs: object) -> Tensor:
+        stopped: Tensor = super().__call__(input_ids, scores)
+        for row in stopped.nonzero().flatten().tolist():
+            text = _text(self.tokenizer, input_ids[row, self.prompt_length :].tolist())
+            stopped[row] = _stop_at(text, self.stop_strings) is not None
+        return stopped
 
 
 def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: list[int]) -> LogitsProcessorList:

@@ -71,7 +71,8 @@ class VllmEngine:
         except ValueError as error:
             said = " ".join(str(error).split())[:400]
             raise InputError(
-                f"{source}: vLLM cannot serve it ({said}); where memory is short, lower generation.context"
+                f"{source}: vLLM cannot serve it ({said}); where memory is short, lower generation.context, "
+                "or set generation.vllm.gpu_memory_utilization to what is free"
             ) from error
         self._tokenizer = tokenizer
         self._context = int(self._engine.model_config.max_model_len)

@@ -1,0 +1,189 @@
+"""Prompts to an engine through its journal: nothing is lost, nothing is asked for twice, no more is spent than allowed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from montessori import progress
+from montessori.artifacts import Store
+from montessori.chat import user
+from montessori.config import Price, Sampling
+from montessori.errors import BudgetReached
+from montessori.spending import Usage
+from montessori.synthesis.asking import Asker
+from montessori.synthesis.engines import Answer, Generation, always
+
+PROMPTS = [user(f"Question {n}") for n in range(10)]
+SEEDS = list(range(10))
+ADDRESS = "responses/0123"
+
+
+class Died(Exception):
+    """The engine's end in the middle of its work."""
+
+
+class Teacher:
+    """Answers prompt after prompt, the last first, and dies before the answer number `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None):
+        self.asked: list[str] = []
+        self.dies_at, self.loaded = dies_at, 0
+
+    def load(self) -> "Teacher":
+        self.loaded += 1
+        return self
+
+    def generate(self, prompts, sampling, samples, seeds, done=(), may_ask=always):
+        for i in reversed(range(len(prompts))):
+            if i in done:
+                continue
+            if not may_ask(0):
+                return
+            if len(self.asked) == self.dies_at:
+                raise Died
+            text = prompts[i][0]["content"]
+            self.asked.append(text)
+            texts = [Generation(f"{text} of seed {seeds[i]}, {n}", "stop", 7) for n in range(samples)]
+            yield i, Answer(texts, prompt_tokens=20, cut=i == 3)
+
+
+def ask(asker: Asker, prompts=PROMPTS, seeds=SEEDS) -> list[Answer]:
+    return asker.ask(prompts, Sampling(), 2, seeds)
+
+
+def test_answers_come_in_the_order_of_the_prompts(tmp_path: Path):
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        answers = ask(Asker(Teacher().load, journal))
+    assert [answer.generations[1].text for answer in answers] == [f"Question {n} of seed {n}, 1" for n in range(10)]
+    assert [answer.cut for answer in answers] == [n == 3 for n in range(10)]
+
+
+def test_after_a_death_only_what_is_missing_is_asked_for(tmp_path: Path):
+    whole, first, second = Teacher(), Teacher(dies_at=4), Teacher()
+    with Store(tmp_path / "whole").journal(ADDRESS) as journal:
+        uninterrupted = Asker(whole.load, journal)
+        expected = ask(uninterrupted)
+    store = Store(tmp_path)
+    with store.journal(ADDRESS) as journal, pytest.raises(Died):
+        ask(Asker(first.load, journal))
+    with store.journal(ADDRESS) as journal:
+        resumed = Asker(second.load, journal)
+        assert ask(resumed) == expected
+    assert first.asked + second.asked == whole.asked
+    counted = ("prompts", "prompt_tokens", "completion_tokens")
+    assert (
+        [resumed.usage[name] for name in counted] == [uninterrupted.usage[name] for name in counted] == [10, 200, 140]
+    )
+
+
+def test_an_engine_that_has_nothing_to_do_is_not_loaded(tmp_path: Path):
+    teacher = Teacher()
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        expected = ask(Asker(teacher.load, journal))
+        assert ask(Asker(teacher.load, journal)) == expected
+    assert teacher.loaded == 1
+
+
+def test_another_seed_or_another_prompt_is_another_question(tmp_path: Path):
+    teacher = Teacher()
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        asker = Asker(teacher.load, journal)
+        ask(asker)
+        ask(asker, seeds=[*range(9), 99])
+        ask(asker, prompts=[*PROMPTS[:9], user("Something else")])
+    assert teacher.asked[10:] == ["Question 9", "Something else"]
+
+
+def test_a_torn_line_is_asked_for_again(tmp_path: Path):
+    store, first, second = Store(tmp_path), Teacher(dies_at=4), Teacher()
+    with store.journal(ADDRESS) as journal, pytest.raises(Died):
+        ask(Asker(first.load, journal))
+    (lines,) = (tmp_path / ".journals").glob("*/answers.jsonl")
+    lines.write_bytes(lines.read_bytes()[:-10])
+    with store.journal(ADDRESS) as journal:
+        assert len(ask(Asker(second.load, journal))) == 10
+        assert len(journal.entries()) == 10
+    assert second.asked[0] == first.asked[3]
+    assert len(second.asked) == 7
+
+
+def test_progress_counts_what_was_there_before_too(tmp_path: Path):
+    store, heard = Store(tmp_path), []
+    with store.journal(ADDRESS) as journal, pytest.raises(Died):
+        ask(Asker(Teacher(dies_at=4).load, journal))
+    with store.journal(ADDRESS) as journal, progress.listening(lambda *report: heard.append(report[:3])):
+        ask(Asker(Teacher().load, journal))
+    assert heard == [(n, 10, "prompts") for n in range(4, 11)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "others", "answered"),
+    [
+        ({"tokens": 34 * 4}, Usage(), 4),
+        ({"tokens": 34 * 4 - 1}, Usage(), 4),
+        ({"tokens": 34 * 4 + 1}, Usage(), 5),
+        ({"tokens": 34 * 4}, Usage(tokens=34 * 3), 1),
+        ({"usd": 7e-4}, Usage(), 5),
+        ({"usd": 7e-4, "tokens": 34}, Usage(), 1),
+        ({"hours": 1.0}, Usage(hours=1.0), 0),
+    ],
+)
+def test_a_budget_stops_it_and_what_came_is_kept(tmp_path: Path, limits, others, answered):
+    """An answer is 20 tokens read and 14 written: 1.44e-4 dollars at 0.2 and 10 dollars for a million."""
+    teacher, price = Teacher(), Price(input=0.2, output=10)
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        with pytest.raises(BudgetReached, match=r"budget\.\w+ = .* is reached .* run the same command to go on"):
+            ask(Asker(teacher.load, journal, price, limits, lambda: others))
+        assert len(journal.entries()) == len(teacher.asked) == answered
+        ask(Asker(teacher.load, journal, price, {"tokens": 10**6}, lambda: others))
+    assert len(teacher.asked) == len(set(teacher.asked)) == 10
+
+
+def test_prompts_under_way_count_with_what_one_has_cost_so_far(tmp_path: Path):
+    """With 3 under way and 34 tokens each, the next one is not begun from 100 tokens below the limit on."""
+    seen: list[tuple[int, bool]] = []
+
+    class Watched(Teacher):
+        def generate(self, prompts, sampling, samples, seeds, done=(), may_ask=always):
+            for i, answer in super().generate(prompts, sampling, samples, seeds, done):
+                seen.append((len(self.asked) - 1, may_ask(3)))
+                yield i, answer
+
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        ask(Asker(Watched().load, journal, limits={"tokens": 34 * 7}))
+    assert [may for _, may in seen] == [True] * 4 + [False] * 6
+
+
+def test_what_was_used_is_known_before_and_after_the_artifact_is_made(tmp_path: Path):
+    store = Store(tmp_path)
+    assert store.usage(ADDRESS) == {}
+    with store.journal(ADDRESS) as journal:
+        asker = Asker(Teacher().load, journal, Price(input=1, output=2))
+        ask(asker)
+        assert store.usage(ADDRESS) == asker.usage
+        assert asker.usage["usd"] == pytest.approx((200 + 2 * 140) / 1e6)
+        with store.staging() as folder:
+            store.commit(ADDRESS, folder, {"seconds": 5.0, "summary": {"usage": asker.usage}})
+    assert store.usage(ADDRESS) == {**asker.usage, "seconds": 5.0}
+
+
+def test_a_journal_goes_when_the_artifact_is_made_even_if_killed_between(tmp_path: Path):
+    store = Store(tmp_path)
+    with store.journal(ADDRESS) as journal:
+        ask(Asker(Teacher().load, journal))
+        with store.staging() as folder:
+            store.commit(ADDRESS, folder, {})
+    assert list((tmp_path / ".journals").iterdir()) == []
+    with store.journal(ADDRESS) as journal:
+        journal.add({"key": "x"}, {})
+    store.check_writable()
+    assert list((tmp_path / ".journals").iterdir()) == []
+
+
+def test_lines_are_json_that_anybody_can_read(tmp_path: Path):
+    with Store(tmp_path).journal(ADDRESS) as journal:
+        ask(Asker(Teacher().load, journal))
+    (lines,) = (tmp_path / ".journals").glob("*/answers.jsonl")
+    first = json.loads(lines.read_text().splitlines()[0])
+    assert first["generations"][0] == {"text": "Question 9 of seed 9, 0", "finish_reason": "stop", "tokens": 7}
