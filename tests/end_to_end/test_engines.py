@@ -164,7 +164,7 @@ def test_what_vllm_had_written_when_it_was_killed_is_not_written_again(tmp_path:
         with store.journal(request.address) as journal:
             return journal.entries()
 
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / ".journals" / request.address.replace("/", "+") / "answers.jsonl"
     wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 100, first)
     os.killpg(first.pid, signal.SIGKILL)
@@ -184,7 +184,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") 
     for _ in range(3000):
         if condition():
             return
-        assert process.poll() is None, process.stderr.read()[-3000:] if process.stderr else ""
+        assert process.poll() is None, "it ended by itself"
         time.sleep(0.1)
     raise AssertionError("it did not come to that")
 

@@ -1,4 +1,4 @@
-"""Prompts to an engine through its journal: nothing is lost, nothing is asked for twice, no more is spent than allowed."""
+"""Prompts to an engine through its journal: nothing is lost or asked for twice, no more is spent than allowed."""
 
 import json
 from pathlib import Path
