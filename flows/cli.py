@@ -167,7 +167,7 @@ def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     push.add_argument("--what", choices=["data", "teacher", "student"], default="data", help="(default: data)")
     push.add_argument("--system", metavar="NAME", help="whose, as the run's report calls it (default: the last one's)")
     push.add_argument("--public", action="store_true", help="for all to see (default: a private repository)")
-    push.add_argument("--license", metavar="ID", help="as the hub calls it, for example apache-2.0 (default: none given)")
+    push.add_argument("--license", metavar="ID", help="as the hub calls it, for example apache-2.0 (default: none)")
     push.add_argument("--to", metavar="FOLDER", help="write what would be uploaded to FOLDER, and upload nothing")
     push.add_argument("--store", metavar="DIR", default="store", help="where RUN is looked up by name (default: store)")
 

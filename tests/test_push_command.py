@@ -23,6 +23,7 @@ from montessori.chat import Message
 from montessori.synthesis.engines import Answer, Generation
 from tasks import engines
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # the hub's client, of its own
 TOKEN = "hf_alices-secret"
 SIZE = 6
 USER, HOST = "carol-who-ran-it", "machine-of-carol"
