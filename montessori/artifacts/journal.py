@@ -10,7 +10,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SYNC_EVERY_S = 2.0
 
@@ -23,6 +23,7 @@ class Journal:
     def __init__(self, folder: Path):
         self._lines, self._usage = folder / "answers.jsonl", folder / "usage.json"
         self._synced = 0.0
+        self._file: BinaryIO | None = None
 
     def entries(self) -> list[Entry]:
         """All whole entries, in the order in which they were added. Cuts off a torn end, so that adding is safe."""
@@ -37,15 +38,25 @@ class Journal:
 
     def add(self, entry: Entry, usage: dict[str, float]) -> None:
         """Add `entry`; `usage` is the stage's so far. Outlives this process at once, this machine within seconds."""
-        with self._lines.open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            if time.monotonic() - self._synced > SYNC_EVERY_S:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
+        if self._file is None:
+            self._file = self._lines.open("ab", buffering=0)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        if time.monotonic() - self._synced > SYNC_EVERY_S:
+            self.sync(usage)
+
+    def sync(self, usage: dict[str, float]) -> None:
+        """Bring all that was added onto the disk, and what was used to where other stages see it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
         new = self._usage.with_suffix(".new")
         new.write_text(json.dumps(usage))
         new.replace(self._usage)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing more is added."""
+        if self._file is not None:
+            self._file.close()
 
     def usage(self) -> dict[str, float]:
         """What was used so far; empty when nothing was."""

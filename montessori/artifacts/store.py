@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ class Store:
         """What has been recorded towards the artifact at `address`, for one writer at a time: a second one waits."""
         folder = self._journal(address)
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, fcntl.LOCK_EX):
-            yield Journal(folder)
+        with _locked(folder, fcntl.LOCK_EX), closing(Journal(folder)) as journal:
+            yield journal
 
     def usage(self, address: str) -> dict[str, float]:
         """What the artifact at `address` has used: all, once it is made, or so far, from its journal."""

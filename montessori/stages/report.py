@@ -67,7 +67,7 @@ def gather(job: Job, run: dict[str, Any]) -> report.Report:
 
 
 def summarise(found: report.Report) -> dict[str, Any]:
-    """`summary.json`: the numbers of each system and iteration, the seconds of each stage, its cost and the estimate."""
+    """`summary.json`: the numbers of each system and iteration, and each stage's seconds, cost and estimate."""
     seconds: dict[str, float] = {}
     for stage in found.stages:
         seconds[stage.stage] = round(seconds.get(stage.stage, 0.0) + stage.seconds, 3)

@@ -70,14 +70,17 @@ class Asker:
             self._engine = self._open()
         finished, written, started = len(done), 0, time.monotonic()
         progress.report(finished, len(keys), "prompts")
-        for i, answer in self._engine.generate(prompts, sampling, samples, seeds, done, self._may_ask):
-            now = time.monotonic()
-            self._kept[keys[i]] = answer
-            self._count(answer, now - before)
-            self._journal.add({"key": keys[i], "seconds": round(now - before, 6), **asdict(answer)}, self.usage)
-            finished, written, before = finished + 1, written + answer.tokens, time.monotonic()
-            rate = written / max(1e-9, before - started)
-            progress.report(finished, len(keys), "prompts", f"{rate:,.0f} tokens/s")
+        try:
+            for i, answer in self._engine.generate(prompts, sampling, samples, seeds, done, self._may_ask):
+                now = time.monotonic()
+                self._kept[keys[i]] = answer
+                self._count(answer, now - before)
+                self._journal.add({"key": keys[i], "seconds": round(now - before, 6), **asdict(answer)}, self.usage)
+                finished, written, before = finished + 1, written + answer.tokens, time.monotonic()
+                rate = written / max(1e-9, before - started)
+                progress.report(finished, len(keys), "prompts", f"{rate:,.0f} tokens/s")
+        finally:
+            self._journal.sync(self.usage)
 
     def _may_ask(self, under_way: int) -> bool:
         """Whether the budget reaches for one more prompt beside those that are `under_way`."""

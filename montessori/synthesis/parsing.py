@@ -4,6 +4,7 @@ Filters as in Self-Instruct (arXiv 2212.10560, section 2.2); the word list and t
 """
 
 import re
+from functools import cache
 
 from montessori.config import Instructions
 
@@ -24,8 +25,11 @@ def reason_to_reject(instruction: str, settings: Instructions) -> str | None:
         return "too long"
     if not instruction[0].isascii() or not instruction[0].isalnum():
         return "begins with punctuation or a non-ASCII character"
-    if settings.forbidden_words:
-        words = "|".join(re.escape(word) for word in settings.forbidden_words)
-        if re.search(rf"\b(?:{words})\b", instruction, re.IGNORECASE):
-            return "needs more than text"
+    if settings.forbidden_words and _any_of(settings.forbidden_words).search(instruction):
+        return "needs more than text"
     return None
+
+
+@cache
+def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
