@@ -11,6 +11,7 @@ and rule most pairs out at a tenth of its cost. The bound never errs; benchmarks
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class NearDuplicates:
     def __init__(self, max_rouge_l: float = 0.7):  # Self-Instruct, section 2.2
         self.max_rouge_l = max_rouge_l
         self._characters: dict[str, str] = {}
+        self._encode_seed = cache(self._encode)  # a seed stands in many prompts
         self._accepted = 0
         self._texts = np.empty(64, object)  # [room]: strings, a character for each token, so that LCS runs on them
         self._lengths = np.zeros(64, np.int32)  # [room]
@@ -44,7 +46,7 @@ class NearDuplicates:
             return True  # white space repeats nothing, and nothing repeats it
         sketch = _sketch(new)
         near = self._may_be_near(len(new), sketch)
-        also = [encoded for other in also_against if (encoded := self._encode(other))]
+        also = [encoded for other in also_against if (encoded := self._encode_seed(other))]
         others = self._texts[near].tolist() + also
         common = process.cdist([new], others, scorer=LCSseq.similarity, dtype=np.int32)[0]
         lengths = np.append(self._lengths[near], [len(other) for other in also])
