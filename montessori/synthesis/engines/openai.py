@@ -1,30 +1,37 @@
 """Generation by an OpenAI-compatible endpoint: a paid API, or a server of one's own.
 
-Requests run side by side, more of them while it goes well, half as many after the endpoint has said that it is too
-much. What may pass (429, 5xx, time-outs, resets, bodies that are torn or make no sense) is tried again; what will not
+Requests run side by side, more of them while it goes well, half as many when the endpoint refuses too many of them.
+What may pass (429, 5xx, time-outs, resets, bodies that are torn or make no sense) is tried again; what will not
 (a wrong key, an unknown model) ends it at once. An answer that has come whole is never asked for again.
 """
 
 import asyncio
+import json
 import os
 import random
 import time
 from collections.abc import Collection, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, Field
 
 from montessori.chat import Message
 from montessori.config import OpenAI, Sampling
 from montessori.errors import InputError
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always
+from montessori.synthesis.engines.window import Window
 
 TRIES = 10  # of one request
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 60.0
-FIRST_WINDOW = 8  # requests side by side
-TOO_LONG = ("context_length", "context length", "maximum context", "too long", "max_model_len")
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 60.0  # whatever the endpoint asks for: then it is tried again, not given up
+TOO_MUCH = (429, 503, 529)
+FILTERED = ("content_filter", "content management policy", "content_policy", "usage policy")
+TOO_LONG = (
+    *("context_length", "context length", "context size", "context window", "maximum context", "max_model_len"),
+    *("maximum model length", "prompt is too long", "input is too long", "request too large", "reduce the length"),
+)
 TOO_LONG_AT_FIRST = 32  # prompts, and none answered: then it is not the prompts
 
 
@@ -58,7 +65,7 @@ class OpenAIEngine:
             client = openai.AsyncOpenAI(
                 api_key=_key(self.endpoint),
                 base_url=self.endpoint.base_url,
-                timeout=self.endpoint.timeout_s,
+                timeout=None,  # the client's is between two bytes; below there is one for the whole request
                 max_retries=0,  # tried again below, where the window learns of it
             )
             tasks: dict[asyncio.Task[Answer], int] = {}
@@ -87,30 +94,32 @@ class OpenAIEngine:
                             )
                         yield i, answer
             finally:
+                for task in tasks:
+                    task.cancel()
                 runner.run(client.close())
         if failure:
             raise failure
 
     def parameters(self, sampling: Sampling) -> dict[str, Any]:
         """What each request says besides the prompt. Raises InputError for what the endpoint cannot do."""
-        extra = {}
-        if sampling.repetition_penalty != 1:
-            if not self._takes_repetition_penalty:
-                raise InputError(
-                    f"sampling.repetition_penalty = {sampling.repetition_penalty:g}: the OpenAI API has none "
-                    "(only vLLM's server takes it); set it to 1, and presence_penalty or frequency_penalty instead"
-                )
-            extra["repetition_penalty"] = sampling.repetition_penalty
-        return {
+        asked: dict[str, Any] = {
             "model": self.endpoint.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "max_completion_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop) or None,
-            "extra_body": extra or None,
         }
+        if sampling.stop:
+            asked["stop"] = list(sampling.stop)
+        if sampling.repetition_penalty != 1:
+            if not self._takes_repetition_penalty:
+                raise InputError(
+                    f"sampling.repetition_penalty = {sampling.repetition_penalty:g}: the OpenAI API has none "
+                    "(only vLLM's server takes it); set it to 1, and presence_penalty or frequency_penalty instead"
+                )
+            asked["extra_body"] = {"repetition_penalty": sampling.repetition_penalty}
+        return asked
 
     async def _answer(
         self, client: openai.AsyncOpenAI, messages: list[Message], samples: int, seed: int, asked: dict[str, Any]
@@ -127,66 +136,69 @@ class OpenAIEngine:
             read += reply.usage.prompt_tokens if reply.usage else 0
         return Answer(texts[:samples], read)
 
-    async def _request(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> ChatCompletion | Generation:
+    async def _request(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> "_Reply | Generation":
         """One request until it is answered; a Generation without text says why it never will be."""
-        error: Exception = Unavailable()
-        for attempt in range(TRIES):
-            await self._window.pause()
-            begun = time.monotonic()
+        error: Exception
+        tries, answered = 0, self._window.answered
+        while True:
+            begun = await self._window.enter()
             try:
-                reply: ChatCompletion = await client.chat.completions.create(**body)
-                if problem := _problem(reply):
-                    raise ValueError(problem)
+                async with asyncio.timeout(self.endpoint.timeout_s):
+                    raw = await client.chat.completions.with_raw_response.create(**body)
+                reply = _Reply.model_validate_json(raw.content)
+                if reply.usage is None and not self._window.answered:
+                    raise InputError(
+                        f"{self.endpoint.base_url} does not say how many tokens an answer used (its `usage`); "
+                        "without that no budget can be kept"
+                    )
+                if reply.usage is None:
+                    raise ValueError("the body has no usage")
                 self._window.went_well()
                 return reply
-            except (openai.APIStatusError, openai.APIConnectionError, openai.APIResponseValidationError) as caught:
+            except TimeoutError:
+                error = Unavailable(f"no whole answer within generation.openai.timeout_s = {self.endpoint.timeout_s:g}")
+            except (openai.APIError, ValueError) as caught:  # ValueError: not JSON, or not what was asked for
                 error = caught
-                if isinstance(error, openai.APIStatusError):
-                    if refusal := _refusal(error):
-                        return Generation("", refusal, 0)
-                    if not _may_pass(error):
-                        raise InputError(_wrong(self.endpoint, error)) from None
-            except ValueError as caught:  # a body that is no JSON, or not what was asked for
-                error = caught
-            delay = random.uniform(0.5, 1) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**attempt)
-            if isinstance(error, openai.APIStatusError) and error.status_code in (429, 503):
-                given = _retry_after(error)
-                delay = delay if given is None else given
-                self._window.too_much(begun, given or 0)
-            await asyncio.sleep(delay)
-        raise Unavailable(f"{self.endpoint.base_url} did not answer in {TRIES} tries: {_said(self.endpoint, error)}")
+            finally:
+                self._window.leave()
+            tries += 1
+            others_answered, answered = self._window.answered > answered, self._window.answered
+            given_s, refused = None, False
+            if isinstance(error, openai.APIStatusError):
+                if refusal := _refusal(error):
+                    return Generation("", refusal, 0)
+                if not _may_pass(error):
+                    raise InputError(_wrong(self.endpoint, error))
+                given_s, refused = _retry_after(error), error.status_code in TOO_MUCH
+                if refused:
+                    self._window.too_much(begun, min(given_s or 0, LONGEST_DELAY_S))
+            if tries >= TRIES and not (refused and others_answered):  # both: it is busy, not down
+                said = _said(self.endpoint, error)
+                raise Unavailable(f"{self.endpoint.base_url} did not answer in {tries} tries, the last time: {said}")
+            await asyncio.sleep(_delay(tries, given_s))
 
 
-class Window:
-    """How many requests may be under way: one more for each that went well, half after one was too much.
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
 
-    After the first time it was too much it grows by one for a whole window that went well, as TCP does.
-    """
 
-    def __init__(self, most: int):
-        self._size, self._most = float(min(FIRST_WINDOW, most)), most
-        self._halved: float | None = None  # when
-        self._resume = 0.0
+class _Choice(BaseModel):
+    index: int = 0
+    message: _Message
+    finish_reason: str
 
-    @property
-    def size(self) -> int:
-        """Of the window now."""
-        return int(self._size)
 
-    def went_well(self) -> None:
-        """A request was answered."""
-        self._size = min(self._most, self._size + (1 if self._halved is None else 1 / self._size))
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
 
-    def too_much(self, begun: float, wait_s: float) -> None:
-        """A request that began at `begun` was refused; nothing more for `wait_s`. One burst halves only once."""
-        if self._halved is None or begun > self._halved:
-            self._size, self._halved = max(1.0, self._size / 2), time.monotonic()
-        self._resume = max(self._resume, time.monotonic() + min(wait_s, LONGEST_DELAY_S))
 
-    async def pause(self) -> None:
-        """Wait as long as the endpoint has asked for."""
-        while (left := self._resume - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+class _Reply(BaseModel):
+    """What is used of a chat completion. The client's own class takes any JSON for one."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
 
 
 def check(endpoint: OpenAI) -> bool:
@@ -197,33 +209,41 @@ def check(endpoint: OpenAI) -> bool:
     client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
     try:
         with client:
-            known = {model.id: model.owned_by for model in client.models.list()}
-    except openai.NotFoundError:
-        return False  # it lists no models, which is allowed
-    except openai.APIConnectionError as error:
-        raise InputError(
-            f"generation.openai.base_url = {endpoint.base_url}: cannot be reached ({error.__cause__ or error}); "
-            "start the server, or correct the address"
-        ) from None
+            known = _listed(json.loads(client.models.with_raw_response.list().content))
     except openai.APIStatusError as error:
-        if _may_pass(error):
+        # Some list no models, and some keys may not list them.
+        if error.status_code in (404, 405) or "scope" in error.message or _may_pass(error):
             return False
         raise InputError(_wrong(endpoint, error)) from None
-    except (openai.APIError, ValueError):
+    except openai.APIConnectionError as error:
+        raise InputError(
+            f"generation.openai.base_url = {endpoint.base_url}: cannot be reached "
+            f"({_said(endpoint, error.__cause__ or error)}); start the server, or correct the address"
+        ) from None
+    except ValueError:
         raise InputError(
             f"generation.openai.base_url = {endpoint.base_url}: answers, but not as the OpenAI API does; "
             "its address usually ends in /v1"
         ) from None
-    if known and endpoint.model not in known:
+    mine = [name for name in known if name == endpoint.model or name.endswith(f"/{endpoint.model}")]
+    if known and not mine:
         names = ", ".join(sorted(known)[:8])
         raise InputError(f"generation.openai.model = {endpoint.model}: not known there; known are {names}")
-    return known.get(endpoint.model or "") == "vllm"
+    return any(known[name] == "vllm" for name in mine)
+
+
+def _listed(tree: Any) -> dict[str, str | None]:
+    """Who owns which model, as far as `tree` says so."""
+    models = tree.get("data") if isinstance(tree, dict) else tree
+    return {m["id"]: m.get("owned_by") for m in models or () if isinstance(m, dict) and isinstance(m.get("id"), str)}
 
 
 def _key(endpoint: OpenAI) -> str:
-    key = os.environ.get(endpoint.key_variable)
+    key = os.environ.get(endpoint.key_variable, "").strip()
     if not key and urlsplit(endpoint.base_url).hostname == "api.openai.com":
         raise InputError(f"{endpoint.key_variable} is not set: export the key of {endpoint.base_url} in it")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{endpoint.key_variable} is no key: it has letters that a key cannot have")
     return key or "none"  # servers of one's own want none
 
 
@@ -231,7 +251,7 @@ async def _any(tasks: Collection["asyncio.Task[Answer]"]) -> tuple[set["asyncio.
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _generations(reply: ChatCompletion) -> list[Generation]:
+def _generations(reply: _Reply) -> list[Generation]:
     choices = sorted(reply.choices, key=lambda choice: choice.index)
     texts = [choice.message.content or choice.message.refusal or "" for choice in choices]
     tokens = _shares(reply.usage.completion_tokens if reply.usage else 0, [len(text) for text in texts])
@@ -249,23 +269,12 @@ def _shares(total: int, weights: list[int]) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _problem(reply: object) -> str | None:
-    """Why a body that came is not an answer."""
-    if not isinstance(reply, ChatCompletion) or not reply.choices:
-        return "the body has no choices"
-    if reply.usage is None or reply.usage.completion_tokens is None or reply.usage.prompt_tokens is None:
-        return "the body does not say how many tokens were used"
-    if any(choice.message is None or not choice.finish_reason for choice in reply.choices):
-        return "a choice has no message or no finish_reason"
-    return None
-
-
 def _refusal(error: openai.APIStatusError) -> str | None:
     """Why this prompt will never be answered, in the words of a finish_reason."""
-    if error.status_code not in (400, 413, 422):
+    if error.status_code not in (400, 413, 422, 429):
         return None
     said = f"{error.code} {error.message}".lower()
-    if "content_filter" in said or "content management policy" in said:
+    if any(words in said for words in FILTERED):
         return "content_filter"
     return "too_long" if any(words in said for words in TOO_LONG) else None
 
@@ -276,30 +285,41 @@ def _is_too_long(answer: Answer) -> bool:
 
 def _may_pass(error: openai.APIStatusError) -> bool:
     if error.status_code == 429:
-        return error.code != "insufficient_quota"
+        return "insufficient_quota" not in (error.code, error.type)
     return error.status_code in (408, 409) or error.status_code >= 500
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds, where the endpoint gives a number of them."""
+    """Seconds from now, where the endpoint gives them or a date."""
+    given = error.response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(error.response.headers["retry-after"]))
-    except (KeyError, ValueError):
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
         return None
+
+
+def _delay(tries: int, given_s: float | None) -> float:
+    """Seconds before the next try. What the endpoint gave is enough twice; after that it may not know itself."""
+    own = random.uniform(0.5, 1) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(tries - 1, TRIES))
+    return own if given_s is None else min(LONGEST_DELAY_S, given_s if tries <= 2 else max(given_s, own))
 
 
 def _wrong(endpoint: OpenAI, error: openai.APIStatusError) -> str:
     hint = {
         401: f"; correct the key in {endpoint.key_variable}",
         403: f"; the key in {endpoint.key_variable} may not use it",
-        404: f"; is generation.openai.model = {endpoint.model} right?",
+        404: f"; are generation.openai.model = {endpoint.model} and base_url right? It usually ends in /v1",
         429: "; the account's quota is used up: raise it, and the same command goes on",
     }.get(error.status_code, "")
     return f"{endpoint.base_url} refuses ({error.status_code}): {_said(endpoint, error)}{hint}"
 
 
-def _said(endpoint: OpenAI, error: Exception) -> str:
+def _said(endpoint: OpenAI, error: BaseException) -> str:
     """The error's message on one line, without the key."""
-    text = " ".join(str(getattr(error, "message", None) or error).split())[:300]
-    key = os.environ.get(endpoint.key_variable)
-    return text.replace(key, "…") if key else text
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    key = os.environ.get(endpoint.key_variable, "").strip()
+    return (text.replace(key, "…") if key else text)[:300]
