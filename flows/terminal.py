@@ -6,7 +6,6 @@ Where the output is not a terminal (a log file, CI) only the finished lines are 
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
@@ -17,10 +16,9 @@ from montessori.artifacts import Request, Store
 from montessori.config import Budget
 from montessori.estimate import MODELS, Line, total
 from montessori.reporting.scores import Scores
-from montessori.reporting.text import compact, duration, label, percent, scientific, size
+from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
 from tasks.attempts import Record
 
-WIDEST = 96  # columns that an estimate takes
 EXTREMES = 3  # points shown at either end
 MARKS = {"done": "[green]done  [/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
 
@@ -193,27 +191,29 @@ def show_result(console: Console, result: Path) -> None:
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
     """What a run will take, a line a stage, and what that rests on."""
-    whole = total(lines)
-    priced = ["price"] if whole.usd is not None else []
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("stage", "prompts", "tokens in", "tokens out", "time", "size", *priced, "basis"):
-        table.add_column(name, justify="left" if name in ("stage", "basis") else "right", no_wrap=True)
     shown = [line for line in lines if line.prompts or line.stage in MODELS | {"influence", "evaluation"}]
     other = total((line for line in lines if line not in shown), "other")  # rows copied and sorted
+    whole = total(lines)
+    priced = ["price"] if whole.usd is not None else []
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("stage", "prompts", "read", "written", "time", "size", *priced, "basis"):
+        table.add_column(name, justify="left" if name in ("stage", "basis") else "right", no_wrap=True)
     for line in [*shown, other, whole]:
         table.add_row(
             f"{line.stage} ×{line.artifacts}" if line.artifacts > 1 and line is not whole else line.stage,
             *(compact(number) if number else "" for number in (line.prompts, line.tokens_in, line.tokens_out)),
-            "?" if line.hours is None else duration(line.hours * 3600),
+            "?" if line.hours is None else rough_duration(line.hours * 3600),
             size(round(line.bytes)),
             *(["" if line.usd is None else f"${line.usd:,.2f}"] if priced else []),
-            ", ".join(sorted(line.basis)),
-            end_section=line is other,
+            next((basis for basis in ("assumed", "measured") if basis in line.basis), "made"),
+            style="bold" if line is whole else "",
         )
-    console.print(table, width=max(console.width, WIDEST), crop=False)
+    console.print(table)
     console.print(
-        "Time is of all stages, one after the other; for models of half a billion parameters and more on one GPU.\n"
-        "made: the store has it. measured: by like stages of past runs. assumed: by the seeds' lengths.",
+        "\nRead, written: tokens of the teacher. Time: of all stages one after the other,\n"
+        "on one GPU where a model has half a billion parameters or more.\n"
+        "Made: the store has it all. Measured: by like stages of other runs, in part.\n"
+        "Assumed: by the lengths of the seeds and by stated speeds, in part.",
         highlight=False,
     )
     if assumed:

@@ -39,6 +39,8 @@ def check(settings: Settings, missing: list[Request]) -> None:
     needed = {request.settings["engine"] for request in missing if "engine" in request.settings}
     generation = settings.generation
     if "vllm" in needed:
+        if settings.compute.place == "inline":
+            raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
         _check_vllm(generation.vllm.python)
     if "openai" in needed:
         from montessori.synthesis.engines.openai import OpenAIEngine

@@ -110,7 +110,7 @@ class Processes:
     @contextmanager
     def _slot(self, request: Request) -> Iterator[str | None]:
         """A GPU or a core's share for a stage that loads a model; the others hardly cost anything."""
-        if stages.STAGES[request.stage].light:
+        if not stages.computes(request):
             with self._light:
                 yield ""  # no GPU visible
         else:

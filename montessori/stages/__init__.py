@@ -51,6 +51,11 @@ def module(stage: str) -> ModuleType:
     return importlib.import_module(f"montessori.stages.{STAGES[stage].module}")
 
 
+def computes(request: Request) -> bool:
+    """Whether a request loads a model here, and so wants a GPU or a core's share to itself."""
+    return not STAGES[request.stage].light and request.settings.get("engine") != "openai"
+
+
 @dataclass(frozen=True)
 class Job:
     """A request at work: its inputs as paths, and the folder to write into."""
