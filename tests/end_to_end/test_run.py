@@ -29,6 +29,10 @@ def test_a_run_measures_every_system_and_iteration(finished: Path) -> None:
     assert iteration["above"] == "momentum"
     assert 0 <= iteration["above_before"] <= 1
     assert 0 <= iteration["above_after"] <= 1
+    cost = found["cost"]["instructions"]
+    estimated, actual = cost["tokens"]
+    assert actual > 0 and 0.2 < estimated / actual < 5
+    assert cost["hours"][1] * 3600 == pytest.approx(found["seconds"]["instructions"], rel=0.01)
     assert set(found["seconds"]) >= {"instructions", "warm-up", "influence", "teacher", "student", "evaluation"}
 
 

@@ -3,6 +3,7 @@ import random
 import pytest
 
 from montessori.reporting.data import (
+    Cost,
     Example,
     Iteration,
     Measure,
@@ -135,6 +136,11 @@ def realistic() -> Report:
         rejections={"no instruction tag": 41, "near-duplicate": 210, "too long": 3},
         rejected=[Rejection("near-duplicate", "Sort <3 2 1>")],
         stages=stages(),
+        costs=[
+            Cost("seeds", (0, 0), (0.0, 1e-6)),
+            Cost("instructions", (231_000, 204_000), (0.02, 0.03), (1.25, 1.1)),
+            Cost("teacher", (0, 0), (None, 0.5)),
+        ],
     )
 
 

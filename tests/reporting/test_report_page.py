@@ -51,6 +51,16 @@ def test_the_page_shows_every_system_iteration_example_and_stage(report: Report,
     assert "iterations: 2" in text and "montessori run run.yaml" in text
 
 
+def test_the_page_shows_the_estimate_beside_what_it_took(text: str) -> None:
+    table = text[text.index("Estimate and actual") :]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
+    found = {row[0]: row[1:] for row in rows if row}
+    assert found["instructions"] == ["231 k", "204 k", "1 min 12 s", "1 min 48 s", "1.25", "1.10"]
+    assert found["teacher"] == ["", "", "–", "30 min 0 s", "", ""]
+    assert found["In all"][:2] == ["231 k", "204 k"]
+    assert "seeds" not in found  # less than a second
+
+
 def test_the_page_loads_nothing_and_its_links_lead_somewhere(text: str) -> None:
     seen = Tags(text)
     assert seen.targets and all(target.startswith("#") for target in seen.targets)
