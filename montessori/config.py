@@ -7,7 +7,7 @@ Functions take the few values that they use; nothing below the flows sees the wh
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, model_validator
 
 EstimatorName = Literal["taylor", "directional", "exact"]
 Split = Literal["zero", "momentum", "prompt_mean"]
@@ -151,11 +151,21 @@ class Price(Frozen):
     output: float = Field(ge=0)
 
 
+def _http_address(text: str) -> str:
+    try:
+        address = HttpUrl(text)
+    except ValueError:
+        raise ValueError("expected an address like https://host/v1") from None
+    if address.username or address.password or not text.isascii():
+        raise ValueError("expected an address without a name or key in it; the key comes from the environment")
+    return text.rstrip("/")
+
+
 class OpenAI(Frozen):
     """An OpenAI-compatible endpoint. The key comes from the environment."""
 
     model: str | None = None  # as the endpoint calls it
-    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://[^@\s]+$")
+    base_url: Annotated[str, AfterValidator(_http_address)] = "https://api.openai.com/v1"
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     max_concurrency: int = Field(256, ge=1)  # requests at once: begins at 8, grows while it goes well
     timeout_s: float = Field(600, gt=0)  # of one request

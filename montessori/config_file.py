@@ -5,6 +5,7 @@ In: a path.  Out: a frozen `Settings`, or an InputError whose one sentence names
 
 import difflib
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -87,8 +88,9 @@ def sentence(error: ValidationError) -> str:
         return f"{field} is missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    given = re.sub(r"//[^/@\s]*@", "//…@", repr(first["input"]))  # a key may stand in an address
     return (
-        f"{field} = {first['input']!r}: {message}"
+        f"{field} = {given}: {message}"
         if field and not isinstance(first["input"], dict)
         else (f"{field}: {message}" if field else message)
     )

@@ -111,9 +111,21 @@ def test_an_endpoint_needs_the_name_of_its_model():
     assert "openai.model" in complaint(minimal(generation={"engine": "openai"}))
 
 
-def test_a_key_in_an_endpoints_address_is_refused():
-    endpoint = {"engine": "openai", "openai": {"model": "m", "base_url": "https://me:secret@host/v1"}}
-    assert "generation.openai.base_url" in complaint(minimal(generation=endpoint))
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("https://me:secret@host/v1", "without a name or key in it"),
+        ("http://[::1/v1", "expected an address like https://host/v1"),
+        ("localhost:8000", "expected an address like https://host/v1"),
+        ("ftp://host/v1", "expected an address like https://host/v1"),
+    ],
+)
+def test_an_endpoints_address_is_one_and_holds_no_key(address, says):
+    endpoint = {"engine": "openai", "openai": {"model": "m", "base_url": address}}
+    said = complaint(minimal(generation=endpoint))
+    assert "generation.openai.base_url" in said
+    assert says in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """The engine for endpoints, with the real client over real HTTP: what it gets right when they do not."""
 
 import asyncio
-import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections import Counter
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
 
@@ -423,7 +422,7 @@ def test_a_request_refused_more_often_than_it_is_tried_is_answered_while_others_
 
 FINAL = [
     (error(401, f"Incorrect API key provided: {KEY}. Find yours at …"), r"\(401\).*correct the key in OPENAI_API_KEY"),
-    (error(401, "x" * 245 + KEY), r"correct the key in OPENAI_API_KEY"),
+    (error(401, "x" * 270 + KEY), r"correct the key in OPENAI_API_KEY"),
     (error(403, f"{KEY} has no access"), r"\(403\).*the key in OPENAI_API_KEY may not use it"),
     (error(404, "no such model"), r"\(404\): .*no such model.*generation\.openai\.model = teacher"),
     (error(429, "You exceeded your quota", "insufficient_quota"), r"\(429\).*quota is used up"),
@@ -672,8 +671,17 @@ def test_an_engine_whose_answers_were_given_up_can_be_asked_again():
 # --- With the journal -------------------------------------------------------------------------------------------------
 
 
+def asker(server, journal, *limits):
+    return Asker(lambda: engine(server), journal, *limits)
+
+
 def ask_all(asker, n):
     return [texts(answer) for answer in asker.ask(prompts(n), SAMPLING, 1, seeds(n))]
+
+
+def entries(folder):
+    with closing(Journal(folder)) as journal:
+        return journal.entries()
 
 
 class Full(Journal):
@@ -687,15 +695,16 @@ class Full(Journal):
 
 def test_after_a_journal_that_failed_only_what_is_missing_is_asked_for(tmp_path):
     with Endpoint() as endpoint:
-        with pytest.raises(OSError, match="no space"):
-            ask_all(Asker(lambda: engine(endpoint), Full(tmp_path)), 200)
-        before = {entry["generations"][0]["text"] for entry in Journal(tmp_path).entries()}
-        again = Asker(lambda: engine(endpoint), Journal(tmp_path))
-        assert ask_all(again, 200) == [expected(i) for i in range(200)]
+        with closing(Full(tmp_path)) as journal, pytest.raises(OSError, match="no space"):
+            ask_all(asker(endpoint, journal), 200)
+        before = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
+        with closing(Journal(tmp_path)) as journal:
+            again = asker(endpoint, journal)
+            assert ask_all(again, 200) == [expected(i) for i in range(200)]
         kept = [i for i in range(200) if expected(i)[0] in before]
         assert len(kept) == len(before) == 40
         assert {endpoint.times()[prompt(i)[0]["content"]] for i in kept} == {1}
-    assert again.usage["prompts"] == len(Journal(tmp_path).entries()) == 200
+    assert again.usage["prompts"] == len(entries(tmp_path)) == 200
 
 
 CHILD = """
@@ -707,7 +716,7 @@ from test_openai_engine import *
 class Server:
     url = sys.argv[2]
 
-ask_all(Asker(lambda: engine(Server), Journal(Path(sys.argv[3]))), 200)
+ask_all(asker(Server, Journal(Path(sys.argv[3]))), 200)
 """
 
 
@@ -722,13 +731,16 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
 
     with Endpoint(rule) as endpoint:
         child = subprocess.Popen([sys.executable, "-c", CHILD, Path(__file__).parent, endpoint.url, tmp_path])
-        assert under_way.wait(120)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        try:
+            assert under_way.wait(120)
+        finally:
+            child.kill()
+            child.wait()
         released.set()
         before = Counter(map(number, endpoint.asked))
-        journaled = {entry["generations"][0]["text"] for entry in Journal(tmp_path).entries()}
-        assert ask_all(Asker(lambda: engine(endpoint), Journal(tmp_path)), 200) == [expected(i) for i in range(200)]
+        journaled = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
+        with closing(Journal(tmp_path)) as journal:
+            assert ask_all(asker(endpoint, journal), 200) == [expected(i) for i in range(200)]
         again = Counter(map(number, endpoint.asked)) - before
     kept = {i for i in range(200) if expected(i)[0] in journaled}
     assert 50 < len(kept) == len(journaled) <= 120
@@ -739,12 +751,11 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
 @pytest.mark.parametrize("limits", [{"tokens": 2000}, {"usd": 0.01}])
 def test_a_budget_begins_no_more_and_keeps_those_under_way(tmp_path, limits):
     price = Price(input=1, output=10)  # 5 tokens read and about 8 written: 85e-6 dollars
-    with Endpoint() as endpoint:
-        asker = Asker(lambda: engine(endpoint), Journal(tmp_path), price, limits)
+    with Endpoint() as endpoint, closing(Journal(tmp_path)) as journal:
+        asking = asker(endpoint, journal, price, limits)
         with pytest.raises(BudgetReached):
-            ask_all(asker, 1000)
-        entries = Journal(tmp_path).entries()
-        assert sorted(map(number, endpoint.asked)) == list(range(len(entries)))
-    (name, limit), used = next(iter(limits.items())), asker.usage
+            ask_all(asking, 1000)
+        assert sorted(map(number, endpoint.asked)) == list(range(len(journal.entries())))
+    (name, limit), used = next(iter(limits.items())), asking.usage
     spent = used["usd"] if name == "usd" else used["prompt_tokens"] + used["completion_tokens"]
     assert limit <= spent < 1.2 * limit
