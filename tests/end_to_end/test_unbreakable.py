@@ -126,5 +126,5 @@ def _wait_for_end(pid: int) -> None:
     if handle is not None:
         import select
 
-        assert select.select([handle], [], [], 30)[0], f"process {pid} lives on"
+        assert select.select([handle], [], [], 120)[0], f"process {pid} lives on"
         os.close(handle)
