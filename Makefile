@@ -27,6 +27,7 @@ endif
 install: .venv/installed
 
 .venv/installed: pyproject.toml
+	@echo "Installing into .venv: 2 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
 	$(bin)/pip install --quiet --editable '.[test]'
@@ -36,6 +37,7 @@ vllm: .venv-vllm/installed
 
 # torchvision and its like come as CUDA builds, which cannot be imported without a GPU.
 .venv-vllm/installed:
+	@echo "Installing vLLM into .venv-vllm: 3.5 GB, three to seven minutes."
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
 	$(vllm)/pip install --quiet torch==2.13.0
@@ -45,6 +47,7 @@ vllm: .venv-vllm/installed
 	touch $@
 
 server: vllm
+	$(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
 	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -m vllm.entrypoints.openai.api_server \
 	  --model "$(MODEL)" --served-model-name teacher --host 127.0.0.1 --port $(PORT) --generation-config vllm $(server_options)
 

@@ -255,10 +255,14 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
     _quiet_prefect()
+    import prefect.flow_engine
+
     from flows.montessori import montessori
     from tasks.attempts import watching
 
     embedded = not os.environ.get("PREFECT_API_URL")
+    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
+        setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), _leaving_at_once(screen.stop) if embedded else nullcontext():
         run = montessori(settings)

@@ -38,7 +38,7 @@ def montessori(settings: Settings) -> Address:
     place = open_place(settings.compute, settings.generation.vllm.python)
     execution = Execution(store, place, settings.compute)
     try:
-        run = order(Steps(settings, planned.sources, execution.submit, parts=list(planned.requests)))
+        run = order(Steps(settings, planned.sources, execution.submit, parts=list(planned.requests.values())))
         execution.finish()
     finally:
         place.close()

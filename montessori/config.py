@@ -192,7 +192,7 @@ class Generation(Frozen):
     @model_validator(mode="after")
     def _openai_needs_a_model(self) -> Self:
         if self.engine == "openai" and not self.openai.model:
-            raise ValueError("engine openai needs openai.model, the name that the endpoint knows the model by")
+            raise ValueError("generation.openai.model is missing: the name that the endpoint knows the model by")
         return self
 
 
@@ -337,6 +337,12 @@ class Settings(Frozen):
                 f"influence.shards ({self.influence.shards}) exceeds the points to score "
                 f"(probing.probing = {self.probing.probing})"
             )
+        for name, sampling in (("instructions", self.instructions.sampling), ("responses", self.responses.sampling)):
+            if self.generation.context and self.generation.context <= sampling.max_tokens:
+                raise ValueError(
+                    f"generation.context ({self.generation.context}) must exceed {name}.sampling.max_tokens "
+                    f"({sampling.max_tokens}): a prompt needs room too"
+                )
         points = self.training_size
         if self.iterations:
             points = min(points, self.probing.warm_up + self.probing.probing)

@@ -15,7 +15,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.config import Model, Settings
-from montessori.spending import PRICES
+from montessori.spending import dollars, price_of
 from montessori.synthesis.lengths import Lengths, expected
 
 YIELD = 0.8  # of the texts that a teacher writes, those that pass all filters
@@ -217,16 +217,18 @@ class _Estimator:
     def _price(self, request: Request, line: Line) -> float | None:
         if request.settings.get("engine") != "openai":
             return None
-        openai = self._settings.generation.openai
-        price = openai.price or PRICES.get(openai.model or "")
-        return (line.tokens_in * price.input + line.tokens_out * price.output) / 1e6 if price else None
+        price = price_of(self._settings.generation.openai)
+        return dollars(price, line.tokens_in, line.tokens_out) if price else None
 
 
 def _past(store: Store, own: set[str], before: str | None) -> dict[str, list[tuple[Line, float]]]:
     """What the store has of other runs, by kind: what each artifact took, and how much work that was."""
     found: dict[str, list[tuple[Line, float]]] = {}
-    for path in sorted(store.root.glob("*/*/manifest.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(store.root.glob("[!.]*/*/manifest.json")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # deleted just now, or spoilt
+            continue
         request = manifest["request"]
         earlier = before is None or manifest["made_by"]["time"] < before
         if earlier and manifest["address"] not in own and request["kept_as"] is None:

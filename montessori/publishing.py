@@ -62,7 +62,7 @@ COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
 
 def find(run: str, store: str) -> tuple[Store, Manifest]:
     """The run in folder `run`, or of that name in `store`: its store and its manifest."""
-    folder = Path(run) if (Path(run) / "manifest.json").is_file() else Path(store) / "runs" / run
+    folder = Path(run) if (Path(run) / "manifest.json").is_file() else Path(store) / "runs" / Path(run).name
     folder = folder.resolve()
     if folder.parent.name != "runs" or not (folder / "manifest.json").is_file():
         known = ", ".join(sorted(path.name for path in (Path(store) / "runs").glob("*-*"))) or "none"

@@ -5,11 +5,12 @@ So the count is right after any crash, and wherever the parts are made; it needs
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from montessori.artifacts import Request, Store
-from montessori.config import Price
+from montessori.config import OpenAI, Price
 from montessori.errors import BudgetReached
 
 LOOK_EVERY_S = 2.0  # at what the other parts have used
@@ -22,6 +23,11 @@ PRICES = {
     "gpt-4.1": Price(input=2, output=8),
     "gpt-4.1-mini": Price(input=0.4, output=1.6),
 }
+
+
+def price_of(endpoint: OpenAI) -> Price | None:
+    """The price that the settings give, or the list price, where it is known."""
+    return endpoint.price or PRICES.get(endpoint.model or "")
 
 
 @dataclass(frozen=True)
@@ -40,27 +46,44 @@ class Usage:
         return Usage(self.tokens * factor, self.usd * factor, self.hours * factor)
 
 
-def usage(recorded: dict[str, float]) -> Usage:
-    """What a manifest or a journal tells."""
-    tokens = recorded.get("prompt_tokens", 0) + recorded.get("completion_tokens", 0)
-    return Usage(tokens, recorded.get("usd", 0), recorded.get("seconds", 0) / 3600)
+def dollars(price: Price, read: float, written: float) -> float:
+    """What so many tokens cost."""
+    return (read * price.input + written * price.output) / 1e6
 
 
-def reached(limits: dict[str, float | None], spent: Usage) -> str | None:
-    """The sentence that says which limit (`usd`, `tokens`, `hours`) is used up, or None."""
+def usage(recorded: dict[str, float], price: Price | None = None) -> Usage:
+    """What a manifest or a journal tells; by `price`, where an endpoint was paid and the price was not known then."""
+    read, written = recorded.get("prompt_tokens", 0), recorded.get("completion_tokens", 0)
+    paid = recorded.get("usd", dollars(price, read, written) if price else 0.0)
+    return Usage(read + written, paid, recorded.get("seconds", 0) / 3600)
+
+
+def reached(limits: dict[str, float | None], spent: Usage, coming: Usage | None = None) -> str | None:
+    """The sentence that says which limit (`usd`, `tokens`, `hours`) does not reach any more, or None.
+
+    `coming` may be used by what has been begun, or must be begun together.
+    """
     for name, limit in limits.items():
-        if limit is not None and (used := getattr(spent, name)) >= limit:
+        used, more = getattr(spent, name), getattr(coming, name) if coming else 0.0
+        if limit is not None and used + more >= limit:
+            how = f"is reached ({used:,.6g} used)"
+            if used < limit:
+                how = f"does not reach for more ({used:,.6g} used, up to {more:,.6g} by what comes next)"
             return (
-                f"budget.{name} = {limit:,g} is reached ({used:,.6g} used); what was made is kept: "
+                f"budget.{name} = {limit:,g} {how}; what was made is kept: "
                 f"raise budget.{name} and run the same command to go on"
             )
     return None
 
 
-def others(store: Store, addresses: Iterable[str], own: str) -> Callable[[], Usage]:
-    """What all parts but `own` have used, looked up when it is asked for but not too often."""
+def others(store: Store, budget: Mapping[str, Any], own: str) -> Callable[[], Usage]:
+    """What all parts but `own` have used, looked up when it is asked for but not too often.
+
+    `budget` has `parts`, the addresses of a run's requests, `paid`, those that an endpoint answers, and `price`.
+    """
+    price = Price.model_validate(budget["price"]) if budget["price"] else None
     made: dict[str, Usage] = {}  # for good
-    missing = [address for address in addresses if address != own]
+    missing = [address for address in budget["parts"] if address != own]
     last, total = -LOOK_EVERY_S, Usage()
 
     def look() -> Usage:
@@ -68,8 +91,9 @@ def others(store: Store, addresses: Iterable[str], own: str) -> Callable[[], Usa
         if time.monotonic() - last >= LOOK_EVERY_S:
             so_far = Usage()
             for address in list(missing):
-                found = usage(store.usage(address))
-                if store.exists(address):
+                there = store.exists(address)  # before it is read: it may be made in between
+                found = usage(store.usage(address), price if address in budget["paid"] else None)
+                if there:
                     made[address] = found
                     missing.remove(address)
                 else:
@@ -83,6 +107,6 @@ def others(store: Store, addresses: Iterable[str], own: str) -> Callable[[], Usa
 def check(request: Request, store: Store) -> None:
     """Raise BudgetReached when the run that `request` belongs to has used up what it may."""
     if budget := request.means.get("budget"):
-        spent = others(store, budget["parts"], request.address)() + usage(store.usage(request.address))
+        spent = others(store, budget, request.address)() + usage(store.usage(request.address))
         if sentence := reached(budget["limits"], spent):
             raise BudgetReached(sentence)

@@ -7,7 +7,7 @@ from pathlib import Path
 from montessori.artifacts import Request
 from montessori.config import Settings
 from montessori.errors import InputError
-from montessori.spending import PRICES
+from montessori.spending import price_of
 from tasks.places import gpus
 
 
@@ -51,7 +51,7 @@ def check(settings: Settings, missing: list[Request]) -> None:
                 engine.parameters(getattr(settings, name).sampling)
             except InputError as error:
                 raise InputError(f"{name}.{error}") from None
-        if settings.budget.usd and not (generation.openai.price or generation.openai.model in PRICES):
+        if settings.budget.usd and not price_of(generation.openai):
             raise InputError(
                 f"budget.usd: the price of {generation.openai.model} is not known; "
                 "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
@@ -67,13 +67,12 @@ def _check_vllm(python: str) -> None:
     path = _interpreter(python)
     if path is None:
         raise InputError(f"generation.vllm.python = {python}: no such interpreter; `make vllm` builds the environment")
-    found = subprocess.run(
-        [path, "-c", "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )
+    code = "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    try:
+        found = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    except OSError as error:
+        raise InputError(f"generation.vllm.python = {python}: cannot be run ({error.strerror})") from None
     if found.stdout.strip() != "True":
         raise InputError(
             f"generation.vllm.python = {python}: vllm and montessori are not both installed there; "

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ class Processes:
         for number in range(at_once):
             self._slots.put(found[number % len(found)] if found else None)
         self._light = threading.Semaphore(_cores())
-        python = {"training": sys.executable, "vllm": vllm_python}
+        python = {"training": sys.executable, "vllm": str(Path(vllm_python).expanduser())}
         self._listeners = {name: Listener(path, name, compute.threads) for name, path in python.items()}
 
     def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:

@@ -14,6 +14,7 @@ from montessori import stages
 from montessori.artifacts import Request
 from montessori.config import DataSource, Model, Settings
 from montessori.sources import POCKET
+from montessori.spending import price_of
 from montessori.synthesis import prompts
 
 Address = str
@@ -37,13 +38,20 @@ class Steps:
         settings: Settings,
         sources: dict[str, str],
         submit: Callable[[Request], None],
-        parts: Sequence[Address] = (),
+        parts: Sequence[Request] = (),
     ):
-        """`parts` are the addresses of all requests of the run, where a budget is to be held over them."""
+        """`parts` are all requests of the run, where a budget is to be held over them."""
         self.settings, self.sources, self._submit = settings, sources, submit
         self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
         limits = settings.budget.model_dump(exclude_none=True)
-        self._means = {"budget": {"limits": limits, "parts": list(parts)}} if limits else {}
+        price = price_of(settings.generation.openai)
+        budget = {
+            "limits": limits,
+            "parts": [part.address for part in parts],
+            "paid": [part.address for part in parts if part.settings.get("engine") == "openai"],
+            "price": price.model_dump() if price else None,
+        }
+        self._means = {"budget": budget} if limits else {}
 
     def rows(self, role: str, source: DataSource) -> Address:
         """Seeds, reference set or test points."""

@@ -86,5 +86,5 @@ def fence(text: str, shortest: int) -> str:
 
 def _name(model: str) -> str:
     """A model as an endpoint calls it: a server of one's own calls it by its path unless told otherwise."""
-    is_path = model.startswith(("/", "~", ".")) or "\\" in model
+    is_path = model.startswith(("/", "~", ".")) or "\\" in model or model.count("/") > 1
     return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if is_path else model

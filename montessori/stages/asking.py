@@ -26,11 +26,11 @@ def asker(job: Job, settings: Writing) -> Asker:
     price = None
     if settings.engine == "openai":
         endpoint = config.OpenAI.model_validate(job.request.means["openai"])
-        price = endpoint.price or spending.PRICES.get(endpoint.model or "")
+        price = spending.price_of(endpoint)
     budget = job.request.means.get("budget")
     if not budget:
         return Asker(lambda: _engine(job, settings), job.journal, price)
-    others = spending.others(job.store, budget["parts"], job.request.address)
+    others = spending.others(job.store, budget, job.request.address)
     return Asker(lambda: _engine(job, settings), job.journal, price, budget["limits"], others)
 
 

@@ -9,13 +9,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from montessori import progress
 from montessori.artifacts import Journal
 from montessori.chat import Message
 from montessori.config import Price, Sampling
 from montessori.errors import BudgetReached
-from montessori.spending import Usage, reached, usage
+from montessori.spending import Usage, dollars, reached, usage
 from montessori.synthesis.engines import Answer, Engine, Generation
 
 
@@ -34,6 +35,7 @@ class Asker:
         self._open = open_engine
         self._engine: Engine | None = None
         self._journal, self._price, self._limits, self._others = journal, price, limits or {}, others
+        self._refused = ""  # why no more could be asked
         entries = journal.entries()
         self._kept = {entry["key"]: _answer(entry) for entry in entries}
         # seconds: until an answer came, the loading of the engine too
@@ -51,9 +53,8 @@ class Asker:
         done = {i for i, key in enumerate(keys) if key in self._kept}
         if len(done) < len(keys):
             self._ask(prompts, sampling, samples, seeds, keys, done)
-        missing = [key for key in keys if key not in self._kept]
-        if missing:
-            raise BudgetReached(reached(self._limits, self._spent()) or "the budget does not reach for one more prompt")
+        if any(key not in self._kept for key in keys):
+            raise BudgetReached(self._refused)
         return [self._kept[key] for key in keys]
 
     def _ask(
@@ -68,10 +69,13 @@ class Asker:
         before = time.monotonic()
         if self._engine is None:
             self._engine = self._open()
+        at_most = Answer([Generation("", "length", sampling.max_tokens)] * samples, 0)
         finished, written, started = len(done), 0, time.monotonic()
         progress.report(finished, len(keys), "prompts")
         try:
-            for i, answer in self._engine.generate(prompts, sampling, samples, seeds, done, self._may_ask):
+            for i, answer in self._engine.generate(
+                prompts, sampling, samples, seeds, done, partial(self._may_ask, at_most)
+            ):
                 now = time.monotonic()
                 self._kept[keys[i]] = answer
                 self._count(answer, now - before)
@@ -82,13 +86,19 @@ class Asker:
         finally:
             self._journal.sync(self.usage)
 
-    def _may_ask(self, under_way: int) -> bool:
-        """Whether the budget reaches for one more prompt beside those that are `under_way`."""
+    def _may_ask(self, at_most: Answer, under_way: int) -> bool:
+        """Whether the budget reaches for one more prompt beside those that are `under_way`.
+
+        One is taken to cost what they have cost so far; before the first answer, what it costs `at_most`.
+        """
         if not self._limits:
             return True
-        asked = self.usage["prompts"]
-        each = usage({k: v for k, v in self.usage.items() if k != "seconds"}).scaled(1 / asked if asked else 0)
-        return reached(self._limits, self._spent() + each.scaled(under_way)) is None
+        if asked := self.usage["prompts"]:
+            each = usage({name: used for name, used in self.usage.items() if name != "seconds"}).scaled(1 / asked)
+        else:
+            each = Usage(at_most.tokens, self._paid(at_most))
+        self._refused = reached(self._limits, self._spent(), each.scaled(under_way)) or ""
+        return not self._refused
 
     def _spent(self) -> Usage:
         return self._others() + usage(self.usage)
@@ -99,8 +109,10 @@ class Asker:
         self.usage["completion_tokens"] += answer.tokens
         self.usage["seconds"] = round(self.usage["seconds"] + seconds, 6)
         if self._price:
-            paid = answer.prompt_tokens * self._price.input + answer.tokens * self._price.output
-            self.usage["usd"] = round(self.usage["usd"] + paid / 1e6, 9)
+            self.usage["usd"] = round(self.usage["usd"] + self._paid(answer), 9)
+
+    def _paid(self, answer: Answer) -> float:
+        return dollars(self._price, answer.prompt_tokens, answer.tokens) if self._price else 0.0
 
 
 def _key(prompt: Sequence[Message], seed: int) -> str:

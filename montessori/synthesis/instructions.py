@@ -22,7 +22,7 @@ from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
 
 SAMPLES_KEPT = 5  # of each reason to reject, for the report
-ROUNDS_WATCHED = 3  # for a yield that has collapsed
+ROUNDS_WATCHED = 3  # full ones, for a yield that has collapsed
 FORECAST_SLACK = 1.05
 UNANSWERED = {"content_filter": "refused by a content filter", "too_long": "prompt too long"}
 
@@ -58,8 +58,8 @@ def write(ask: Ask, seeds: Sequence[Row], settings: Instructions, target: int, s
     written = Written()
     near = NearDuplicates(settings.max_rouge_l)
     while (missing := target - len(written.rows)) > 0:
-        if _collapsed(written, settings.min_yield):
-            raise StageError(_too_few(written, target))
+        if (recent := _recent(written, settings)) and recent[1] <= settings.min_yield * recent[0]:
+            raise StageError(_too_few(written, target, *recent))
         number = len(written.rounds)
         earlier = [row["instruction"] for row in written.rows]
         asked = [
@@ -89,13 +89,19 @@ def size(written: Written, missing: int, settings: Instructions) -> int:
     if not written.rounds:
         return min(settings.prompts_per_round, -(-missing // settings.samples_per_prompt))
     prompts, _, kept = written.rounds[-1]
-    return min(settings.prompts_per_round, 1 + int(FORECAST_SLACK * missing * prompts / kept)) if kept else prompts
+    forecast = 1 + int(FORECAST_SLACK * missing * prompts / kept) if kept else settings.prompts_per_round
+    return min(settings.prompts_per_round, forecast)
 
 
-def _collapsed(written: Written, min_yield: float) -> bool:
-    """Whether three rounds have brought next to nothing."""
-    last = written.rounds[-ROUNDS_WATCHED:]
-    return len(last) == ROUNDS_WATCHED and sum(r[2] for r in last) <= min_yield * sum(r[1] for r in last)
+def _recent(written: Written, settings: Instructions) -> tuple[int, int] | None:
+    """Of the last rounds, as many texts as three full ones have: how many, and how many were kept; None before that."""
+    enough = ROUNDS_WATCHED * settings.prompts_per_round * settings.samples_per_prompt
+    texts = kept = 0
+    for _, wrote, new in reversed(written.rounds):
+        texts, kept = texts + wrote, kept + new
+        if texts >= enough:
+            return texts, kept
+    return None
 
 
 def number_from(text: str) -> int:
@@ -153,11 +159,10 @@ def _consider(
     return None
 
 
-def _too_few(written: Written, target: int) -> str:
+def _too_few(written: Written, target: int, texts: int, kept: int) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in written.rejected.most_common())
-    texts, kept = (sum(each[column] for each in written.rounds[-ROUNDS_WATCHED:]) for column in (1, 2))
     return (
-        f"only {len(written.rows)} of {target} instructions after {len(written.rounds)} rounds, and the last "
-        f"{ROUNDS_WATCHED} kept {kept} of {texts} texts: the teacher repeats itself. Rejected: {reasons}. "
+        f"only {len(written.rows)} of {target} instructions after {len(written.rounds)} rounds, and of the last "
+        f"{texts} texts {kept} were kept: the teacher repeats itself. Rejected: {reasons}. "
         "Raise instructions.max_rouge_l or add seeds, or lower dpo.learning_rate if it came with the update"
     )

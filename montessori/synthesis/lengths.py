@@ -96,10 +96,10 @@ def _reader(settings: Settings, seeds: list[Row]) -> _Reader:
     answers = [row["response"] for row in seeds if row["response"]]
     if teacher and teacher.scratch and settings.generation.engine != "openai":
         return _scratch_reader(teacher.scratch, settings, seeds)
-    if teacher and Path(teacher.source).is_dir():
+    if teacher and (folder := Path(teacher.source).expanduser()).is_dir():
         from montessori.models import load_tokenizer
 
-        return _by(load_tokenizer(teacher.source, teacher.trust_remote_code), texts, answers)
+        return _by(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
     return _Reader(
         lambda text: len(text) / CHARACTERS_A_TOKEN,
         lambda chat: TEMPLATE_TOKENS + sum(len(message["content"]) for message in chat) / CHARACTERS_A_TOKEN,

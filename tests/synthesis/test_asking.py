@@ -141,7 +141,7 @@ def test_a_budget_stops_it_and_what_came_is_kept(tmp_path: Path, limits, others,
 
 
 def test_prompts_under_way_count_with_what_one_has_cost_so_far(tmp_path: Path):
-    """With 3 under way and 34 tokens each, the next one is not begun from 100 tokens below the limit on."""
+    """Before the first answer a prompt is taken to cost 2 times 1,024 tokens, then 34: with 3 under way, until 136."""
     seen: list[tuple[int, bool]] = []
 
     class Watched(Teacher):
@@ -152,7 +152,20 @@ def test_prompts_under_way_count_with_what_one_has_cost_so_far(tmp_path: Path):
 
     with Store(tmp_path).journal(ADDRESS) as journal:
         ask(Asker(Watched().load, journal, limits={"tokens": 34 * 7}))
-    assert [may for _, may in seen] == [True] * 4 + [False] * 6
+    assert [may for _, may in seen] == [False] + [True] * 3 + [False] * 6
+
+
+def test_what_may_not_be_begun_says_which_limit_and_by_how_much(tmp_path: Path):
+    class Batches(Teacher):
+        def generate(self, prompts, sampling, samples, seeds, done=(), may_ask=always):
+            if may_ask(9):
+                yield from super().generate(prompts, sampling, samples, seeds, done)
+
+    with (
+        Store(tmp_path).journal(ADDRESS) as journal,
+        pytest.raises(BudgetReached, match=r"budget.tokens = 1,000 does not reach for more \(0 used, up to 18,432 by"),
+    ):
+        ask(Asker(Batches().load, journal, limits={"tokens": 1000}))
 
 
 def test_what_was_used_is_known_before_and_after_the_artifact_is_made(tmp_path: Path):

@@ -168,7 +168,7 @@ def test_a_teacher_that_only_repeats_itself_is_an_error_that_says_so():
         write(teacher, SEEDS, SETTINGS, target=4, seed=0)
     assert len(teacher.asked) == 4  # the first round brought one, the three after it nothing
     message = str(error.value)
-    assert message.startswith("only 1 of 4 instructions after 4 rounds, and the last 3 kept 0 of 18 texts")
+    assert message.startswith("only 1 of 4 instructions after 4 rounds, and of the last 18 texts 0 were kept")
     assert "Rejected: 21 near-duplicate." in message
     assert "instructions.max_rouge_l" in message
 
@@ -189,7 +189,7 @@ def test_a_slow_yield_stops_it_only_below_the_setting():
 
     settings = SETTINGS.model_copy(update={"prompts_per_round": 6, "min_yield": 1 / 13})
     assert len(write(ScriptedTeacher(script), SEEDS, settings, target=30, seed=0).rows) == 30
-    with pytest.raises(StageError, match="the last 3 kept 3 of 36 texts"):
+    with pytest.raises(StageError, match="of the last 36 texts 3 were kept"):
         write(ScriptedTeacher(script), SEEDS, settings.model_copy(update={"min_yield": 1 / 11}), target=30, seed=0)
 
 

@@ -7,6 +7,7 @@ What may pass (429, 5xx, time-outs, resets, bodies that are torn or make no sens
 
 import asyncio
 import json
+import logging
 import os
 import random
 import time
@@ -24,6 +25,7 @@ from montessori.errors import InputError
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always
 from montessori.synthesis.engines.window import Window
 
+log = logging.getLogger(__name__)
 TRIES = 10  # of one request
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 60.0  # whatever the endpoint asks for: then it is tried again, not given up
 TOO_MUCH = (429, 503, 529)
@@ -172,6 +174,8 @@ class OpenAIEngine:
                 given_s, refused = _retry_after(error), error.status_code in TOO_MUCH
                 if refused:
                     self._window.too_much(begun, min(given_s or 0, LONGEST_DELAY_S))
+            if tries >= 3:
+                log.warning("%s: try %d: %s", self.endpoint.base_url, tries, _said(self.endpoint, error))
             if tries >= TRIES and not (refused and others_answered):  # both: it is busy, not down
                 said = _said(self.endpoint, error)
                 raise Unavailable(f"{self.endpoint.base_url} did not answer in {tries} tries, the last time: {said}")
@@ -212,9 +216,11 @@ def check(endpoint: OpenAI) -> bool:
             known = _listed(json.loads(client.models.with_raw_response.list().content))
     except openai.APIStatusError as error:
         # Some list no models, and some keys may not list them.
-        if error.status_code in (404, 405) or "scope" in error.message or _may_pass(error):
-            return False
-        raise InputError(_wrong(endpoint, error)) from None
+        if error.status_code == 404:
+            _check_chats(endpoint)
+        elif not (error.status_code == 405 or "scope" in error.message or _may_pass(error)):
+            raise InputError(_wrong(endpoint, error)) from None
+        return False
     except openai.APIConnectionError as error:
         raise InputError(
             f"generation.openai.base_url = {endpoint.base_url}: cannot be reached "
@@ -230,6 +236,19 @@ def check(endpoint: OpenAI) -> bool:
         names = ", ".join(sorted(known)[:8])
         raise InputError(f"generation.openai.model = {endpoint.model}: not known there; known are {names}")
     return any(known[name] == "vllm" for name in mine)
+
+
+def _check_chats(endpoint: OpenAI) -> None:
+    """Raise InputError where there are no chats at the address either: an empty request is refused, not missed."""
+    client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
+    try:
+        with client:
+            client.post("/chat/completions", body={}, cast_to=object)
+    except openai.APIStatusError as error:
+        if error.status_code in (401, 403, 404):
+            raise InputError(_wrong(endpoint, error)) from None
+    except (openai.APIError, ValueError):
+        return  # the requests themselves will tell
 
 
 def _listed(tree: Any) -> dict[str, str | None]:
@@ -274,7 +293,7 @@ def _refusal(error: openai.APIStatusError) -> str | None:
     if error.status_code not in (400, 413, 422, 429):
         return None
     said = f"{error.code} {error.message}".lower()
-    if any(words in said for words in FILTERED):
+    if error.status_code != 429 and any(words in said for words in FILTERED):
         return "content_filter"
     return "too_long" if any(words in said for words in TOO_LONG) else None
 
