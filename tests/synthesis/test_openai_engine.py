@@ -305,14 +305,14 @@ def test_nothing_is_asked_before_the_time_that_the_endpoint_gave(monkeypatch):
     ],
 )
 def test_retry_after_is_a_number_or_a_date_gone_by(given, seconds):
-    assert _retry_after(refused(given)) == seconds
+    assert _retry_after(response_with(given)) == seconds
 
 
 def test_retry_after_may_be_a_date_to_come():
-    assert _retry_after(refused(formatdate(time.time() + 1e6, usegmt=True))) == pytest.approx(1e6, abs=600)
+    assert _retry_after(response_with(formatdate(time.time() + 1e6, usegmt=True))) == pytest.approx(1e6, abs=600)
 
 
-def refused(given):
+def response_with(given):
     class Refused:
         class response:  # noqa: N801
             headers = {} if given is None else {"retry-after": given}
