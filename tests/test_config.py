@@ -107,6 +107,11 @@ def test_only_where_an_endpoint_writes_and_nothing_is_tuned_a_teacher_may_be_mis
     config_file.parse({**tree, "generation": endpoint, "iterations": 0}, "run.yaml")
 
 
+def test_a_context_without_room_for_a_prompt_is_refused():
+    complained = complaint(minimal(generation={"context": 1024}))
+    assert "generation.context (1024) must exceed instructions.sampling.max_tokens (1024)" in complained
+
+
 def test_an_endpoint_needs_the_name_of_its_model():
     assert "openai.model" in complaint(minimal(generation={"engine": "openai"}))
 

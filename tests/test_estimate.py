@@ -96,6 +96,13 @@ def test_prompts_are_expected_to_be_as_long_as_those_that_the_run_will_ask():
     assert expected(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
 
 
+def test_what_is_half_written_or_spoilt_gives_no_rates(tmp_path: Path):
+    for place in (".staging/abc", "warm-up/0123"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "manifest.json").write_text('{"address": "warm-up/0')
+    assert lines_of(settings_of(), Store(tmp_path))["warm-up"].basis == {"assumed"}
+
+
 def test_an_endpoint_has_its_price(tmp_path: Path):
     endpoint = ["generation.engine=openai", "generation.openai.model=gpt-4o", "iterations=0"]
     lines = lines_of(settings_of(*endpoint), Store(tmp_path))

@@ -119,6 +119,13 @@ def test_what_the_endpoint_will_not_do_is_found_before_anything_starts(
     assert sorted(Store(only_models).root.rglob("*")) == before
 
 
+def test_an_address_that_is_not_the_apis_is_found_before_anything_starts(settings: Path, environment: dict[str, str]):
+    with Endpoint(strong) as endpoint:
+        done = run(settings, endpoint.url.removesuffix("/v1"), environment)
+    assert done.returncode == 2
+    assert "usually ends in /v1" in done.stderr
+
+
 def test_nothing_listening_is_found_before_anything_starts(settings: Path, environment: dict[str, str]):
     done = run(settings, "http://127.0.0.1:9/v1", environment)
     assert done.returncode == 2

@@ -181,6 +181,18 @@ def test_a_bad_round_among_good_ones_does_not_stop_it():
     assert len(write(teacher, SEEDS, SETTINGS, target=16, seed=0).rows) == 16
 
 
+def test_the_small_rounds_at_the_end_are_too_few_texts_to_judge_by():
+    """After 48 of 49, a round of one prompt and two full ones bring nothing; the next one does."""
+
+    def script(turn, prompt, sample):
+        return new(turn, prompt, sample) if turn in (0, 1, 5) else "no tag"
+
+    settings = SETTINGS.model_copy(update={"prompts_per_round": 12})
+    teacher = ScriptedTeacher(script)
+    assert len(write(teacher, SEEDS, settings, target=49, seed=0).rows) == 49
+    assert [len(prompts) for prompts in teacher.asked] == [12, 12, 1, 12, 12, 12]
+
+
 def test_a_slow_yield_stops_it_only_below_the_setting():
     """One text in twelve is new."""
 
