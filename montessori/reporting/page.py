@@ -185,7 +185,8 @@ def _costs(costs: Sequence[Cost]) -> str:
     header = ["Stage", "Teacher tokens, estimated", "actual", "Time, estimated", "actual"]
     caption = (
         "Estimated: from the rates of like stages that the store had before this run, else from stated assumptions "
-        "(montessori estimate). Teacher tokens: read and written. Time: of all shards, added up."
+        "(montessori estimate). Teacher tokens: read and written. Time: of all shards, added up. Artifacts that were "
+        "already there count as when made."
     )
     return "<h3>Estimate and actual</h3>" + table(
         Table(header + (["US dollars, estimated", "actual"] if paid else []), rows, caption)

@@ -25,6 +25,7 @@ _MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
 _TOKEN = re.compile(rf"[{_SPACELESS}]|(?:[^\W_{_SPACELESS}]|[{_MARKS}])+")
 
 _BITS = 512  # of a sketch: half as many let 36% of pairs of 60 tokens through at a threshold of 0.5, these 2%
+_TINY = np.finfo(np.float64).tiny
 _ROUNDING = 1e-9  # far more than the relative error of F1, so that the bound passes every pair that rounding decides
 
 
@@ -87,7 +88,7 @@ def rouge_l_f1(
     precision = np.divide(common, candidate_tokens)
     recall = np.divide(common, other_tokens)
     # Where nothing is common the tiny number makes 0 of 0 / 0; any other sum it leaves as it is.
-    f1: NDArray[np.float64] = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
+    f1: NDArray[np.float64] = 2 * precision * recall / np.maximum(precision + recall, _TINY)
     return f1
 
 
