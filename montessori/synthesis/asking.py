@@ -83,6 +83,7 @@ class Asker:
                 finished, written, before = finished + 1, written + answer.tokens, time.monotonic()
                 rate = written / max(1e-9, before - started)
                 progress.report(finished, len(keys), "prompts", f"{rate:,.0f} tokens/s")
+            self.usage["seconds"] = round(self.usage["seconds"] + time.monotonic() - before, 6)  # to clear up
         finally:
             self._journal.sync(self.usage)
 
