@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,6 +47,7 @@ PUSH_EXAMPLES = """examples:
 
 The token comes from HF_TOKEN or `hf auth login`. The card names no path, user or host of this machine.
 """
+AddParser = Callable[..., argparse.ArgumentParser]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,25 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('montessori')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    run = commands.add_parser(
+    add = partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = add(
         "run",
         help="one run of Montessori-Instruct, end to end",
         description="Run the method beside Self-Instruct and the base student. What the store has is not done again.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    estimate = commands.add_parser(
+    estimate = add(
         "estimate",
         help="what a run would take: tokens, hours, bytes and price, before anything runs",
         description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
         epilog=ESTIMATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for command in (run, estimate):
         _add_settings(command)
     run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
-    _add_score(commands)
-    _add_push(commands)
+    _add_score(add)
+    _add_push(add)
     return parser
 
 
@@ -112,13 +113,12 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
 
 
-def _add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    score = commands.add_parser(
+def _add_score(add: AddParser) -> None:
+    score = add(
         "score",
         help="the influence of points of your own on a student",
         description="Score each point of a data set by its influence on a student's loss on a reference set.",
         epilog=SCORE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # defaults are in montessori.config.Scoring
     )
 
@@ -154,13 +154,12 @@ def _add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     score.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the student")
 
 
-def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    push = commands.add_parser(
+def _add_push(add: AddParser) -> None:
+    push = add(
         "push",
         help="what a run has made, to the Hugging Face hub",
         description="Push a run's data or model to the Hugging Face hub, with a card that says how it was made.",
         epilog=PUSH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     push.add_argument("run", metavar="RUN", help="a run's folder, as `montessori run` prints it, or its name")
     push.add_argument("repo", metavar="REPO", help="user/name on the hub; made where there is none")

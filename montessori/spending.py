@@ -76,8 +76,8 @@ def reached(limits: dict[str, float | None], spent: Usage, coming: Usage | None 
     return None
 
 
-def others(store: Store, budget: Mapping[str, Any], own: str) -> Callable[[], Usage]:
-    """What all parts but `own` have used, looked up when it is asked for but not too often.
+def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[], Usage]:
+    """What all parts of a run (but `own`, if given) have used, looked up when it is asked for but not too often.
 
     `budget` has `parts`, the addresses of a run's requests, `paid`, those that an endpoint answers, and `price`.
     """
@@ -106,7 +106,6 @@ def others(store: Store, budget: Mapping[str, Any], own: str) -> Callable[[], Us
 
 def check(request: Request, store: Store) -> None:
     """Raise BudgetReached when the run that `request` belongs to has used up what it may."""
-    if budget := request.means.get("budget"):
-        spent = others(store, budget, request.address)() + usage(store.usage(request.address))
-        if sentence := reached(budget["limits"], spent):
-            raise BudgetReached(sentence)
+    budget = request.means.get("budget")
+    if budget and (sentence := reached(budget["limits"], others(store, budget)())):
+        raise BudgetReached(sentence)

@@ -36,14 +36,14 @@ class Asker:
         self._engine: Engine | None = None
         self._journal, self._price, self._limits, self._others = journal, price, limits or {}, others
         self._refused = ""  # why no more could be asked
-        entries = journal.entries()
-        self._kept = {entry["key"]: _answer(entry) for entry in entries}
+        self._kept: dict[str, Answer] = {}
         # seconds: until an answer came, the loading of the engine too
         self.usage = {"prompts": 0, "prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
         if price:
             self.usage["usd"] = 0.0
-        for entry in entries:
-            self._count(_answer(entry), entry["seconds"])
+        for entry in journal.entries():
+            self._kept[entry["key"]] = _answer(entry)
+            self._count(self._kept[entry["key"]], entry["seconds"])
 
     def ask(
         self, prompts: Sequence[Sequence[Message]], sampling: Sampling, samples: int, seeds: Sequence[int]

@@ -15,6 +15,7 @@ import random
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -63,7 +64,7 @@ class Reply:
         return _message(self.status, self.body.encode() if html else json.dumps(self.body).encode(), self.headers, html)
 
 
-class Server:
+class Server(ABC):
     """A server in a thread of its own, for as long as the context lasts."""
 
     def __enter__(self) -> Self:
@@ -89,8 +90,9 @@ class Server:
             await self.talk(reader, writer)
         writer.close()
 
+    @abstractmethod
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
+        """Answer what comes on one connection until it ends."""
 
 
 class Endpoint(Server):
