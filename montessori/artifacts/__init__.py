@@ -1,7 +1,26 @@
 """Artifacts: folders of files under the fingerprint of what made them, committed whole or not at all."""
 
+from pathlib import Path
+
+from montessori.artifacts.folder import Folder
 from montessori.artifacts.journal import Journal
 from montessori.artifacts.request import Request, identity, is_artifact
 from montessori.artifacts.store import Store
+from montessori.errors import InputError
 
-__all__ = ["Journal", "Request", "Store", "identity", "is_artifact"]
+
+def open_store(uri: str | Path) -> Store:
+    """The store that `uri` names: a local folder, or s3://bucket/prefix. Raises InputError for what is neither."""
+    if not str(uri).strip():
+        raise InputError("store is empty: expected a folder, for example ./store, or s3://bucket/prefix")
+    scheme, found, _ = str(uri).partition("://")
+    if not found:
+        return Folder(uri)
+    if scheme != "s3":
+        raise InputError(f"store = {uri}: expected a folder, for example ./store, or s3://bucket/prefix")
+    from montessori.artifacts.bucket import Bucket
+
+    return Bucket(str(uri))
+
+
+__all__ = ["Folder", "Journal", "Request", "Store", "identity", "is_artifact", "open_store"]

@@ -1,144 +1,213 @@
-"""The store: a local folder of artifacts, each committed whole by one rename.
+"""The store: artifacts, each there whole with its manifest or not at all, and a few small documents beside them.
 
-    <root>/<stage>/<fingerprint>/manifest.json + files
+    <stage>/<fingerprint>/manifest.json + files
 
-Files are written in `<root>/.staging/<unique>/` and moved into place with the manifest already among them; a rename
-onto an existing artifact fails, so of two writers one wins and the other throws its copy away. Hence an artifact is
-either there with all its files or not at all. Every file's SHA-256 is in the manifest and is checked on opening.
+A stage writes its files into a `staging` folder and commits them; of two writers of one artifact one wins. Every
+file's SHA-256 is in the manifest and is checked when the artifact is opened. `folder` keeps artifacts on this machine,
+`bucket` in S3-compatible storage; `open_store` takes the one that the address names.
 """
 
-import errno
-import fcntl
 import getpass
 import hashlib
 import json
 import os
-import shutil
+import re
 import socket
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from montessori.artifacts.journal import Journal
-from montessori.errors import ArtifactError, InputError
+from montessori.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 JOURNALS = ".journals"
+ADDRESS = re.compile(r"[a-z][a-z0-9-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Manifest = dict[str, Any]
 
 
-class Store:
-    """The artifacts under one folder."""
+class Unfinished(NamedTuple):
+    """The journal of an artifact that is not there yet."""
 
-    def __init__(self, root: str | Path):
-        if "://" in str(root):
-            raise InputError(f"store = {root}: only a local folder is supported, for example store: ./store")
-        self.root = Path(root).resolve()
+    address: str
+    bytes: int
+    written: float  # when last, in seconds since 1970
 
+
+class Store(ABC):
+    """The artifacts and documents under one address."""
+
+    uri: str  # what `open_store` takes, on this machine or another
+    logs: Path  # a folder of this machine for the logs of stages
+
+    @abstractmethod
+    def check_readable(self) -> None:
+        """Raise InputError, beginning with `store = `, when nothing can be read. Changes nothing."""
+
+    @abstractmethod
     def check_writable(self) -> None:
-        """Create the folder and try a write; InputError otherwise. Sweeps what killed runs left half-written."""
-        try:
-            with self.staging():
-                pass
-        except OSError as error:
-            raise InputError(f"store = {self.root}: cannot be written ({error.strerror})") from None
-        self._sweep()
+        """The same for writing; makes what is missing, sweeps what killed runs left half-written."""
 
+    @abstractmethod
     def exists(self, address: str) -> bool:
-        """Whether the artifact has been committed. Raises ArtifactError when one of its files is gone since."""
-        if not (self.root / address / MANIFEST).is_file():
-            return False
-        for name in self.manifest(address)["files"]:
-            if not (self.root / address / name).is_file():
-                raise ArtifactError(_spoilt(self.root / address / name, self.root / address))
-        return True
+        """Whether the artifact has been committed."""
 
-    def manifest(self, address: str) -> dict[str, Any]:
-        """The committed manifest. Raises ArtifactError when there is none."""
-        return _manifest(self.root / address)
+    @abstractmethod
+    def manifest(self, address: str) -> Manifest:
+        """The committed manifest. Raises ArtifactError when there is none, or it is spoilt."""
 
+    @abstractmethod
     def open(self, address: str) -> Path:
-        """The artifact's folder, every file checked against the manifest (once per process)."""
-        return _verified(self.root / address)
+        """A folder on this machine with the artifact's files, each checked against the manifest (once per process)."""
 
-    @contextmanager
-    def staging(self) -> Iterator[Path]:
+    @abstractmethod
+    def staging(self) -> AbstractContextManager[Path]:
         """An empty folder to write an artifact's files in; removed afterwards unless committed."""
-        room = self.root / ".staging"
-        room.mkdir(parents=True, exist_ok=True)
-        folder = room / uuid.uuid4().hex
-        with ExitStack() as held:
-            with _locked(room, fcntl.LOCK_SH):  # no sweep comes between the folder and its lock
-                folder.mkdir()
-                held.enter_context(_locked(folder, fcntl.LOCK_EX))  # while the writer lives, so that a sweep knows
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
 
-    @contextmanager
-    def journal(self, address: str) -> Iterator["Journal"]:
-        """What has been recorded towards the artifact at `address`, for one writer at a time: a second one waits."""
-        folder = self._journal(address)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, fcntl.LOCK_EX), closing(Journal(folder)) as journal:
-            yield journal
-
-    def usage(self, address: str) -> dict[str, float]:
-        """What the artifact at `address` has used: all, once it is made, or so far, from its journal."""
-        if (self.root / address / MANIFEST).is_file():
-            manifest = self.manifest(address)
-            used = manifest["summary"].get("usage", {})
-            return {**used, "seconds": max(manifest["seconds"], used.get("seconds", 0))}  # or of all attempts
-        return Journal(self._journal(address)).usage()
-
-    def commit(self, address: str, folder: Path, about: dict[str, Any]) -> bool:
-        """Move the files of `folder` to `address` with a manifest that also holds `about`.
+    @abstractmethod
+    def commit(self, address: str, folder: Path, about: Manifest) -> bool:
+        """Make the files of `folder` the artifact at `address`, with a manifest that also holds `about`.
 
         Returns False when somebody else has committed it first; the result there is as good as ours.
         """
-        files = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        who = {
-            "user": _user(),
-            "host": socket.gethostname(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        manifest = {"address": address, **about, "made_by": who, "files": files}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _sync(folder)
-        target = self.root / address
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if not self.exists(address):
-                raise ArtifactError(f"{target} has files but no {MANIFEST}; delete it to have it made again") from None
-            return False
-        _sync(target.parent, deep=False)
-        shutil.rmtree(self._journal(address), ignore_errors=True)
-        return True
 
-    def _journal(self, address: str) -> Path:
-        return self.root / JOURNALS / address.replace("/", "+")
+    @abstractmethod
+    def addresses(self, stage: str = "") -> Iterator[str]:
+        """All committed artifacts, or those of one stage, sorted."""
 
-    def _sweep(self) -> None:
-        for journal in (self.root / JOURNALS).glob("*"):
-            if (self.root / journal.name.replace("+", "/") / MANIFEST).is_file():
-                shutil.rmtree(journal, ignore_errors=True)  # killed between the two
-        room = self.root / ".staging"
-        with _locked(room, fcntl.LOCK_EX):
-            for folder in room.iterdir():
-                with suppress(OSError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    shutil.rmtree(folder, ignore_errors=True)
+    @abstractmethod
+    def delete(self, address: str) -> None:
+        """Remove an artifact: for readers at once and whole, from the disk after that."""
+
+    @abstractmethod
+    def sweep(self, older_than_s: float, dry: bool = False) -> int:
+        """Remove (or, `dry`, only count) what writers left half-written that long ago; how many bytes."""
+
+    @abstractmethod
+    def journal(self, address: str) -> AbstractContextManager[Journal]:
+        """What has been recorded towards the artifact at `address`, to go on with."""
+
+    @abstractmethod
+    def journals(self) -> Iterator[Unfinished]:
+        """All journals that are there."""
+
+    @abstractmethod
+    def drop_journal(self, address: str) -> None:
+        """Remove the journal of `address`, unless somebody has it open on this machine."""
+
+    @abstractmethod
+    def hashed(self, address: str, manifest: Manifest, name: str, on_bytes: Callable[[int], None]) -> str:
+        """The SHA-256 of one file where it is kept, not of a copy; tells `on_bytes` how many it has read.
+
+        Raises FileNotFoundError when the file is not there.
+        """
+
+    @abstractmethod
+    def _journaled_usage(self, address: str) -> dict[str, float]:
+        """What was used so far towards the artifact at `address`."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """The document `name` (which begins with a dot, as in `.champions/0001.json`), or None."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Make `content` the document `name`, whole, in place of what is there."""
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> bool:
+        """The same, unless there is one: then False, and nothing changes. Of two who try one succeeds."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove the document `name`, if there is one."""
+
+    @abstractmethod
+    def names(self, prefix: str) -> list[str]:
+        """The documents whose names begin with `prefix`, which names a folder at least (`.champions/`), sorted."""
+
+    def locate(self, address: str) -> str:
+        """Where people find an artifact."""
+        return f"{self.uri.partition('?')[0].rstrip('/')}/{address}"
+
+    def usage(self, address: str) -> dict[str, float]:
+        """What the artifact at `address` has used: all, once it is made, or so far, from its journal."""
+        if self.exists(address):
+            manifest = self.manifest(address)
+            used = manifest["summary"].get("usage", {})
+            return {**used, "seconds": max(manifest["seconds"], used.get("seconds", 0))}  # or of all attempts
+        return self._journaled_usage(address)
+
+    def manifests(self, stage: str = "") -> Iterator[Manifest]:
+        """The manifests of all artifacts, or of those of one stage; without those deleted just now, or spoilt."""
+        for address in self.addresses(stage):
+            try:
+                yield self.manifest(address)
+            except ArtifactError:
+                continue
+
+
+def described(address: str, folder: Path, about: Manifest) -> Manifest:
+    """The manifest of the files in `folder`."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name in paths:
+        if _escapes(name):
+            raise ArtifactError(f"{address}: a file cannot be called {name!r} in the store; give it another name")
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in paths.items()}
+    return {"address": address, **about, "made_by": signature(), "files": files}
+
+
+def signature() -> dict[str, str]:
+    """Who writes here, and when: user, host, time."""
+    return {
+        "user": _user(),
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def encoded(manifest: Manifest) -> bytes:
+    """A manifest as it is stored."""
+    return (json.dumps(manifest, indent=1) + "\n").encode()
+
+
+def decoded(text: bytes, where: str, mend: str) -> Manifest:
+    """A stored manifest. Raises ArtifactError when it is none, or when a file's name would leave its folder."""
+    try:
+        found: Manifest = json.loads(text)
+        files = [(str(name), int(file["bytes"]), str(file["sha256"])) for name, file in found["files"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{where} is not JSON with a list of files; {mend}") from None
+    for name, *_ in files:
+        if _escapes(name):
+            raise ArtifactError(f"{where} names a file outside of its folder, {name!r}; {mend}")
+    return found
+
+
+def _escapes(name: str) -> bool:
+    """Whether the file `name` would not be one of an artifact's own, here or on a machine of another kind."""
+    parts = name.split("/")
+    return name == MANIFEST or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts)
+
+
+def checked(address: str) -> str:
+    """`address`, when it is one that an artifact can have."""
+    if not ADDRESS.fullmatch(address) or ".." in address:
+        raise ArtifactError(f"{address!r} is no artifact's address, which looks like influence/3f2a…")
+    return address
+
+
+def spoilt(folder: Path, files: dict[str, Any]) -> str | None:
+    """The first of `files` that is missing in `folder` or differs from its size and hash, or None."""
+    for name, file in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
+            return name
+    return None
 
 
 def sha256(path: Path) -> str:
@@ -147,47 +216,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def _verified(folder: Path) -> Path:
-    for name, file in _manifest(folder)["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
-            raise ArtifactError(_spoilt(path, folder))
-    return folder
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
+def sha256_of(chunks: Iterable[bytes], on_bytes: Callable[[int], None]) -> str:
+    """The SHA-256 of `chunks` one after the other; takes back what it told `on_bytes` when they break off."""
+    found, read = hashlib.sha256(), 0
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder.parent.name}/{folder.name} is not in the store {folder.parents[1]}") from None
-    except ValueError:
-        raise ArtifactError(f"{path} is not JSON; delete {folder} to have it made again") from None
-    return found
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, how)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _spoilt(path: Path, folder: Path) -> str:
-    return f"{path} is missing or differs from what was committed; delete {folder} to have it made again"
-
-
-def _sync(folder: Path, deep: bool = True) -> None:
-    for path in [*(folder.rglob("*") if deep else ()), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        for chunk in chunks:
+            found.update(chunk)
+            read += len(chunk)
+            on_bytes(len(chunk))
+    except BaseException:
+        on_bytes(-read)
+        raise
+    return found.hexdigest()
 
 
 def _user() -> str:

@@ -1,0 +1,154 @@
+"""What a store in S3-compatible storage needs of it: an address with options, a client, tries again, plain errors.
+
+In: s3://bucket/prefix[?endpoint=http://127.0.0.1:9000&addressing=path].  Out: clients, and errors in one sentence.
+"""
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import boto3
+from botocore import exceptions as aws
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from s3transfer.exceptions import RetriesExceededError
+
+from montessori.errors import InputError, StoreUnreachable
+
+PATIENCE_S = 60.0  # how long a request is tried again
+CONNECTIONS = 32
+UNREACHABLE = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, RetriesExceededError)
+BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"}
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    """What may follow the `?`. Credentials come from where boto3 looks for them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str | None = None  # default: AWS_ENDPOINT_URL_S3, else Amazon's
+    region: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    checksums: Literal["when_required", "when_supported"] = "when_required"  # the SDK's own; some servers refuse them
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key: str | None = None
+    unconditional: bool = False  # go on with a server that has no conditional put
+
+    @model_validator(mode="after")
+    def _key_fits(self) -> "Options":
+        if self.kms_key and not (self.sse or "").startswith("aws:kms"):
+            raise ValueError("kms_key is for sse=aws:kms")
+        return self
+
+
+def parsed(uri: str) -> tuple[str, str, Options]:
+    """Bucket, prefix and options in `uri`. Raises InputError that says what is wrong with it."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise InputError(f"store = {uri}: expected s3://bucket/prefix") from None
+    if not parts.netloc or "@" in parts.netloc:
+        raise InputError(f"store = {parts._replace(netloc='…').geturl()}: expected s3://bucket/prefix, without keys")
+    if ":" in parts.netloc or parts.fragment:
+        raise InputError(f"store = {uri}: expected s3://bucket/prefix; a server is named by ?endpoint=http://host:9000")
+    try:
+        options = Options.model_validate(dict(parse_qsl(parts.query, keep_blank_values=True)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = ", ".join(Options.model_fields)
+        raise InputError(f"store = {uri}: {name or 'options'}: {first['msg'].lower()}; known: {known}") from None
+    if options.endpoint and (not options.endpoint.startswith(("http://", "https://")) or "@" in options.endpoint):
+        raise InputError(f"store = {uri}: endpoint must be an address like http://host:9000, without keys")
+    return parts.netloc, unquote(parts.path).strip("/"), options
+
+
+def client(uri: str, options: Options, attempts: int = 1, patient: bool = True) -> Any:
+    """An S3 client whose SDK makes so many attempts; one for requests that `again` makes, more for transfers."""
+    settings = Config(
+        connect_timeout=10 if patient else 5,
+        read_timeout=60 if patient else 10,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=CONNECTIONS,
+        s3={"addressing_style": options.addressing},
+        request_checksum_calculation=options.checksums,
+        response_checksum_validation=options.checksums,
+        user_agent_extra="montessori",
+    )
+    with told(uri, InputError):
+        try:
+            return boto3.session.Session().client(
+                "s3", endpoint_url=options.endpoint, region_name=options.region, config=settings
+            )
+        except ValueError as error:
+            raise InputError(f"store = {uri}: {error}") from None
+
+
+def again(ask: Callable[[], T], patience_s: float | None = None) -> T:
+    """What `ask` returns, tried again while the server is busy, cannot be reached, or breaks off."""
+    until = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    for attempt in itertools.count():
+        try:
+            return ask()
+        except (aws.ClientError, *UNREACHABLE) as error:
+            # What takes longer than one's patience is tried three times all the same.
+            if not _passing(error) or (time.monotonic() > until and attempt >= 2):
+                raise
+            log.info("asked again: %s", error)
+        time.sleep(min(5, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+    raise AssertionError("it returns or raises")
+
+
+def status(error: aws.ClientError) -> int:
+    """The HTTP status of the server's answer."""
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+@contextmanager
+def told(uri: str, unreachable: type[Exception] = StoreUnreachable) -> Iterator[None]:
+    """Say what the server or the SDK has against it, in one sentence."""
+    try:
+        yield
+    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
+        raise InputError(
+            f"store = {uri}: no credentials ({_plain(error)}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a "
+            "profile"
+        ) from None
+    except aws.ClientError as error:
+        number = status(error)
+        code = error.response["Error"].get("Code", "")
+        reason = str(number) if code in ("", str(number)) else f"{number} {code}"  # an answer to HEAD has no code
+        if code == "NoSuchBucket":
+            raise InputError(f"store = {uri}: there is no such bucket; make it first") from None
+        if number in (401, 403):
+            raise InputError(f"store = {uri}: refused with these credentials ({reason})") from None
+        raise unreachable(f"store = {uri}: the server answers {reason}") from None
+    except UNREACHABLE as error:
+        raise unreachable(f"store = {uri}: cannot be reached ({_plain(error)})") from None
+    except (ResponseParserError, RecursionError):  # the SDK follows some redirections for ever
+        raise unreachable(f"store = {uri}: what answers there does not speak S3") from None
+    except aws.BotoCoreError as error:
+        raise InputError(f"store = {uri}: {_plain(error)}") from None
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the same request may well succeed later."""
+    if not isinstance(error, aws.ClientError):
+        return not isinstance(error, aws.SSLError)
+    return (status(error) >= 500 and status(error) != 501) or status(error) == 429 or _code(error) in BUSY
+
+
+def _code(error: aws.ClientError) -> str:
+    return str(error.response["Error"].get("Code", ""))
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split())
