@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer
 from montessori.chat import encode
 from montessori.config import Dpo
 from montessori.errors import StageError
+from montessori.training import fsdp
 from montessori.training.trainer import Row, hold_in_float32, train
 
 COLUMNS = {  # of the log, and TRL's names for them
@@ -79,6 +80,8 @@ def optimise(
     hold_in_float32(model)
     is_peft = isinstance(model, PeftModel)
     reference = None if is_peft else copy.deepcopy(model).requires_grad_(False)
+    if reference is not None and fsdp.ranks() > 1:
+        fsdp.shard_frozen(reference)
     try:
         log, _ = train(
             DPOTrainer,

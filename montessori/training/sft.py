@@ -16,9 +16,8 @@ from montessori.chat import Example
 from montessori.config import Training
 from montessori.errors import StageError
 from montessori.influence.adamw import OptimizerState
+from montessori.training.fsdp import IGNORED
 from montessori.training.trainer import Row, hold_in_float32, train
-
-IGNORED = -100  # torch's label of a token without loss
 
 
 @dataclass(frozen=True)

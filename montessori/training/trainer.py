@@ -34,6 +34,7 @@ from montessori.config import Training
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import trainable_parameters
 from montessori.models import seeded
+from montessori.training import fsdp
 
 Row = dict[str, float]
 
@@ -69,6 +70,11 @@ def train(
         "_prepare_dataset": lambda _, dataset, *__: dataset,
         "_get_train_sampler": lambda *_: sampler,
     }
+    bases: tuple[Any, ...] = (trainer_class,)
+    if in_ranks := fsdp.ranks() > 1:
+        bases = (fsdp.InRanks, trainer_class)
+        ours |= {"order": sampler, "batch_size": settings.batch_size}
+        config = config | fsdp.arguments()
     with tempfile.TemporaryDirectory() as scratch, _left_as_found(model), seeded(seed):
         arguments = config_class(
             output_dir=scratch,
@@ -91,17 +97,21 @@ def train(
             disable_tqdm=True,
             **config,
         )
-        trainer = type(trainer_class.__name__, (trainer_class,), ours)(
+        if in_ranks:
+            fsdp.prepare_accelerate(arguments.fsdp_plugin_args)
+        trainer = type(trainer_class.__name__, bases, ours)(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
-            optimizers=(optimizer, schedule),
             callbacks=[_reporter()],
             **parts,
         )
+        trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # which with FSDP cannot be given above
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        if in_ranks:
+            fsdp.collect(model, optimizer)
     return [row for row in trainer.state.log_history if "loss" in row], optimizer
 
 
