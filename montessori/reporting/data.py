@@ -127,6 +127,7 @@ class Report:
 
     run: Run
     systems: list[System]
+    verdict: list[str] = field(default_factory=list)  # sentences in place of those that the systems' table gives
     accuracy_kind: str = "next token"  # or "exact match"
     iterations: list[Iteration] = field(default_factory=list)
     reference_families: set[str] = field(default_factory=set)

@@ -9,12 +9,9 @@ from pathlib import Path
 from montessori.reporting.data import Cost, Example, Iteration, Report, Run, Stage, finite, positive_means
 from montessori.reporting.figures import Picture, draw
 from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
-from montessori.reporting.stylesheet import STYLE
+from montessori.reporting.stylesheet import POLICY, STYLE
 from montessori.reporting.tables import Cell, Table, findings, summary_table
 from montessori.reporting.text import compact, count, duration, label, percent, scientific, short, size
-
-# Should anything slip past the escaping, the browser still runs no script and loads nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def write(report: Report, folder: Path) -> Path:

@@ -1,4 +1,7 @@
-"""How the page looks: one column, light and dark, and on paper."""
+"""How the page looks: one column, light and dark, and on paper; and what a browser may do with it."""
+
+# Should anything slip past the escaping, the browser still runs no script and loads nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 LIGHT = """
   --ink: #1b1f24; --muted: #5c656f; --grid: #dde2e7; --paper: #ffffff; --shade: #eef4f9; --raised: #f6f8fa;

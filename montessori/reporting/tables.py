@@ -97,6 +97,8 @@ def summary_table(report: Report) -> Table:
 
 def findings(report: Report) -> list[str]:
     """What the results say, a sentence a metric: the best system against the best baseline, and what that is worth."""
+    if report.verdict:
+        return report.verdict
     sentences = []
     for metric in metrics(report):
         pairs = [(s, m) for s in report.systems if (m := metric.read(s)) and math.isfinite(m.mean)]

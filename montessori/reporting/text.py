@@ -22,6 +22,14 @@ def rough_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:,.1f} h"
 
 
+def age(seconds: float) -> str:
+    """12 s, 9 min, 3 h, 5 d: how long ago, by the largest unit."""
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{seconds // 86400:,.0f} d"
+
+
 def size(count: int) -> str:
     """`count` bytes in the unit that fits."""
     value = float(count)

@@ -21,6 +21,7 @@ class Stage:
     module: str
     version: int = 1
     light: bool = False  # loads no model, so needs no GPU
+    torch: bool = False  # light, and still needs torch, which the machine of the flow may not have
     journaled: bool = False  # keeps what it receives as it comes, since it may be slow or paid for
 
 
@@ -35,14 +36,15 @@ STAGES = {
     "responses": Stage("responses", version=2, journaled=True),
     "split": Stage("split", light=True),
     "warm-up": Stage("warm_up"),
-    "tokens": Stage("tokens", light=True),
+    "tokens": Stage("tokens", light=True, torch=True),
     "reference-gradient": Stage("reference_gradient", version=2),
     "influence": Stage("influence", version=3),
     "preferences": Stage("preferences", light=True),
     "teacher": Stage("teacher"),
     "student": Stage("student"),
-    "evaluation": Stage("evaluation"),
-    "report": Stage("report", version=2, light=True),
+    "evaluation": Stage("evaluation", version=2),
+    "report": Stage("report", version=2, light=True, torch=True),
+    "refresh": Stage("refresh", light=True, torch=True),
 }
 
 
@@ -56,6 +58,13 @@ def computes(request: Request) -> bool:
     return not STAGES[request.stage].light and request.settings.get("engine") != "openai"
 
 
+def libraries(request: Request) -> str:
+    """Which libraries a request needs, as `python -m montessori.stage --listen` calls them."""
+    if request.settings.get("engine") == "vllm":
+        return "vllm"
+    return "training" if computes(request) or STAGES[request.stage].torch else "light"
+
+
 @dataclass(frozen=True)
 class Job:
     """A request at work: its inputs as paths, and the folder to write into."""
@@ -64,6 +73,18 @@ class Job:
     store: Store
     out: Path
     journal: Journal | None = None
+    rank: int = 0  # which of the processes that do this together
+    ranks: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the artifact's files."""
+        return self.rank == 0
+
+    @property
+    def load_place(self) -> str | None:
+        """Where a model to train is loaded: the device, or in ranks the CPU, from where its shards go there."""
+        return "cpu" if self.ranks > 1 else None
 
     @property
     def seed(self) -> int:

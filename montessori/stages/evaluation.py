@@ -6,6 +6,7 @@ from typing import Any
 from montessori import config, models
 from montessori.chat import encode_pairs
 from montessori.config import Frozen
+from montessori.data import Row, write_rows
 from montessori.evaluation.metrics import exact_match, measure, next_token_accuracy
 from montessori.influence import reference_loss
 from montessori.stages import Job
@@ -22,16 +23,20 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """`metrics.json`: a mean, its standard error and n for each number."""
+    """`metrics.json`: a mean, its standard error and n for each number. `losses.parquet`: the loss on each example."""
     source = job.model("student")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     metrics: dict[str, Any] = {}
     counts: dict[str, Any] = {}
+    each: list[Row] = []
     for name, role in (("reference_loss", "reference"), ("held_out_loss", "test")):
         if job.has(role):
             encoded = encode_pairs(tokenizer, job.rows(role, "rows.parquet"), settings.max_length)
-            metrics[name] = measure(reference_loss(model, encoded.examples)[1])
+            losses = reference_loss(model, encoded.examples)[1]
+            pairs = zip(encoded.examples, losses, strict=True)
+            each += [{"set": role, "id": example.id, "loss": loss} for example, loss in pairs]
+            metrics[name] = measure(losses)
             counts[role] = encoded.counts
     held_out = "test" if job.has("test") else "reference"
     rows = job.rows(held_out, "rows.parquet")
@@ -41,5 +46,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     else:
         right = next_token_accuracy(model, encode_pairs(tokenizer, rows, settings.max_length).examples)
     metrics["accuracy"] = measure(right)
+    write_rows(job.out / "losses.parquet", each)
     (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return {**metrics, "encoded": counts}

@@ -25,11 +25,12 @@ def learn(job: Job, settings: Settings, rows: list[Row]) -> tuple[Any, Any, SftR
     """Fine-tune the input `student` on `rows` and write `log.json`; model, tokenizer, result, summary."""
     source = job.model("student")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
-    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)
     encoded = encode(model, tokenizer, rows, settings.max_length)
     if settings.lora:
         model = models.add_lora(model, settings.lora, job.seed)
     result = fine_tune(model, tokenizer, encoded.examples, settings.training, job.seed)
-    (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
+    if job.writes:
+        (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
     summary = {**encoded.counts, "steps": len(result.log), "loss": result.log[-1]["loss"]}
     return model, tokenizer, result, summary

@@ -18,6 +18,7 @@ from montessori.stages import Job
 
 log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration
+ITERATION = "Montessori iteration {}"  # the system of an iteration, by its number
 LABELS = 10  # first words shown where rows have no family
 
 Label = Callable[[str], str | None]
@@ -31,29 +32,34 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather what the stages made and write it for people and for programs."""
-    found = gather(job, settings.run)
-    summary = summarise(found)
-    (job.out / "run.yaml").write_text(found.run.settings_yaml, encoding="utf-8")
-    (job.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (job.out / "result.md").write_text(tables.to_markdown(found) + "\n", encoding="utf-8")
-    page.write(found, job.out)
+    found = gather(job, settings.run, ITERATION)
+    return write(found, summarise(found), job.out)
+
+
+def write(found: report.Report, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The files of a run in `folder`; `summary` as it was given."""
+    (folder / "run.yaml").write_text(found.run.settings_yaml, encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (folder / "result.md").write_text(tables.to_markdown(found) + "\n", encoding="utf-8")
+    page.write(found, folder)
     return summary
 
 
-def gather(job: Job, run: dict[str, Any]) -> report.Report:
-    """Everything that the report shows, from the artifacts."""
+def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
+    """Everything that the report shows, from the artifacts; `tuned` is what systems of tuned teachers are called."""
     inputs = job.request.inputs
     names = [name.removesuffix(":metrics") for name in inputs if name.endswith(":metrics")]
     numbers = sorted(int(name.partition(":")[0]) for name in inputs if name.endswith(":preferences"))
     reference = job.rows("reference", "rows.parquet")
     label = _labels(job, reference)
-    iterations = [_iteration(job, number, run["preferences"]["split"], label) for number in numbers]
+    split = run["preferences"]["split"]
+    iterations = [_iteration(job, number, tuned.format(number), split, label) for number in numbers]
     points = {number: _points(job, number, label) for number in numbers}
     rejections, rejected = _rejections(job)
     manifests = job.manifests("stages")
     return report.Report(
         run=_run(job, run, manifests),
-        systems=[_system(job, name) for name in names],
+        systems=[_system(job, name, baseline=not name.startswith(tuned.format(""))) for name in names],
         accuracy_kind=run["evaluation"]["accuracy"].replace("_", " "),
         iterations=iterations,
         reference_families={row["family"] for row in reference if row.get("family")},
@@ -110,14 +116,14 @@ def _run(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> repo
         name=run["name"],
         id=job.request.address.partition("/")[2],
         settings_yaml=config_file.dump(run),
-        command=f"montessori run {job.store.root / job.request.address / 'run.yaml'} --store {job.store.root}",
+        command=f"montessori run {job.store.locate(job.request.address)}/run.yaml --store {job.store.uri}",
         versions=manifests[-1]["versions"],
         started=times[0],
         finished=times[-1],
     )
 
 
-def _system(job: Job, name: str) -> report.System:
+def _system(job: Job, name: str, baseline: bool) -> report.System:
     metrics = json.loads((job.folder(f"{name}:metrics") / "metrics.json").read_text())
     measured = {
         key: report.Measure(**metrics[key]) if key in metrics else None
@@ -130,14 +136,13 @@ def _system(job: Job, name: str) -> report.System:
         reference_loss=cast(report.Measure, measured["reference_loss"]),
         held_out_loss=measured["held_out_loss"],
         accuracy=measured["accuracy"],
-        baseline=not name.startswith("Montessori"),
+        baseline=baseline,
         instruction_tokens=[row["instruction_tokens"] for row in pairs],
         response_tokens=[row["response_tokens"] for row in pairs],
     )
 
 
-def _iteration(job: Job, number: int, split: str, label: Label) -> report.Iteration:
-    name = f"Montessori iteration {number}"
+def _iteration(job: Job, number: int, name: str, split: str, label: Label) -> report.Iteration:
     summary = json.loads((job.folder(f"{number}:preferences") / "summary.json").read_text())
     before = [row["influence"] for row in job.rows(f"{number}:scores", "scores.parquet")]
     after = (

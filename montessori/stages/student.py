@@ -13,5 +13,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Supervised fine-tuning of the base student."""
     pairs = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])
     model, tokenizer, _, summary = learn(job, settings, pairs)
-    models.save(model, tokenizer, job.out / "model")
+    if job.writes:
+        models.save(model, tokenizer, job.out / "model")
     return summary

@@ -23,13 +23,14 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Direct preference optimisation against a frozen copy of the teacher."""
     source = job.model("teacher")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
-    model = models.load_model(source, settings.dtype, settings.trust_remote_code)
+    model = models.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)
     if settings.lora:
         model = models.add_lora(model, settings.lora, job.seed)
     pairs = job.rows("preferences", "preferences.parquet")
     result = optimise(model, tokenizer, pairs, settings.dpo, settings.max_length, job.seed)
-    models.save(model, tokenizer, job.out / "model")
-    (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
+    if job.writes:
+        models.save(model, tokenizer, job.out / "model")
+        (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
     return {
         "trained": result.trained,
         "dropped": result.dropped,

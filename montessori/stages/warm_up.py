@@ -12,6 +12,7 @@ __all__ = ["Settings", "run"]
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Fine-tune on the warm-up set; keep the weights, both moments, the step count and the learning rate."""
     model, tokenizer, result, summary = learn(job, settings, job.rows("split", "warm-up.parquet"))
-    models.save_unmerged(model, tokenizer, job.out / "model")
-    result.optimizer.save(job.out)
+    if job.writes:
+        models.save_unmerged(model, tokenizer, job.out / "model")
+        result.optimizer.save(job.out)
     return summary
