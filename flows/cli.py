@@ -1,22 +1,30 @@
-"""The command line: `montessori run`, `estimate`, `score`, `push`.
+"""The command line: `montessori run`, `refresh`, `status`, `reports`, `store`, `champion`, `score`, `push` and others.
 
 Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
 """
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, date, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from flows import champion, reports, status
+from flows import store as store_command
 from montessori import config_file
 from montessori.config import Settings
 from montessori.errors import InputError, MontessoriError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = """examples:
   montessori run configs/tiny.yaml                        two iterations in the pocket world, on a laptop
@@ -47,6 +55,23 @@ PUSH_EXAMPLES = """examples:
 
 The token comes from HF_TOKEN or `hf auth login`. The card names no path, user or host of this machine.
 """
+REFRESH_EXAMPLES = """examples:
+  montessori refresh configs/tiny.yaml                        tonight's challenger against the champion
+  montessori refresh configs/tiny.yaml --night 2026-11-23     that night again: it goes on, or replays, from the store
+  montessori refresh configs/tiny.yaml --set refresh.seeds=3  three pairs of students instead of one
+  montessori champion history --name tiny                     what came of all nights
+"""
+DEPLOY_EXAMPLES = """examples:
+  export PREFECT_API_URL=http://127.0.0.1:4200/api
+  montessori deploy                                                    workers that are processes of this machine
+  montessori deploy --type docker --store s3://bucket/montessori --network montessori --gpus 1 --at-once 4
+  montessori deploy --type kubernetes --store s3://bucket/montessori --image registry/montessori-orchestrator:1 \\
+                    --stage-image registry/montessori-worker-gpu:1 --gpus 1 --memory 64Gi
+  montessori deploy --nightly '0 2 * * *' --notify slack-webhook/team
+
+Repeat it as you like: what its options do not name stays as it is. Then start a worker:
+  prefect worker start --pool montessori
+"""
 AddParser = Callable[..., argparse.ArgumentParser]
 
 
@@ -57,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         _parser().print_help(sys.stderr)
         return 2
     try:
-        return {"run": _run, "estimate": _estimate, "score": _score, "push": _push}[options.command](options)
+        return COMMANDS[options.command](options)
     except InputError as error:
         print(f"montessori: {error}", file=sys.stderr)
         return 2
@@ -91,12 +116,47 @@ def _parser() -> argparse.ArgumentParser:
         description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
         epilog=ESTIMATE_EXAMPLES,
     )
-    for command in (run, estimate):
+    refresh = add(
+        "refresh",
+        help="one night: tune the champion teacher, and keep what its student learns more from",
+        description="Tune the champion teacher, compare the students of both, and promote the challenger if its "
+        "student's reference loss is lower by more than the noise. The same night goes on where it stopped.",
+        epilog=REFRESH_EXAMPLES,
+    )
+    for command in (run, refresh, estimate):
         _add_settings(command)
-    run.add_argument("--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing")
+    run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    estimate.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    refresh.add_argument(
+        "--night",
+        type=_night,
+        default=datetime.now(UTC).date(),
+        metavar="DATE",
+        help="which night, as 2026-11-23; each makes new data (default: today, in UTC)",
+    )
+    for command in (run, refresh):
+        command.add_argument(
+            "--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing"
+        )
+    for command in (run, refresh):
+        command.add_argument(
+            "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
+        )
+    status.add_parser(add)
+    reports.add_parser(add)
+    store_command.add_parser(add)
+    champion.add_parser(add)
     _add_score(add)
     _add_push(add)
+    _add_deploy(add)
     return parser
+
+
+def _night(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date: expected one like 2026-11-23") from None
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -109,7 +169,6 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a setting, for example dpo.beta=0.2; may be repeated",
     )
-    command.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     command.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
 
 
@@ -171,6 +230,54 @@ def _add_push(add: AddParser) -> None:
     push.add_argument("--store", metavar="DIR", default="store", help="where RUN is looked up by name (default: store)")
 
 
+def _add_deploy(add: AddParser) -> None:
+    deploy = add(
+        "deploy",
+        help="register the work pool, deployments and automations on a Prefect server",
+        description="Register on the Prefect server at PREFECT_API_URL what runs Montessori from its UI, on workers.",
+        epilog=DEPLOY_EXAMPLES,
+        argument_default=argparse.SUPPRESS,  # what is not given stays; defaults at first are in flows.deploy.Wanted
+    )
+
+    def option(name: str, metavar: str, help: str, **more: Any) -> None:
+        deploy.add_argument(f"--{name}", metavar=metavar, help=help, **more)
+
+    deploy.add_argument(
+        "--type",
+        choices=["process", "docker", "kubernetes"],
+        dest="kind",
+        help="what a worker starts for each run (default: process)",
+    )
+    option("pool", "NAME", "of the work pool (default: montessori)")
+    option(
+        "at-once",
+        "N",
+        "stages side by side in the pool: its GPUs (default: as many as this machine has room for)",
+        type=int,
+    )
+    option("gpus", "N", "of one stage, in a container (default: 0)", type=int)
+    option("image", "IMAGE", "of a run (default: montessori-orchestrator:local)")
+    option("stage-image", "IMAGE", "of a stage (default: montessori-worker-gpu:local, or -cpu where --gpus is 0)")
+    option("network", "NAME", "Docker network with the Prefect server and the store")
+    option("memory", "SIZE", "of one stage, in a container, for example 16g (Docker) or 16Gi (Kubernetes)")
+    option("store", "URI", "where runs keep their artifacts (default: as in their settings)")
+    option("config", "NAME", "settings that the form in the UI begins with (default: tiny)")
+    option("nightly", "CRON", "when the teacher is refreshed, in UTC; off: never (default: off)")
+    option(
+        "notify",
+        "TYPE/NAME",
+        "block that is told of failures, as slack-webhook/team; off: none (default: off)",
+    )
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    _quiet_prefect()
+    from flows.deploy import deploy
+
+    print(*deploy(**{name: value for name, value in vars(options).items() if name != "command"}), sep="\n")
+    return 0
+
+
 def _push(options: argparse.Namespace) -> int:
     from montessori import publishing
 
@@ -207,7 +314,9 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    short = {"iterations": options.iterations, "store": options.store}
+    fields = ("iterations", "store", "place")
+    names = {"place": "compute.place"}
+    short = {names.get(field, field): getattr(options, field, None) for field in fields}
     overrides = options.overrides + [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     return config_file.load(options.config, overrides)
 
@@ -218,7 +327,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
     from flows import terminal
     from flows.plan import plan
-    from montessori.artifacts import Store
+    from montessori.artifacts import open_store
     from montessori.estimate import estimate
     from tasks import engines
 
@@ -226,49 +335,118 @@ def _estimate(options: argparse.Namespace) -> int:
     requests = plan(settings)[0].requests
     console = Console()
     with console.status("reading the seeds and the rates of past runs"):
-        lines, assumed = estimate(settings, requests, Store(settings.store))
+        lines, assumed = estimate(settings, requests, open_store(settings.store))
     terminal.show_estimate(console, lines, assumed, settings.budget)
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    from flows.plan import plan
-    from montessori.artifacts import Store
-    from tasks import engines
-
-    store = Store(settings.store)
-    settings = engines.settled(settings)
-    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
-    if not options.dry_run:
-        engines.check(settings, [request for request in requests if not store.exists(request.address)])
-        store.check_writable()
+    _quiet_prefect()
     from rich.console import Console
     from rich.markup import escape
 
     from flows import terminal
+    from flows.plan import plan
+    from montessori.artifacts import open_store
+    from tasks import engines, places
 
+    store = open_store(settings.store)
+    store.check_readable()
+    settings = engines.settled(settings)
+    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
+    if not options.dry_run:
+        places.check(settings.compute, store)
+        engines.check(settings, [request for request in requests if not store.exists(request.address)])
+        store.check_writable()
     console = Console()
     if options.dry_run:
         terminal.show_plan(console, requests, store)
         return 0
     console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
-    _quiet_prefect()
-    import prefect.flow_engine
 
-    from flows.montessori import montessori
+    def run() -> str:
+        from flows.montessori import montessori
+
+        return montessori(settings)
+
+    address = _followed(console, run)
+    folder = store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    print(f"\nreport  {folder / 'report.html'}\nrun     {store.locate(address)}")
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _quiet_prefect()
+    from rich.console import Console
+    from rich.markup import escape
+
+    from flows import terminal
+    from flows.night import plan
+    from montessori import champions
+    from montessori.artifacts import open_store
+    from tasks import engines, places
+
+    store = open_store(settings.store)
+    store.check_readable()
+    settings = engines.settled(settings)
+    planned, night = plan(settings, options.night.isoformat(), store)
+    requests = list(planned.requests.values())
+    if not options.dry_run:
+        places.check(settings.compute, store)
+        engines.check(planned.settings, [request for request in requests if not store.exists(request.address)])
+        store.check_writable()
+    console = Console()
+    if options.dry_run:
+        terminal.show_plan(console, requests, store)
+        return 0
+    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
+    before = night.champion or "the settings' base teacher"
+    console.print(f"[bold]champion[/] {escape(before)}", highlight=False, soft_wrap=True)
+
+    def run() -> str:
+        from flows.refresh import teacher_refresh
+
+        return teacher_refresh(settings, options.night)
+
+    address = _followed(console, run)
+    folder = store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    entries = champions.history(store, settings.name)
+    print(f"\nchampion  {entries[-1].teacher if entries else before}")
+    print(f"report    {folder / 'report.html'}\nrefresh   {store.locate(address)}")
+    return 0
+
+
+def _followed(console: "Console", flow: Callable[[], str]) -> str:
+    """What `flow` returns, which runs under Prefect, its stages on the screen."""
+    import prefect.flow_engine
+    from prefect.settings import PREFECT_API_URL
+
+    from flows import terminal
     from tasks.attempts import watching
 
-    embedded = not os.environ.get("PREFECT_API_URL")
+    embedded = not PREFECT_API_URL.value()
+    if not embedded:
+        _check_server()
     if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
         setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
+    logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), _leaving_at_once(screen.stop) if embedded else nullcontext():
-        run = montessori(settings)
-    folder = store.open(run)
-    terminal.show_result(console, folder / "result.md")
-    print(f"\nreport  {folder / 'report.html'}\nrun     {folder}")
-    return 0
+        return flow()
+
+
+def _check_server() -> None:
+    """Raise InputError when no Prefect server answers at PREFECT_API_URL; Prefect says so in 150 lines."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    with get_client(sync_client=True) as client:
+        if error := client.api_healthcheck():
+            raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: no Prefect server answers there ({error})")
 
 
 @contextmanager
@@ -279,8 +457,11 @@ def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
     the user's is told, by Prefect, that the run has crashed.
     """
 
+    from tasks import telling
+
     def leave(*_: object) -> None:
         clear_screen()
+        telling.leave()
         print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
         for children in Path("/proc/self/task").glob("*/children"):
             for pid in children.read_text().split():
@@ -308,6 +489,19 @@ def _quiet_prefect() -> None:
     }.items():
         os.environ.setdefault(name, value)
 
+
+COMMANDS = {
+    "run": _run,
+    "refresh": _refresh,
+    "estimate": _estimate,
+    "status": status.status,
+    "reports": reports.reports,
+    "store": store_command.store,
+    "champion": champion.champion,
+    "score": _score,
+    "push": _push,
+    "deploy": _deploy,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tasks.steps import Address, Shards, Steps
+from tasks.steps import Address, Against, Shards, Steps
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,16 @@ class System:
     metrics: Address
     instructions: Address | None = None
     pairs: Shards = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A teacher after DPO, and what was made on the way."""
+
+    teacher: Address
+    warm: Address
+    against: Against
+    inputs: dict[str, list[Address]]  # for the report
 
 
 @dataclass(frozen=True)
@@ -63,26 +73,32 @@ def no_fine_tuning(steps: Steps, base: Base) -> System:
     return System(name, base.student, steps.evaluate(base.student, base.reference, base.test, name))
 
 
-def taught_by(steps: Steps, base: Base, teacher: Address, name: str) -> System:
-    """A student fine-tuned on what `teacher` writes. With the unchanged teacher this is Self-Instruct."""
+def taught_by(
+    steps: Steps, base: Base, teacher: Address, name: str, purpose: str = "training", seeded: str = ""
+) -> System:
+    """A student fine-tuned on what `teacher` writes. With the unchanged teacher this is Self-Instruct.
+
+    `purpose` makes the randomness of the writing its own, `seeded` that of the fine-tuning.
+    """
     size = steps.settings.training_size
     label = f"{name}, training set"
-    instructions = steps.instructions(teacher, base.seeds, size, "training", label)
+    instructions = steps.instructions(teacher, base.seeds, size, purpose, label)
     pairs = steps.responses(teacher, instructions, label)
-    student = steps.train_student(base.student, pairs, name)
+    student = steps.train_student(base.student, pairs, name, seeded)
     metrics = steps.evaluate(student, base.reference, base.test, name)
     return System(name, student, metrics, instructions, pairs)
 
 
-def iteration(steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, number: int) -> Iteration:
-    """Tune `teacher` to what the student `probed` learns most from, and train a student on what it then writes.
+def tune(
+    steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, purpose: str, name: str
+) -> Tuned:
+    """Tune `teacher` to what the student `probed` learns most from.
 
     `writer` writes the points that are probed: the teacher itself, or what an endpoint has of it.
     """
-    name = f"Montessori iteration {number}"
     size = steps.settings.probing.warm_up + steps.settings.probing.probing
 
-    instructions = steps.instructions(writer, base.seeds, size, f"probing {number}", name)
+    instructions = steps.instructions(writer, base.seeds, size, purpose, name)
     pairs = steps.responses(writer, instructions, name)
     split = steps.split(pairs, name)
     warm = steps.warm_up(probed, split, name)
@@ -90,7 +106,6 @@ def iteration(steps: Steps, base: Base, teacher: Address, writer: Address, probe
     scores = steps.influence(warm, against, [split], "probing.parquet", name)
     preferences = steps.preferences(instructions, scores, name)
     tuned = steps.update_teacher(teacher, preferences, name)
-    system = taught_by(steps, base, tuned, name)
 
     made = {
         "instructions": [instructions],
@@ -100,7 +115,20 @@ def iteration(steps: Steps, base: Base, teacher: Address, writer: Address, probe
         "preferences": [preferences],
         "teacher": [tuned],
     }
-    if steps.settings.influence.after:
-        label = f"{name}, after the update"
-        made["scores-after"] = steps.influence(warm, against, system.pairs, "pairs.parquet", label)
-    return Iteration(number, tuned, system, made)
+    return Tuned(tuned, warm, against, made)
+
+
+def scored_after(steps: Steps, tuned: Tuned, system: System, name: str) -> dict[str, list[Address]]:
+    """How the tuned teacher's points score, by the student that it was tuned to; where the settings ask for it."""
+    if not steps.settings.influence.after:
+        return {}
+    label = f"{name}, after the update"
+    return {"scores-after": steps.influence(tuned.warm, tuned.against, system.pairs, "pairs.parquet", label)}
+
+
+def iteration(steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, number: int) -> Iteration:
+    """Tune `teacher` to what the student `probed` learns most from, and train a student on what it then writes."""
+    name = f"Montessori iteration {number}"
+    tuned = tune(steps, base, teacher, writer, probed, f"probing {number}", name)
+    system = taught_by(steps, base, tuned.teacher, name)
+    return Iteration(number, tuned.teacher, system, {**tuned.inputs, **scored_after(steps, tuned, system, name)})

@@ -21,10 +21,11 @@ def order(steps: Steps) -> Address:
         iterations.append(done)
         systems.append(done.system)
     made = {f"{i.number}:{name}": found for i in iterations for name, found in i.inputs.items()}
-    return steps.report({**_systems(systems), **made, "reference": [start.reference]})
+    return steps.report({**inputs_of(systems), **made, "reference": [start.reference]})
 
 
-def _systems(systems: list[System]) -> dict[str, list[Address]]:
+def inputs_of(systems: list[System]) -> dict[str, list[Address]]:
+    """Each system's artifacts, as a report is given them."""
     inputs: dict[str, list[Address]] = {}
     for system in systems:
         inputs[f"{system.name}:metrics"] = [system.metrics]

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from montessori import checks, data, sources
-from montessori.artifacts import Store
+from montessori.artifacts import open_store
 from montessori.config import Compute, DataSource, Scoring
 from montessori.errors import InputError
 from montessori.reporting import scores as reporting
@@ -40,7 +40,7 @@ def score(
 ) -> None:
     """Check, score, write and show. Raises InputError before anything heavy starts, where it can be seen that early."""
     started = time.monotonic()
-    store, out = Store(options.store), Path(options.out).expanduser()
+    store, out = open_store(options.store), Path(options.out).expanduser()
     checked = check(options)
     store.check_writable()
 

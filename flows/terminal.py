@@ -3,6 +3,7 @@
 Where the output is not a terminal (a log file, CI) only the finished lines are printed.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,20 @@ class Screen:
         speed = next((task.speed for task in self._progress.tasks if task.id == bar), None)
         rate = f" {speed:.1f}/s" if speed else ""
         return f"{done}/{total} {unit}{rate}" + (f" {note}" if note else "")
+
+
+class Warnings(logging.Handler):
+    """Shows what a flow's log warns of; the rest of that log is Prefect's account of the run."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line."""
+        if record.levelno == logging.WARNING:
+            line = f"[yellow]warning[/] {escape(record.getMessage())}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class ScoreScreen(Screen):

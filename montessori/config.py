@@ -271,6 +271,13 @@ class Preferences(Frozen):
     max_pairs: int | None = Field(None, ge=1)  # a seeded sample when there are more
 
 
+class Refresh(Frozen):
+    """When a night's challenger replaces the champion (`montessori refresh`; docs/method.md has the test)."""
+
+    level: float = Field(0.05, gt=0, lt=1)  # promoted if chance alone gave so large a gain less often than this
+    seeds: int = Field(3, ge=1)  # pairs of students; with 1 their luck is not in the error: 27% false promotions, not 5
+
+
 class Evaluation(Frozen):
     """What a student is measured on besides the reference set."""
 
@@ -282,9 +289,13 @@ class Evaluation(Frozen):
 class Compute(Frozen):
     """Where stages run. Nothing here changes an artifact, except the bits that a thread count changes on a CPU."""
 
-    place: Literal["process", "inline"] = "process"
+    place: Literal["process", "inline", "pool"] = "process"
+    deployment: str = "stage/stage"  # where place is pool: what runs a stage that needs torch
     threads: int = Field(1, ge=1)  # of one stage, where there is no GPU
     at_once: int | None = Field(None, ge=1)  # stages side by side; default: the GPUs, else cores // threads
+    # Processes that share one training's weights, gradients and moments (FSDP2), each with a GPU of its own where there
+    # are any. More than one is for models that no GPU holds: those that fit train side by side, a stage a GPU.
+    training_processes: int = Field(1, ge=1)
     retries: int = Field(2, ge=0)
     retry_delay_s: float = Field(5, ge=0)
 
@@ -321,6 +332,7 @@ class Settings(Frozen):
     training_size: int = Field(10_000, ge=1)  # paper
     sft: Training = Training()
     evaluation: Evaluation = Evaluation()
+    refresh: Refresh = Refresh()
     compute: Compute = Compute()
     budget: Budget = Budget()
 
@@ -342,6 +354,17 @@ class Settings(Frozen):
                 raise ValueError(
                     f"generation.context ({self.generation.context}) must exceed {name}.sampling.max_tokens "
                     f"({sampling.max_tokens}): a prompt needs room too"
+                )
+        trainings: dict[str, Training] = {"sft": self.sft}
+        if self.iterations:
+            trainings |= {"warm_up": self.warm_up, "dpo": self.dpo}
+        for name, training in trainings.items():
+            at_once = training.per_device_batch_size * self.compute.training_processes
+            if training.batch_size % at_once:
+                raise ValueError(
+                    f"{name}.batch_size ({training.batch_size}) must be a multiple of {name}.per_device_batch_size "
+                    f"times compute.training_processes ({training.per_device_batch_size} x "
+                    f"{self.compute.training_processes})"
                 )
         points = self.training_size
         if self.iterations:

@@ -27,8 +27,9 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").glob("*.yaml")], n=1)
-        raise InputError(f"{path}: no such file" + (f"; did you mean configs/{near[0]}?" if near else "")) from None
+        near = difflib.get_close_matches(path.stem, [p.stem for p in Path("configs").glob("*.yaml")], n=1)
+        hint = f"; did you mean configs/{near[0]}.yaml?" if near else ""
+        raise InputError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     except yaml.YAMLError as error:

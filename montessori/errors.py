@@ -4,6 +4,7 @@ MontessoriError
 ├── InputError    the user can mend it: a setting, a file, a model folder.  Exit code 2, never retried.
 ├── StageError    a stage could not do its work (a teacher that only repeats itself, a training that diverged).
 │   └── BudgetReached    what the run may cost is used up; what was made is kept.
+├── StoreUnreachable  the store does not answer, or says that it cannot: worth another try.
 └── ArtifactError the store holds something that it should not: a missing or a changed file.
 """
 
@@ -22,6 +23,10 @@ class StageError(MontessoriError):
 
 class BudgetReached(StageError):
     """What a run may cost is used up: nothing was lost, and with a larger budget it goes on."""
+
+
+class StoreUnreachable(MontessoriError):
+    """The store's server does not answer, even after tries for a minute, or says that it cannot."""
 
 
 class ArtifactError(MontessoriError):

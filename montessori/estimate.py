@@ -182,7 +182,13 @@ class _Estimator:
     def _hours(self, request: Request, line: Line, work: float) -> float | None:
         """Operations over speed: two a parameter and token that is read or written, six that is learned from."""
         teaches = request.stage in {"instructions", "responses", "teacher", "scratch-teacher"}
-        if request.settings.get("engine") == "openai" or request.stage in {"seeds", "reference", "test", "report"}:
+        if request.settings.get("engine") == "openai" or request.stage in {
+            "seeds",
+            "reference",
+            "test",
+            "report",
+            "refresh",
+        }:
             return 0.0
         model = self._settings.teacher if teaches else self._settings.student
         parameters = _parameters(model) if model else None
@@ -224,11 +230,7 @@ class _Estimator:
 def _past(store: Store, own: set[str], before: str | None) -> dict[str, list[tuple[Line, float]]]:
     """What the store has of other runs, by kind: what each artifact took, and how much work that was."""
     found: dict[str, list[tuple[Line, float]]] = {}
-    for path in sorted(store.root.glob("[!.]*/*/manifest.json")):
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # deleted just now, or spoilt
-            continue
+    for manifest in store.manifests():
         request = manifest["request"]
         earlier = before is None or manifest["made_by"]["time"] < before
         if earlier and manifest["address"] not in own and request["kept_as"] is None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from montessori import __version__
-from montessori.artifacts import Store
+from montessori.artifacts import Store, open_store
 from montessori.data import Row, read_rows
 from montessori.errors import InputError, StageError
 from montessori.reporting import card, public
@@ -62,13 +62,14 @@ COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
 
 def find(run: str, store: str) -> tuple[Store, Manifest]:
     """The run in folder `run`, or of that name in `store`: its store and its manifest."""
-    folder = Path(run) if (Path(run) / "manifest.json").is_file() else Path(store) / "runs" / Path(run).name
-    folder = folder.resolve()
-    if folder.parent.name != "runs" or not (folder / "manifest.json").is_file():
-        known = ", ".join(sorted(path.name for path in (Path(store) / "runs").glob("*-*"))) or "none"
+    folder = Path(run).resolve()
+    if folder.parent.name == "runs" and (folder / "manifest.json").is_file():
+        store = str(folder.parents[1])
+    found, address = open_store(store), f"runs/{run.rstrip('/').rpartition('/')[2]}"
+    if not found.exists(address):
+        known = ", ".join(one.removeprefix("runs/") for one in found.addresses("runs")) or "none"
         raise InputError(f"RUN = {run}: no run's folder, and no run in {store}, which has: {known}")
-    found = Store(folder.parents[1])
-    return found, found.manifest(f"runs/{folder.name}")
+    return found, found.manifest(address)
 
 
 def choose(run: Manifest, what: What, system: str | None) -> str:

@@ -9,6 +9,7 @@ stage; on a machine with a GPU each process imports them itself, since CUDA does
 """
 
 import argparse
+import ctypes
 import importlib
 import importlib.metadata
 import json
@@ -27,11 +28,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from montessori import __version__, progress, spending, stages
-from montessori.artifacts import Request, Store, is_artifact
+from montessori import __version__, launch, progress, spending, stages
+from montessori.artifacts import Request, Store, is_artifact, open_store
 from montessori.errors import InputError, MontessoriError
 
-HEAVY = {
+HEAVY: dict[str, tuple[str, ...]] = {
+    "light": ("pyarrow.parquet",),  # all that a stage without a model needs
     "training": (
         "trl",
         "peft",
@@ -70,11 +72,14 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
         if journaled and store.exists(request.address):  # whoever had the journal before has made it
             return store.manifest(request.address)
         module = stages.module(request.stage)
-        _prepare(threads, request.seed)
+        prepare(request, threads)
         started = time.monotonic()
         with store.staging() as out:
-            job = stages.Job(request, store, out, journal)
-            summary = module.run(job, module.Settings.model_validate(request.settings))
+            if (ranks := request.means.get("training_processes", 1)) > 1:
+                summary = launch.run(request, store, out, threads, ranks)
+            else:
+                job = stages.Job(request, store, out, journal)
+                summary = module.run(job, module.Settings.model_validate(request.settings))
             store.commit(request.address, out, about(request, summary, time.monotonic() - started))
     return store.manifest(request.address)
 
@@ -96,8 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line above."""
     parser = argparse.ArgumentParser(prog="python -m montessori.stage", description=__doc__.split("\n\n")[0])
     parser.add_argument("request", nargs="?", type=Path, help="a request as JSON, or a manifest that has one")
-    parser.add_argument("--store", default="store", help="the store's folder")
+    parser.add_argument("--store", default="store", help="the store: a folder, or s3://bucket/prefix")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads to compute with")
+    parser.add_argument(
+        "--tied", action="store_true", help="end with the process that started this; standard output is for JSON alone"
+    )
     parser.add_argument("--listen", choices=HEAVY, help="run orders from standard input, with these libraries loaded")
     options = parser.parse_args(arguments)
     if options.listen:
@@ -112,11 +120,14 @@ def main(arguments: list[str] | None = None) -> int:
         reason = " ".join(str(error).split())[:300]
         print(f"{options.request}: neither a request nor a manifest ({reason})", file=sys.stderr)  # noqa: T201
         return 2
-    return perform(request, Store(options.store), options.threads)
+    if options.tied:
+        _tie()
+    return perform(request, open_store(options.store), options.threads)
 
 
 def perform(request: Request, store: Store, threads: int) -> int:
     """Run `request`, saying on standard output how it goes; the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with progress.listening(lambda *report: _say(request, progress=report)):
         try:
             run(request, store, threads)
@@ -131,31 +142,46 @@ def perform(request: Request, store: Store, threads: int) -> int:
     return 0
 
 
-def _prepare(threads: int, seed: int) -> None:
-    """Threads and seed for a stage that has brought torch with it; a sum's last bits depend on both."""
-    random.seed(seed)
-    if torch := sys.modules.get("torch"):
+def prepare(request: Request, threads: int) -> None:
+    """Threads and seed; a sum's last bits depend on both. Before the stage's own code brings torch with it."""
+    random.seed(request.seed)
+    if stages.libraries(request) != "light":
+        import torch
+
         torch.set_num_threads(threads)
-        torch.manual_seed(seed)
+        torch.manual_seed(request.seed)
 
 
 def _say(request: Request, **what: Any) -> None:
     # One write of less than a pipe's atomic size, since several processes share the pipe.
     line = json.dumps({"address": request.address, **what})
-    if len(line) > 3500:
-        line = json.dumps({"address": request.address, **what, "message": what["message"][:800]})
+    if len(line) > 3500:  # six bytes at most for a character
+        line = json.dumps({"address": request.address, **what, "message": what["message"][:500]})
     os.write(_OUT, line.encode() + b"\n")
 
 
-_OUT = 1  # where JSON lines go; a listener moves standard output away from it
+_OUT = 1  # where JSON lines go
+
+
+def _lines_alone() -> None:
+    """Keep standard output for JSON lines: what libraries print goes to standard error."""
+    global _OUT
+    _OUT = os.dup(1)
+    os.dup2(2, 1)
+
+
+def _tie() -> None:
+    """Let the kernel end this process with its parent, whose death nobody else may notice. Only Linux can."""
+    _lines_alone()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # whoever reads it adds the rest
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _listen(heavy: tuple[str, ...]) -> None:
     """Fork a process for each order; end with all of them when standard input closes."""
-    global _OUT
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _OUT = os.dup(1)
-    os.dup2(2, 1)  # what libraries print must not mix with the lines
+    _lines_alone()
     if not Path("/dev/nvidiactl").exists():
         for name in heavy:
             importlib.import_module(name)
@@ -208,8 +234,7 @@ def _child(order: dict[str, Any]) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = order["gpu"]
     code = 1
     try:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        code = perform(Request.model_validate(order["request"]), Store(order["store"]), order["threads"])
+        code = perform(Request.model_validate(order["request"]), open_store(order["store"]), order["threads"])
     except BaseException:  # whatever it was, the log has it and the parent sees the exit code
         traceback.print_exc()
     sys.stdout.flush()
@@ -233,6 +258,8 @@ def _versions() -> dict[str, str]:
     )
     if commit and commit.returncode == 0:
         found["commit"] = commit.stdout.strip()
+    elif "MONTESSORI_COMMIT" in os.environ:  # an image has no repository, but was made from one
+        found["commit"] = os.environ["MONTESSORI_COMMIT"]
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.config import Compute
-from montessori.errors import BudgetReached, InputError, MontessoriError, StageError
+from montessori.errors import BudgetReached, InputError, MontessoriError, StageError, StoreUnreachable
 from tasks.places import OnProgress, Place, StageCrash
 
 
@@ -25,6 +25,8 @@ class Record:
     attempts: int = 0
     seconds: float = 0.0
     error: str = ""
+    done: tuple[int, int, str] | None = None  # done, total, unit
+    where: str = ""  # the machine, where it is not this one
     wrong_input: bool = False
     over_budget: bool = False
 
@@ -73,7 +75,12 @@ class Attempts:
 
     def on_progress(self, request: Request, record: Record) -> OnProgress:
         """What hears each step of a stage at work: the watchers."""
-        return lambda *progress: tell(request.address, record, progress)
+
+        def on_progress(done: int, total: int, unit: str, note: str, where: str = "") -> None:
+            record.done, record.where = (done, total, unit), where or record.where
+            tell(request.address, record, (done, total, unit, note))
+
+        return on_progress
 
     def raise_failures(self) -> None:
         """Raise one error naming all that failed for good: InputError if one of them got wrong input."""
@@ -104,7 +111,7 @@ def tell(address: str, record: Record, progress: Progress | None) -> None:
 
 def worth_a_retry(error: object) -> bool:
     """Crashes are tried again; wrong input and a stage's own verdict would only repeat themselves."""
-    return not isinstance(error, MontessoriError) or isinstance(error, StageCrash)
+    return not isinstance(error, MontessoriError) or isinstance(error, StageCrash | StoreUnreachable)
 
 
 def _times(count: int) -> str:

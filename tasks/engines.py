@@ -12,9 +12,13 @@ from tasks.places import gpus
 
 
 def settled(settings: Settings) -> Settings:
-    """`settings` with `auto` replaced: vLLM where there is a GPU and its environment, transformers otherwise."""
+    """`settings` with `auto` replaced: vLLM where there is a GPU and its environment, transformers otherwise.
+
+    What the workers of a pool have is not known here: there vLLM is taken only where the settings name it.
+    """
     generation = settings.generation
-    here = "vllm" if gpus() and _interpreter(generation.vllm.python) else "transformers"
+    known = settings.compute.place != "pool"
+    here = "vllm" if known and gpus() and _interpreter(generation.vllm.python) else "transformers"
     chosen = {
         name: here
         for name in ("engine", "tuned_engine")
@@ -41,7 +45,8 @@ def check(settings: Settings, missing: list[Request]) -> None:
     if "vllm" in needed:
         if settings.compute.place == "inline":
             raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
-        _check_vllm(generation.vllm.python)
+        if settings.compute.place == "process":  # a pool's workers have their own
+            _check_vllm(generation.vllm.python)
     if "openai" in needed:
         from montessori.synthesis.engines.openai import OpenAIEngine
 

@@ -19,7 +19,7 @@ from prefect.tasks import Task, exponential_backoff
 from montessori import stages
 from montessori.artifacts import Request, Store
 from montessori.config import Compute
-from tasks.attempts import Attempts, Record, tell, worth_a_retry
+from tasks.attempts import Attempts, Record, worth_a_retry
 from tasks.places import OnProgress, Place
 
 PROGRESS_EVERY_S = 5.0  # between updates of a progress artifact
@@ -56,12 +56,14 @@ class Execution(Attempts):
         last = time.monotonic()
         artifact: UUID | None = None
 
-        def on_progress(done: int, total: int, unit: str, note: str) -> None:
+        told = super().on_progress(request, record)
+
+        def on_progress(done: int, total: int, unit: str, note: str, where: str = "") -> None:
             nonlocal last, artifact
-            tell(request.address, record, (done, total, unit, note))
+            told(done, total, unit, note, where)
             ended = done == total and artifact is not None
-            if time.monotonic() - last < PROGRESS_EVERY_S and not ended:
-                return
+            if where or (time.monotonic() - last < PROGRESS_EVERY_S and not ended):
+                return  # what runs elsewhere shows its own
             last, percent = time.monotonic(), 100 * done / max(1, total)
             if artifact is None:
                 created = create_progress_artifact(percent, description=f"{request.title}, {total} {unit}")

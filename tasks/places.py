@@ -1,15 +1,17 @@
-"""Where a stage runs: in this process (`inline`), or in one of its own on this machine (`process`).
+"""Where a stage runs: in this process (`inline`), in one of its own on this machine (`process`), or in a Prefect work
+pool (`pool`, see pool.py).
 
 A place has `run(request, store, on_progress)`, which returns when the artifact is in the store, or raises InputError,
 StageError or StageCrash; and `close()`.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,7 +21,12 @@ from montessori import config, progress, stage, stages
 from montessori.artifacts import Request, Store
 from montessori.errors import ArtifactError, BudgetReached, InputError, MontessoriError, StageError
 
-OnProgress = Callable[[int, int, str, str], None]
+
+class OnProgress(Protocol):
+    """What hears how far a stage is, and where it runs, where that is not this machine."""
+
+    def __call__(self, done: int, total: int, unit: str, note: str, where: str = "") -> None:
+        """`done` of `total` `unit` are finished."""
 
 
 class StageCrash(MontessoriError):
@@ -38,7 +45,26 @@ class Place(Protocol):
 
 def open_place(compute: config.Compute, vllm_python: str = config.Vllm().python) -> Place:
     """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
+    if compute.place == "pool":
+        from tasks.pool import Pool  # Prefect's client takes seconds to import
+
+        return Pool(compute, vllm_python)
     return Inline(compute) if compute.place == "inline" else Processes(compute, vllm_python)
+
+
+def check(compute: config.Compute, store: Store) -> None:
+    """Raise InputError when the place cannot be had, or cannot reach the store. Starts nothing."""
+    if compute.place == "pool":
+        from prefect.settings import PREFECT_API_URL
+
+        if not PREFECT_API_URL.value():
+            raise InputError(
+                "compute.place = pool: PREFECT_API_URL is not set; give the address of the Prefect server, "
+                "for example http://127.0.0.1:4200/api"
+            )
+        from tasks import pool
+
+        pool.check(compute, store)
 
 
 class Inline:
@@ -64,31 +90,40 @@ class Inline:
 class Processes:
     """Each stage in a process of its own, forked from a listener (`python -m montessori.stage --listen`).
 
-    There is a listener for training and one, with another interpreter, for stages in which vLLM writes. As many
-    stages run side by side as there are GPUs, each with one to itself; without GPUs, as the cores allow.
+    There is a listener for stages without torch, one for training and one, with another interpreter, for stages in
+    which vLLM writes. As many stages run side by side as there are GPUs, each with one to itself; without GPUs, as the
+    cores allow. A training in several processes counts as so many stages.
     """
 
     def __init__(self, compute: config.Compute, vllm_python: str):
         self._threads = compute.threads
         found = gpus()
-        at_once = compute.at_once or len(found) or max(1, _cores() // compute.threads)
+        at_once = compute.at_once or side_by_side(compute.threads)
+        self._widest = min(at_once, len(found) or at_once)
+        if found and compute.training_processes > self._widest:
+            raise InputError(
+                f"compute.training_processes ({compute.training_processes}) exceeds the GPUs that stages get "
+                f"({self._widest}): lower it, or raise compute.at_once"
+            )
         self._slots: SimpleQueue[str | None] = SimpleQueue()
+        self._taking = threading.Lock()
         for number in range(at_once):
             self._slots.put(found[number % len(found)] if found else None)
         self._light = threading.Semaphore(_cores())
-        python = {"training": sys.executable, "vllm": str(Path(vllm_python).expanduser())}
-        self._listeners = {name: Listener(path, name, compute.threads) for name, path in python.items()}
+        self._listeners = {
+            name: Listener(interpreter(name, vllm_python), name, compute.threads) for name in stage.HEAVY
+        }
 
     def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
         """Send the request to its listener and follow it to its end."""
-        log = store.root / "logs" / f"{request.stage}-{request.fingerprint}.log"
+        log = store.logs / f"{request.stage}-{request.fingerprint}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        listener = self._listeners["vllm" if request.settings.get("engine") == "vllm" else "training"]
+        listener = self._listeners[stages.libraries(request)]
         with self._slot(request) as gpu:
             answers = listener.send(
                 {
                     "request": request.model_dump(mode="json"),
-                    "store": str(store.root),
+                    "store": store.uri,
                     "threads": self._threads,
                     "gpu": gpu,
                     "log": str(log),
@@ -101,7 +136,7 @@ class Processes:
                 else:
                     failure = answer
         if answer["exit"]:
-            raise _error(answer["exit"], failure, str(log))
+            raise failed(answer["exit"], failure, str(log))
 
     def close(self) -> None:
         """End the listeners, and their stages with them."""
@@ -115,11 +150,17 @@ class Processes:
             with self._light:
                 yield ""  # no GPU visible
         else:
-            slot = self._slots.get()
+            taken: list[str | None] = []
+            wanted = min(request.means.get("training_processes", 1), self._widest)
+            with self._taking:  # one takes at a time, or two could each wait for what the other has
+                while len(taken if None in taken else set(taken)) < wanted:
+                    taken.append(self._slots.get())
+            visible = sorted({gpu for gpu in taken if gpu is not None})
             try:
-                yield slot
+                yield ",".join(visible) if visible else None
             finally:
-                self._slots.put(slot)
+                for slot in taken:
+                    self._slots.put(slot)
 
 
 class Listener:
@@ -127,9 +168,7 @@ class Listener:
 
     def __init__(self, python: str, libraries: str, threads: int):
         self._command = [python, "-m", "montessori.stage", "--listen", libraries]
-        self._environment = {"TOKENIZERS_PARALLELISM": "false"}
-        if libraries == "vllm":
-            self._environment["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
+        self._environment = environment(libraries, threads)
         self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the process at work, by address
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -145,7 +184,7 @@ class Listener:
                     self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env={**os.environ, **self._environment},
+                    env=self._environment,
                 )
                 self._waits = {}
                 follow = threading.Thread(target=self._follow, args=(self._process, self._waits), daemon=True)
@@ -182,26 +221,51 @@ class Listener:
             waiting.put({"exit": 1 if self._closed else -9})
 
 
-def _error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
-    for kind in (InputError, StageError, BudgetReached, ArtifactError):
-        if failure.get("error") == kind.__name__:
-            return kind(failure["message"])
+def interpreter(libraries: str, vllm_python: str) -> str:
+    """The Python under which a stage with these libraries runs."""
+    return str(Path(vllm_python).expanduser()) if libraries == "vllm" else sys.executable
+
+
+def environment(libraries: str, threads: int) -> dict[str, str]:
+    """The environment variables of such a process."""
+    found = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if libraries == "vllm":
+        found["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
+    return found
+
+
+def failed(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
+    """The error of a stage's process that ended with `code`, having said `failure`, if anything; `log` has the rest."""
+    if error := typed(str(failure.get("error")), str(failure.get("message"))):
+        return error
     if code < 0:
         hint = "; out of memory is the usual reason" if code == -9 else ""
         return StageCrash(f"killed by signal {-code}{hint} (log: {log})")
     return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
 
 
+def typed(name: str, message: str) -> MontessoriError | None:
+    """The error called `name`, where it is one that a stage raises on purpose."""
+    kinds = {kind.__name__: kind for kind in (InputError, StageError, BudgetReached, ArtifactError)}
+    return kinds[name](message) if name in kinds else None
+
+
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu]
+        named = [gpu.strip() for gpu in visible.split(",")]
+        return list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), named))  # as CUDA reads it
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return []
     return [str(number) for number in range(len(listed.stdout.splitlines()))]
+
+
+def side_by_side(threads: int = 1) -> int:
+    """How many stages this machine has room for: its GPUs, else its cores divided by the threads of a stage."""
+    return len(gpus()) or max(1, _cores() // threads)
 
 
 def _cores() -> int:

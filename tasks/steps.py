@@ -26,6 +26,7 @@ CHANGES_NOTHING: Any = {
     "store": True,
     "compute": True,
     "budget": True,
+    "refresh": True,
     "generation": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
 }
 
@@ -106,7 +107,8 @@ class Steps:
     def warm_up(self, student: Address, split: Address, label: str) -> Address:
         """The student after the warm-up set, with its optimiser state."""
         settings = {"training": self.settings.warm_up, **self._student(), "lora": self.settings.student.lora}
-        return self._step("warm-up", f"{label}: warm-up", settings, {"student": [student], "split": [split]})
+        inputs = {"student": [student], "split": [split]}
+        return self._step("warm-up", f"{label}: warm-up", settings, inputs, means=self._processes())
 
     def measured_against(self, warm: Address, reference: Address, label: str) -> Against:
         """What influence is measured against: ∇L of the warmed-up student, the reference set itself, or both."""
@@ -150,13 +152,13 @@ class Steps:
         settings = {"dpo": self.settings.dpo, "max_length": model.max_length, "lora": model.lora}
         settings |= self._loading(model)
         inputs = {"teacher": [teacher], "preferences": [preferences]}
-        return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs)
+        return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs, means=self._processes())
 
-    def train_student(self, student: Address, pairs: Shards, label: str) -> Address:
-        """The base student fine-tuned on a training set."""
+    def train_student(self, student: Address, pairs: Shards, label: str, purpose: str = "") -> Address:
+        """The base student fine-tuned on a training set; `purpose` makes the randomness its own."""
         settings = {"training": self.settings.sft, **self._student(), "lora": self.settings.student.lora}
         inputs = {"student": [student], "pairs": pairs}
-        return self._step("student", f"{label}: student", settings, inputs)
+        return self._step("student", f"{label}: student", settings, inputs, purpose, means=self._processes())
 
     def evaluate(self, student: Address, reference: Address, test: Address | None, label: str) -> Address:
         """The student's numbers."""
@@ -166,15 +168,34 @@ class Steps:
 
     def report(self, inputs: dict[str, list[Address]]) -> Address:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
+        made = {**inputs, "stages": list(self.requests)}
+        request = self._request("report", "report", {"run": self._run()}, made)
+        name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"
+        return self._add(request.model_copy(update={"kept_as": name}))
+
+    def refresh(self, night: str, inputs: dict[str, list[Address]]) -> Address:
+        """A night's comparison, with a run's files, kept as `refreshes/<name>-<night>-<digits>`."""
+        made = {**inputs, "stages": list(self.requests)}
+        request = self._request("refresh", f"night {night}", self._night(night), made)
+        name = f"refreshes/{self.settings.name}-{night}-{request.fingerprint[:8]}"
+        return self._add(request.model_copy(update={"kept_as": name}))
+
+    def digits_of(self, night: str) -> str:
+        """What tells a night with these settings and sources from one with others, whatever champion it begins with."""
+        asked = {role: [address] for role, address in self.sources.items()}
+        return self._request("refresh", "", self._night(night), asked).fingerprint[:8]
+
+    def _night(self, night: str) -> dict[str, Any]:
+        return {"run": {**self._run(), "refresh": self.settings.refresh.model_dump(mode="json")}, "night": night}
+
+    def _run(self) -> dict[str, Any]:
+        """The settings, but for those that change no artifact of a run."""
         run = self.settings.model_dump(mode="json", exclude=CHANGES_NOTHING)
         run["compute"] = {"threads": self.settings.compute.threads}
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder
                 run[role]["source"] = stages.location(address)
-        made = {**inputs, "stages": list(self.requests)}
-        request = self._request("report", "report", {"run": run}, made)
-        name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"
-        return self._add(request.model_copy(update={"kept_as": name}))
+        return run
 
     def _writing(self, teacher: Address) -> dict[str, Any]:
         """What a stage in which `teacher` writes reads of the settings."""
@@ -191,6 +212,11 @@ class Steps:
         if teacher == self.endpoint():
             return {"openai": asked.openai.model_dump(mode="json")}
         return {"vllm": asked.vllm.model_dump(mode="json")}
+
+    def _processes(self) -> dict[str, Any]:
+        """How many processes a training is shared out to."""
+        count = self.settings.compute.training_processes
+        return {"training_processes": count} if count > 1 else {}
 
     def _loading(self, model: Model) -> dict[str, Any]:
         return {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from prefect.states import Failed
 
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.config import Compute
 from montessori.errors import ArtifactError, InputError, StageError
 from tasks.attempts import Record
@@ -16,7 +16,7 @@ from tasks.places import Inline, StageCrash
 
 @pytest.fixture
 def execution(tmp_path: Path) -> Execution:
-    return Execution(Store(tmp_path), Inline(Compute()), Compute())
+    return Execution(Folder(tmp_path), Inline(Compute()), Compute())
 
 
 def test_every_failed_stage_is_named_with_its_attempts_and_error(execution: Execution) -> None:

@@ -1,0 +1,178 @@
+"""The flows `montessori` and `teacher-refresh` as they are deployed: parameters are the fields of the form in the UI.
+
+The command line runs the same with settings of its own (flows/montessori.py, flows/refresh.py).
+"""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field, NonNegativeInt
+from pydantic.json_schema import SkipJsonSchema
+
+from flows.montessori import THREADS, run
+from montessori import config_file
+from montessori.config import EstimatorName, Settings
+from montessori.errors import InputError, MontessoriError, StageError
+from tasks.steps import Address
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STARTS = 4  # of one run that crashes, before somebody must look
+
+Nothing = SkipJsonSchema[None]  # left empty; the form would ask for a type otherwise
+
+
+def _shown(title: str, help: str) -> Any:
+    """How the form shows a field. Prefect overwrites a Field's own title and description, not its extra schema."""
+    return Field(json_schema_extra={"title": title, "description": help})
+
+
+Config = Annotated[
+    str,
+    _shown(
+        "Settings",
+        "The name of a settings file that comes with Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or "
+        "the path of one on the worker.",
+    ),
+]
+Iterations = Annotated[
+    NonNegativeInt | Nothing,
+    _shown("Iterations", "Left empty: as in the settings. 0 is Self-Instruct alone."),
+]
+Teacher = Annotated[
+    str | Nothing,
+    _shown("Teacher", "A model folder or hub name. Left empty: as in the settings."),
+]
+Student = Annotated[
+    str | Nothing,
+    _shown("Student", "A model folder or hub name. Left empty: as in the settings."),
+]
+Estimator = Annotated[
+    EstimatorName | Nothing,
+    _shown("Influence estimator", "How a point's influence is measured. Left empty: as in the settings."),
+]
+Overrides = Annotated[
+    list[str],
+    _shown("Further settings", "key=value each, for example dpo.beta=0.2, as --set on the command line."),
+]
+Place = Annotated[
+    Literal["process", "pool"] | Nothing,
+    _shown(
+        "Where stages run",
+        "process: beside the run, on its machine. pool: each stage that needs a model as a run of its own. "
+        "Left empty: as in the settings.",
+    ),
+]
+Store = Annotated[
+    str | Nothing,
+    _shown("Store", "A folder of the worker, or s3://bucket/prefix. Left empty: as in the settings."),
+]
+
+
+def _named() -> str:
+    """The settings and the name that the form or Prefect has given; the same when it is started again."""
+    settings, given = Path(flow_run.parameters["config"]).stem, str(flow_run.name)
+    return given if given.startswith(f"{settings}: ") else f"{settings}: {given}"
+
+
+@flow(name="montessori", flow_run_name=_named, task_runner=THREADS, persist_result=False)
+def launch(
+    config: Config = "tiny",
+    iterations: Iterations = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    estimator: Estimator = None,
+    overrides: Overrides = [],  # noqa: B006  # Prefect's form wants the default as it is
+    place: Place = None,
+    store: Store = None,
+) -> State[Any]:
+    """Tune a teacher to write the data that a student learns most from, and compare the students.
+
+    What the store has is not done again, so a run that was stopped or has crashed goes on where it was.
+    """
+    return ended(lambda: run(settings(config, iterations, teacher, student, estimator, overrides, place, store)))
+
+
+@flow(name="teacher-refresh", flow_run_name=_named, task_runner=THREADS, persist_result=False)
+def refresh(
+    config: Config = "tiny",
+    overrides: Overrides = [],  # noqa: B006
+    place: Place = None,
+    store: Store = None,
+    night: Annotated[
+        date | Nothing, _shown("Night", "A night to do again. Left empty: the date that this is scheduled for.")
+    ] = None,
+) -> State[Any]:
+    """Tune the best teacher so far to a challenger, and keep the one whose student does better."""
+    from flows.refresh import teacher_refresh
+
+    return ended(
+        lambda: teacher_refresh.fn(settings(config, overrides=overrides, place=place, store=store), night),
+    )
+
+
+def ended(work: Callable[[], Address]) -> State[Any]:
+    """The final state after `work`: its message is what was made, or the sentence that says why not.
+
+    An error that was raised would come in Prefect's own words, and first of all as a traceback.
+    """
+    try:
+        not_for_ever()
+        return Completed(message=work())
+    except MontessoriError as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+def settings(
+    config: str,
+    iterations: int | None = None,
+    teacher: str | None = None,
+    student: str | None = None,
+    estimator: str | None = None,
+    overrides: list[str] | None = None,
+    place: str | None = None,
+    store: str | None = None,
+) -> Settings:
+    """The settings that a filled-in form means. Raises InputError that names the field."""
+    fields: dict[str, Any] = {
+        "iterations": iterations,
+        "influence.estimator": estimator,
+        "compute.place": place,
+        "store": store,
+    }
+    for role, source in (("teacher", teacher), ("student", student)):
+        if source:
+            fields |= {f"{role}.source": source}
+            overrides = [f"{role}.scratch=null", *(overrides or [])]
+    given = [f"{key}={json.dumps(value)}" for key, value in fields.items() if value not in (None, "")]
+    return config_file.load(_file(config), [*given, *(overrides or [])])
+
+
+def not_for_ever() -> None:
+    """Raise StageError when the flow run at hand has crashed and been started again too often."""
+    with get_client(sync_client=True) as client:
+        crashes = [state for state in client.read_flow_run_states(UUID(flow_run.id)) if state.type == StateType.CRASHED]
+    if len(crashes) >= STARTS:
+        raise StageError(
+            f"crashed {len(crashes)} times, so not started again: the log says why; a new run goes on from what is done"
+        )
+
+
+def _file(config: str) -> Path:
+    if Path(config).suffix or "/" in config:
+        return Path(config)
+    path = CONFIGS / f"{config}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in CONFIGS.glob("*.yaml")))
+        raise InputError(f"config = {config}: no such settings; known: {known}; or give the path of a YAML file")
+    return path

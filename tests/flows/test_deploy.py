@@ -1,0 +1,69 @@
+"""What is registered on a Prefect server, without one: the forms. What becomes of the templates is in tests/infra."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.server.schemas.actions import WorkPoolCreate
+from pydantic import ValidationError
+
+from flows import launch
+from flows.deploy import TEMPLATES
+from montessori.errors import InputError
+
+KINDS = ["process", "docker", "kubernetes"]
+
+
+def template(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((TEMPLATES / f"{kind}.json").read_text())
+    return found
+
+
+def test_an_empty_form_means_the_settings_as_they_are() -> None:
+    assert launch.settings("tiny") == launch.settings("tiny", None, "", "", None, [], None, "")
+
+
+def test_a_form_changes_the_settings_that_it_names() -> None:
+    found = launch.settings(
+        "tiny", 1, "user/teacher", "user/student@main", "exact", ["dpo.beta=0.2"], "pool", "s3://bucket/prefix"
+    )
+    assert (found.iterations, found.influence.estimator, found.dpo.beta) == (1, "exact", 0.2)
+    assert found.teacher and found.teacher.source == "user/teacher" and found.teacher.scratch is None
+    assert found.student.source == "user/student@main"
+    assert (found.compute.place, found.store) == ("pool", "s3://bucket/prefix")
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"config": "tyni"}, "config = tyni: no such settings; known: alpaca-mini"),
+        ({"config": "no/such.yaml"}, "no/such.yaml: no such file"),
+        ({"config": "tiny", "overrides": ["dpo.beat=1"]}, "did you mean dpo.beta"),
+    ],
+)
+def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        launch.settings(**form)
+
+
+@pytest.mark.parametrize("flow", [launch.launch, launch.refresh], ids=lambda flow: flow.name)
+def test_every_field_of_a_form_has_help(flow: Any) -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    for name, field in parameter_schema(flow).properties.items():
+        assert field.get("description"), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_server_accepts_the_template(kind: str) -> None:
+    WorkPoolCreate(name="montessori", type=kind, base_job_template=template(kind))
+    spoilt = template(kind)
+    spoilt["job_configuration"]["env"] = {"KEY": "{{ $KEY }}"}
+    with pytest.raises(ValidationError, match="KEY"):
+        WorkPoolCreate(name="montessori", type=kind, base_job_template=spoilt)
+
+
+def test_templates_are_where_the_command_looks_for_them() -> None:
+    assert {path.stem for path in Path(TEMPLATES).glob("*.json")} == set(KINDS)
