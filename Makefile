@@ -1,15 +1,23 @@
 # make demo        two iterations in the pocket world, with a report
 # make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/operate.md says what the folder holds)
-# make test        the test suite
+# make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make check       formatting, lint and types
 # make install     the environment alone
+# make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
+# make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
+#                 with its data
 # make vllm        vLLM's environment, .venv-vllm: CUDA where there is a GPU, else for the CPU
+# make serve [UI_PORT=4200 REPORTS_PORT=4201]    Prefect's UI with everything deployed, a worker and the reports, on
+#                 this machine; Ctrl-C ends it
 # make server MODEL=folder [PORT=8000]   that model behind an OpenAI-compatible endpoint on this machine
 
 PYTHON ?= python3
 STORE  ?= store
 DATA   ?= data
 PORT   ?= 8000
+TESTS_AT_ONCE ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
+UI_PORT ?= 4200
+REPORTS_PORT ?= 4201
 bin     = .venv/bin
 vllm    = .venv-vllm/bin
 # What vLLM wants to hear on a CPU; on a GPU its own defaults do.
@@ -22,7 +30,24 @@ else
 vllm_package = vllm==0.32.0
 endif
 
-.PHONY: install vllm server demo alpaca-mini test check
+BASE_IMAGE ?= debian:bookworm-slim
+IMAGES     ?= montessori
+TAG        ?= local
+DOCKER     ?= docker
+PROJECT    ?= montessori
+ENV_FILE   ?= docker/.env
+TARGETS    ?= orchestrator worker-cpu s3 postgres redis
+COMPOSE    ?= $(shell $(DOCKER) compose version >/dev/null 2>&1 && echo $(DOCKER) compose || echo docker-compose)
+# What the network of this machine needs: its certificates, its apt sources.
+secret      = $(if $(wildcard $(2)),--secret id=$(1)$(comma)src=$(2))
+secrets     = $(call secret,ca,$(PIP_CERT)) $(call secret,apt,docker/apt.list)
+comma      := ,
+labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' montessori/__init__.py) \
+              --build-arg COMMIT=$$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
+              MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
+
+.PHONY: install vllm serve server demo alpaca-mini test check images engine up down
 
 install: .venv/installed
 
@@ -30,7 +55,7 @@ install: .venv/installed
 	@echo "Installing into .venv: 2 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
-	$(bin)/pip install --quiet --editable '.[test]'
+	$(bin)/pip install --quiet --editable '.[models,test]'
 	touch $@
 
 vllm: .venv-vllm/installed
@@ -41,15 +66,20 @@ vllm: .venv-vllm/installed
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
 	$(vllm)/pip install --quiet torch==2.13.0
-	$(vllm)/pip install --quiet $(vllm_package) peft==0.21.* "pyarrow>=20" "rapidfuzz>=3.14,<4"
+	$(vllm)/pip install --quiet $(vllm_package) peft==0.21.* "pyarrow>=20" "rapidfuzz>=3.14,<4" "boto3>=1.44"
 	$(if $(findstring cpu,$(vllm_package)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	$(vllm)/pip install --quiet --no-deps --editable .
 	touch $@
 
+ifneq ($(filter server,$(MAKECMDGOALS)),)
+$(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
+endif
 server: vllm
-	$(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
 	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -m vllm.entrypoints.openai.api_server \
 	  --model "$(MODEL)" --served-model-name teacher --host 127.0.0.1 --port $(PORT) --generation-config vllm $(server_options)
+
+serve: install
+	@exec $(bin)/python -m flows.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
 
 demo: install
 	$(bin)/montessori run configs/tiny.yaml --store "$(STORE)" $(ARGS)
@@ -60,10 +90,50 @@ alpaca-mini: install
 	  --set reference.source=$(DATA)/reference/montessori_reference_set.jsonl \
 	  --set test.source=$(DATA)/alpaca_eval/gpt4_1106_preview.jsonl $(ARGS)
 
+# The tests call make themselves, to whom these options are not addressed.
 test: install
-	$(bin)/pytest $(ARGS)
+	env -u MAKEFLAGS -u ARGS $(bin)/pytest --numprocesses $(TESTS_AT_ONCE) --dist loadgroup $(ARGS)
 
 check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+
+images: $(addprefix image-,$(TARGETS))
+
+engine:
+	@$(DOCKER) info >/dev/null 2>&1 || { echo "No Docker Engine answers to '$(DOCKER) info': start one, or say DOCKER=path." >&2; exit 2; }
+
+# Wheels that pip on this machine prefers, such as torch's for the CPU, are preferred in the image too.
+image-%: engine
+	@$(if $(PIP_FIND_LINKS),cp -n $(wildcard $(PIP_FIND_LINKS)/*.whl) docker/wheels/cpu/)
+	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --target $* --tag $(IMAGES)-$*:$(TAG) \
+	  --build-arg BASE_IMAGE=$(BASE_IMAGE) $(if $(filter-out undefined,$(origin VLLM)),--build-arg VLLM=$(VLLM)) \
+	  $(labels) $(secrets) .
+
+# This machine's own secrets, made at the first start.
+$(ENV_FILE):
+	@umask 077 && secret() { od -An -v -N20 -tx1 /dev/urandom | tr -d ' \n'; } && { \
+	  echo "COMPOSE_PROJECT_NAME=$(PROJECT)"; \
+	  echo "MONTESSORI_PREFECT_AUTH=montessori:$$(secret)"; \
+	  echo "POSTGRES_PASSWORD=$$(secret)"; \
+	  echo "REDIS_PASSWORD=$$(secret)"; \
+	  echo "AWS_ACCESS_KEY_ID=montessori"; \
+	  echo "AWS_SECRET_ACCESS_KEY=$$(secret)"; \
+	} >$@
+
+up: engine $(ENV_FILE)
+	@for target in $(TARGETS); do \
+	  $(DOCKER) image inspect $(IMAGES)-$$target:$(TAG) >/dev/null 2>&1 || $(MAKE) --no-print-directory image-$$target || exit; \
+	done
+	$(compose) up --detach $(ARGS)
+	@url=http://127.0.0.1:$${MONTESSORI_UI_PORT:-4200}; reports=http://127.0.0.1:$${MONTESSORI_REPORTS_PORT:-4201}; \
+	echo "The UI: $$url; its password is MONTESSORI_PREFECT_AUTH in $(ENV_FILE)"; \
+	echo "The runs' reports: $$reports"; \
+	echo "Start a run there (Deployments, montessori, Run, Custom run), or from here, with these settings in the environment:"; \
+	echo "  set -a; . ./$(ENV_FILE); PREFECT_API_URL=$$url/api PREFECT_API_AUTH_STRING=\$$MONTESSORI_PREFECT_AUTH"; \
+	echo "  AWS_ENDPOINT_URL_S3=http://127.0.0.1:$${MONTESSORI_S3_PORT:-9000} MONTESSORI_REPORTS_URL=$$reports; set +a"; \
+	echo "  $(bin)/montessori run configs/tiny.yaml --place pool --store s3://montessori/store"
+
+down: $(ENV_FILE)
+	$(compose) down $(ARGS)
