@@ -66,7 +66,7 @@ def test_the_folder_is_good_before_it_is_spoilt(folder: Path) -> None:
         ("seeds.source=./nowhere.jsonl", "seeds.source = ./nowhere.jsonl: no such file"),
         ("teacher={source: ./nowhere}", "teacher.source = ./nowhere: no such folder"),
         ("student.source=TinyLlama/x", "student: give `scratch: {…}` when, and only when, source is `scratch`"),
-        ("store=s3://bucket/runs", "store = s3://bucket/runs: only a local folder is supported"),
+        ("store=gs://bucket/runs", "store = gs://bucket/runs: expected a folder"),
     ],
 )
 def test_a_wrong_setting(folder: Path, capsys: pytest.CaptureFixture[str], change: str, sentence: str) -> None:

@@ -79,6 +79,10 @@ def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
         ({"responses": {"shards": 9}, "training_size": 8}, r"responses.shards (9) exceeds the points to answer (8)"),
         ({"sft": {"warm_up_share": 0.7, "decay_share": 0.4}}, "sft: warm_up_share + decay_share must not exceed 1"),
         ({"dpo": {"batch_size": 3}}, "batch_size (3) must be a multiple of per_device_batch_size (2)"),
+        (
+            {"dpo": {"batch_size": 4}, "compute": {"training_processes": 4}},
+            "dpo.batch_size (4) must be a multiple of dpo.per_device_batch_size times compute.training_processes (2 x",
+        ),
         ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when, and only when"),
         ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when, and only when"),
         (
@@ -89,6 +93,12 @@ def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, says):
     assert says in complaint(minimal(**wrong))
+
+
+def test_a_training_that_a_run_does_not_have_need_not_be_shared_out():
+    tree = minimal(compute={"training_processes": 8})  # the paper's DPO has batches of 2, its fine-tuning of 32
+    assert "dpo.batch_size (2)" in complaint(tree)
+    config_file.parse({**tree, "iterations": 0, "sft": {"batch_size": 32}}, "run.yaml")
 
 
 def test_a_setting_that_has_no_default_is_asked_for():

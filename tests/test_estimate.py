@@ -8,7 +8,7 @@ import pytest
 from flows import cli
 from flows.plan import plan
 from montessori import config_file
-from montessori.artifacts import Request, Store
+from montessori.artifacts import Folder, Request, Store
 from montessori.chat import render_prompt
 from montessori.config import Settings
 from montessori.estimate import Line, estimate, total
@@ -48,7 +48,7 @@ def usage(prompts: int, read: int, written: int) -> dict[str, float]:
 
 
 def test_like_stages_of_other_runs_give_the_rates(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     first = {"seconds": 10.0, "instructions": 100, "usage": usage(50, 5_000, 2_000)}
     second = {"seconds": 30.0, "instructions": 300, "usage": usage(150, 15_000, 6_000)}
     made_at_other_seeds(store, "instructions", first, second)
@@ -60,14 +60,14 @@ def test_like_stages_of_other_runs_give_the_rates(tmp_path: Path):
 
 
 def test_a_stage_with_other_settings_is_no_measure(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     made = {"seconds": 10.0, "instructions": 100, "usage": usage(50, 5_000, 2_000)}
     made_at_other_seeds(store, "instructions", made, changes=("instructions.seed_shots=2",))
     assert lines_of(settings_of(), store)["instructions"].basis == {"assumed"}
 
 
 def test_what_the_store_has_is_counted_as_it_was(tmp_path: Path):
-    store, settings = Store(tmp_path), settings_of()
+    store, settings = Folder(tmp_path), settings_of()
     request = next(r for r in plan(settings)[0].requests.values() if r.stage == "instructions")
     make(store, request, 10.0, instructions=512, usage=usage(10, 1, 1))
     line = lines_of(settings, store)["instructions"]
@@ -78,7 +78,7 @@ def test_what_the_store_has_is_counted_as_it_was(tmp_path: Path):
 
 
 def test_what_was_made_after_the_run_began_gives_no_rates_for_the_comparison(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     made_at_other_seeds(store, "warm-up", {"seconds": 10.0, "encoded": 100, "dropped": 0})
     assert lines_of(settings_of(), store, before="2000-01-01")["warm-up"].basis == {"assumed"}
     assert lines_of(settings_of(), store, before="2999-01-01")["warm-up"].basis == {"measured"}
@@ -100,18 +100,18 @@ def test_what_is_half_written_or_spoilt_gives_no_rates(tmp_path: Path):
     for place in (".staging/abc", "warm-up/0123"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "manifest.json").write_text('{"address": "warm-up/0')
-    assert lines_of(settings_of(), Store(tmp_path))["warm-up"].basis == {"assumed"}
+    assert lines_of(settings_of(), Folder(tmp_path))["warm-up"].basis == {"assumed"}
 
 
 def test_an_endpoint_has_its_price(tmp_path: Path):
     endpoint = ["generation.engine=openai", "generation.openai.model=gpt-4o", "iterations=0"]
-    lines = lines_of(settings_of(*endpoint), Store(tmp_path))
+    lines = lines_of(settings_of(*endpoint), Folder(tmp_path))
     whole = total(lines.values())
     assert whole.usd == pytest.approx((whole.tokens_in * 2.5 + whole.tokens_out * 10) / 1e6)
     assert lines["student"].usd is None
-    own = lines_of(settings_of(*endpoint, "generation.openai.price={input: 0, output: 1}"), Store(tmp_path))
+    own = lines_of(settings_of(*endpoint, "generation.openai.price={input: 0, output: 1}"), Folder(tmp_path))
     assert total(own.values()).usd == pytest.approx(whole.tokens_out / 1e6)
-    unknown = lines_of(settings_of(*endpoint, "generation.openai.model=mine"), Store(tmp_path))
+    unknown = lines_of(settings_of(*endpoint, "generation.openai.model=mine"), Folder(tmp_path))
     assert total(unknown.values()).usd is None
 
 

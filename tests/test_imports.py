@@ -58,7 +58,19 @@ def loaded_by(code: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("words", [["--help"], ["score", "--help"], ["push", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["refresh", "--help"],
+        ["champion", "show", "--help"],
+        ["store", "gc", "--help"],
+        ["status", "--help"],
+        ["reports", "--help"],
+        ["score", "--help"],
+        ["push", "--help"],
+    ],
+)
 def test_help_loads_nothing_heavy(words):
     assert loaded_by(f"import flows.cli\ntry:\n    flows.cli.main({words!r})\nexcept SystemExit: pass") == []
 

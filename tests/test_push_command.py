@@ -18,7 +18,7 @@ import yaml
 from flows import cli
 from flows.plan import plan
 from montessori import config_file, data, stage
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.chat import Message
 from montessori.synthesis.engines import Answer, Generation
 from tasks import engines
@@ -83,7 +83,7 @@ def run_in(
         "training_size": SIZE,
     }
     requests = plan(engines.settled(config_file.parse(tree, "settings")))[0].requests
-    store = Store(here / "store")
+    store = Folder(here / "store")
     for address, request in requests.items():
         if request.stage in ("seeds", "reference", "instructions", "responses"):
             stage.run(request, store)

@@ -12,7 +12,7 @@ import torch
 
 from flows import cli
 from montessori import data, models
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.chat import encode_pairs
 from montessori.config import DataSource
 from montessori.influence import (
@@ -239,7 +239,7 @@ def test_points_that_are_in_the_reference_set_are_counted_not_refused(
 
 def test_what_is_done_is_not_done_again(here: Path) -> None:
     assert score(optimizer_state="state", shards=3) == 0
-    store = Store("store")
+    store = Folder("store")
     made = {m: m.stat().st_mtime_ns for m in store.root.glob("*/*/manifest.json")}
     first = Path("scores.jsonl").read_bytes()
     Path("scores.jsonl").unlink()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from montessori.artifacts import Store
+from montessori.artifacts import Folder, Store
 from montessori.config import OpenAI, Price
 from montessori.spending import Usage, others, price_of, reached
 
@@ -24,7 +24,7 @@ def spent(store: Store, paid: list[str], price: object = PRICE) -> Usage:
 
 
 def test_parts_of_other_runs_and_parts_at_work_count(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     make(store, "a/1", usd=0.5)
     make(store, "own/0", usd=100)
     with store.journal("b/2") as journal:
@@ -33,7 +33,7 @@ def test_parts_of_other_runs_and_parts_at_work_count(tmp_path: Path):
 
 
 def test_what_was_made_before_the_price_was_known_is_paid_by_its_tokens(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     make(store, "a/1")
     make(store, "b/2")
     assert spent(store, ["a/1"]).usd == pytest.approx((READ * 1.0 + WRITTEN * 2.0) / 1e6)
@@ -42,7 +42,7 @@ def test_what_was_made_before_the_price_was_known_is_paid_by_its_tokens(tmp_path
 
 
 def test_a_part_that_is_made_while_it_is_looked_at_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store, usage = Store(tmp_path), Store.usage
+    store, usage = Folder(tmp_path), Store.usage
     monkeypatch.setattr("montessori.spending.LOOK_EVERY_S", 0.0)
 
     def made_in_between(self: Store, address: str) -> dict[str, float]:

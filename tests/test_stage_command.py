@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from montessori import stage
-from montessori.artifacts import Request, Store
+from montessori.artifacts import Folder, Request
 
 REQUEST = Request(stage="seeds", version=1, settings={"pocket": 12}, inputs={"source": ["pocket"]}, seed=3)
 
@@ -15,7 +15,7 @@ REQUEST = Request(stage="seeds", version=1, settings={"pocket": 12}, inputs={"so
 def test_it_does_what_a_request_or_a_manifest_asks(tmp_path: Path, wrapped: bool) -> None:
     tree = json.loads(REQUEST.model_dump_json())
     (tmp_path / "file.json").write_text(json.dumps({"request": tree} if wrapped else tree))
-    store = Store(tmp_path / "store")
+    store = Folder(tmp_path / "store")
     assert stage.main([str(tmp_path / "file.json"), "--store", str(store.root)]) == 0
     assert store.manifest(REQUEST.address)["summary"] == {"rows": 12}
     before = store.manifest(REQUEST.address)
@@ -38,4 +38,4 @@ def test_a_stage_that_finds_wrong_input_says_so_with_its_exit_code(tmp_path: Pat
     bad = REQUEST.model_copy(update={"settings": {}, "inputs": {"source": [f"file:{tmp_path / 'no.jsonl'}#0"]}})
     (tmp_path / "file.json").write_text(bad.model_dump_json())
     assert stage.main([str(tmp_path / "file.json"), "--store", str(tmp_path / "store")]) == 2
-    assert not Store(tmp_path / "store").exists(bad.address)
+    assert not Folder(tmp_path / "store").exists(bad.address)

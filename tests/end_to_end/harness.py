@@ -1,5 +1,7 @@
 """A finished micro run to start from, and the command line as a user calls it."""
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 
 CONFIG = Path(__file__).with_name("micro.yaml")
+FOUR = ("--set", "influence.shards=4", "--set", "influence.token_budget=64")  # a few points a batch, for all shards
 Montessori = Callable[..., "subprocess.CompletedProcess[str]"]
+Contents = dict[str, dict[str, str]]  # by address: the SHA-256 of each file
 
 
 def command(*arguments: object) -> list[str]:
@@ -39,10 +43,28 @@ def montessori(environment: dict[str, str]) -> Montessori:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori) -> Path:
-    """A store with a whole micro run, not to be changed."""
-    store = tmp_path_factory.mktemp("finished") / "store"
-    done = montessori("run", CONFIG, "--store", store)
+    """A store with a whole micro run, not to be changed: one for all workers of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    store = base / "finished"
+    with (base / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = montessori("run", CONFIG, "--store", store)  # who comes later finds it made, and hardly waits
     assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+@pytest.fixture(scope="session")
+def four(finished: Path, montessori: Montessori) -> Path:
+    """The same with four shards, made in one process, one stage after the other."""
+    store, making = finished.with_name("four"), finished.with_name("four.making")
+    with finished.with_name("four.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.exists():
+            shutil.copytree(finished, making)
+            done = montessori("run", CONFIG, "--store", making, *FOUR, "--set", "compute.place=inline")
+            assert done.returncode == 0, done.stdout + done.stderr
+            making.rename(store)
     return store
 
 
@@ -61,13 +83,32 @@ def only_models(copy: Path) -> Path:
     return copy
 
 
-def contents(store: Path) -> dict[str, dict[str, str]]:
+def contents(store: Path) -> Contents:
     """The SHA-256 of each file of each artifact, but for those of the run's page, which tells times."""
     found = {}
     for manifest in store.glob("*/*/manifest.json"):
         tree = json.loads(manifest.read_text())
         found[tree["address"]] = {name: file["sha256"] for name, file in tree["files"].items()}
-    return {address: files for address, files in found.items() if not address.startswith("runs/")}
+    return _without_pages(found)
+
+
+def contents_of_bucket(client: Any, bucket: str, prefix: str) -> Contents:
+    """The same below a prefix of a bucket, every byte read from the server itself."""
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+        for item in page.get("Contents", []):
+            if item["Key"].endswith("/manifest.json"):
+                manifest = json.load(client.get_object(Bucket=bucket, Key=item["Key"])["Body"])
+                folder = item["Key"].removesuffix("manifest.json") + manifest["room"]
+                for name, file in manifest["files"].items():
+                    content = client.get_object(Bucket=bucket, Key=f"{folder}/{name}")["Body"].read()
+                    assert hashlib.sha256(content).hexdigest() == file["sha256"], (manifest["address"], name)
+                found[manifest["address"]] = {name: file["sha256"] for name, file in manifest["files"].items()}
+    return _without_pages(found)
+
+
+def _without_pages(found: Contents) -> Contents:
+    return {address: files for address, files in found.items() if not address.startswith(("runs/", "refreshes/"))}
 
 
 def the_run(store: Path) -> Path:

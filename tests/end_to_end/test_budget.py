@@ -4,14 +4,14 @@ from pathlib import Path
 
 from harness import CONFIG, Montessori, contents
 
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 
 
 def used(store: Path) -> float:
     """Tokens of the teacher, in artifacts and in journals."""
     addresses = {f"{path.parent.parent.name}/{path.parent.name}" for path in store.glob("*/*/manifest.json")}
     addresses |= {folder.name.replace("+", "/") for folder in (store / ".journals").glob("*")}
-    found = [Store(store).usage(address) for address in addresses]
+    found = [Folder(store).usage(address) for address in addresses]
     return sum(usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0) for usage in found)
 
 

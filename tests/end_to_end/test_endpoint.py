@@ -11,7 +11,7 @@ import yaml
 from endpoint import Body, Endpoint, Reply
 from harness import CONFIG, command, summary, the_run
 
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.data import read_rows
 
 KEY = "sk-not-to-be-seen-anywhere-0123456789"
@@ -108,7 +108,7 @@ def test_a_budget_in_dollars_is_kept_and_nothing_is_paid_for_twice(
 def test_what_the_endpoint_will_not_do_is_found_before_anything_starts(
     settings: Path, only_models: Path, environment: dict[str, str], reply: Any, changes: list[str], sentence: str
 ):
-    before = sorted(Store(only_models).root.rglob("*"))
+    before = sorted(Folder(only_models).root.rglob("*"))
     with Endpoint(strong, models=reply) as endpoint:
         done = run(settings, endpoint.url, environment, *changes)
         assert endpoint.asked == []
@@ -116,7 +116,7 @@ def test_what_the_endpoint_will_not_do_is_found_before_anything_starts(
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert KEY not in done.stderr
-    assert sorted(Store(only_models).root.rglob("*")) == before
+    assert sorted(Folder(only_models).root.rglob("*")) == before
 
 
 def test_an_address_that_is_not_the_apis_is_found_before_anything_starts(settings: Path, environment: dict[str, str]):

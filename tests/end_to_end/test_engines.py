@@ -15,7 +15,7 @@ import pytest
 from endpoint import Proxy
 from harness import CONFIG, Montessori, the_run
 
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.chat import user
 from montessori.config import Sampling
 from montessori.data import Row, read_rows, write_rows
@@ -135,7 +135,7 @@ def test_a_run_in_which_a_faulty_endpoint_writes_for_the_teacher(
     assert len(written) == 32 + 56
     assert {row["model"] for row in written} == {f"api:teacher@{proxy.url}"}
     assert len(rows_of(only_models, "instructions", "transformers")) == 32
-    for manifest in map(Store(only_models).manifest, artifacts(only_models, "responses")):
+    for manifest in map(Folder(only_models).manifest, artifacts(only_models, "responses")):
         if manifest["request"]["settings"]["engine"] == "openai":
             assert manifest["summary"]["usage"]["prompts"] == manifest["summary"]["pairs"]
 
@@ -145,7 +145,7 @@ def artifacts(store: Path, stage: str) -> list[str]:
 
 
 def test_what_vllm_had_written_when_it_was_killed_is_not_written_again(tmp_path: Path, teacher: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     questions = [{"id": f"{n}", "prompt_id": f"{n}", "instruction": f"Say {n} and {n + 1}."} for n in range(3000)]
     with store.staging() as folder:
         write_rows(folder / "instructions.parquet", questions)

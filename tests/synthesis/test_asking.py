@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from montessori import progress
-from montessori.artifacts import Store
+from montessori.artifacts import Folder
 from montessori.chat import user
 from montessori.config import Price, Sampling
 from montessori.errors import BudgetReached
@@ -53,7 +53,7 @@ def ask(asker: Asker, prompts=PROMPTS, seeds=SEEDS) -> list[Answer]:
 
 
 def test_answers_come_in_the_order_of_the_prompts(tmp_path: Path):
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         answers = ask(Asker(Teacher().load, journal))
     assert [answer.generations[1].text for answer in answers] == [f"Question {n} of seed {n}, 1" for n in range(10)]
     assert [answer.cut for answer in answers] == [n == 3 for n in range(10)]
@@ -61,10 +61,10 @@ def test_answers_come_in_the_order_of_the_prompts(tmp_path: Path):
 
 def test_after_a_death_only_what_is_missing_is_asked_for(tmp_path: Path):
     whole, first, second = Teacher(), Teacher(dies_at=4), Teacher()
-    with Store(tmp_path / "whole").journal(ADDRESS) as journal:
+    with Folder(tmp_path / "whole").journal(ADDRESS) as journal:
         uninterrupted = Asker(whole.load, journal)
         expected = ask(uninterrupted)
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     with store.journal(ADDRESS) as journal, pytest.raises(Died):
         ask(Asker(first.load, journal))
     with store.journal(ADDRESS) as journal:
@@ -79,7 +79,7 @@ def test_after_a_death_only_what_is_missing_is_asked_for(tmp_path: Path):
 
 def test_an_engine_that_has_nothing_to_do_is_not_loaded(tmp_path: Path):
     teacher = Teacher()
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         expected = ask(Asker(teacher.load, journal))
         assert ask(Asker(teacher.load, journal)) == expected
     assert teacher.loaded == 1
@@ -87,7 +87,7 @@ def test_an_engine_that_has_nothing_to_do_is_not_loaded(tmp_path: Path):
 
 def test_another_seed_or_another_prompt_is_another_question(tmp_path: Path):
     teacher = Teacher()
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         asker = Asker(teacher.load, journal)
         ask(asker)
         ask(asker, seeds=[*range(9), 99])
@@ -96,7 +96,7 @@ def test_another_seed_or_another_prompt_is_another_question(tmp_path: Path):
 
 
 def test_a_torn_line_is_asked_for_again(tmp_path: Path):
-    store, first, second = Store(tmp_path), Teacher(dies_at=4), Teacher()
+    store, first, second = Folder(tmp_path), Teacher(dies_at=4), Teacher()
     with store.journal(ADDRESS) as journal, pytest.raises(Died):
         ask(Asker(first.load, journal))
     (lines,) = (tmp_path / ".journals").glob("*/answers.jsonl")
@@ -109,7 +109,7 @@ def test_a_torn_line_is_asked_for_again(tmp_path: Path):
 
 
 def test_progress_counts_what_was_there_before_too(tmp_path: Path):
-    store, heard = Store(tmp_path), []
+    store, heard = Folder(tmp_path), []
     with store.journal(ADDRESS) as journal, pytest.raises(Died):
         ask(Asker(Teacher(dies_at=4).load, journal))
     with store.journal(ADDRESS) as journal, progress.listening(lambda *report: heard.append(report[:3])):
@@ -132,7 +132,7 @@ def test_progress_counts_what_was_there_before_too(tmp_path: Path):
 def test_a_budget_stops_it_and_what_came_is_kept(tmp_path: Path, limits, others, answered):
     """An answer is 20 tokens read and 14 written: 1.44e-4 dollars at 0.2 and 10 dollars for a million."""
     teacher, price = Teacher(), Price(input=0.2, output=10)
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         with pytest.raises(BudgetReached, match=r"budget\.\w+ = .* is reached .* run the same command to go on"):
             ask(Asker(teacher.load, journal, price, limits, lambda: others))
         assert len(journal.entries()) == len(teacher.asked) == answered
@@ -150,7 +150,7 @@ def test_prompts_under_way_count_with_what_one_has_cost_so_far(tmp_path: Path):
                 seen.append((len(self.asked) - 1, may_ask(3)))
                 yield i, answer
 
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         ask(Asker(Watched().load, journal, limits={"tokens": 34 * 7}))
     assert [may for _, may in seen] == [False] + [True] * 3 + [False] * 6
 
@@ -162,14 +162,14 @@ def test_what_may_not_be_begun_says_which_limit_and_by_how_much(tmp_path: Path):
                 yield from super().generate(prompts, sampling, samples, seeds, done)
 
     with (
-        Store(tmp_path).journal(ADDRESS) as journal,
+        Folder(tmp_path).journal(ADDRESS) as journal,
         pytest.raises(BudgetReached, match=r"budget.tokens = 1,000 does not reach for more \(0 used, up to 18,432 by"),
     ):
         ask(Asker(Batches().load, journal, limits={"tokens": 1000}))
 
 
 def test_what_was_used_is_known_before_and_after_the_artifact_is_made(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     assert store.usage(ADDRESS) == {}
     with store.journal(ADDRESS) as journal:
         asker = Asker(Teacher().load, journal, Price(input=1, output=2))
@@ -182,7 +182,7 @@ def test_what_was_used_is_known_before_and_after_the_artifact_is_made(tmp_path: 
 
 
 def test_a_journal_goes_when_the_artifact_is_made_even_if_killed_between(tmp_path: Path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     with store.journal(ADDRESS) as journal:
         ask(Asker(Teacher().load, journal))
         with store.staging() as folder:
@@ -195,7 +195,7 @@ def test_a_journal_goes_when_the_artifact_is_made_even_if_killed_between(tmp_pat
 
 
 def test_lines_are_json_that_anybody_can_read(tmp_path: Path):
-    with Store(tmp_path).journal(ADDRESS) as journal:
+    with Folder(tmp_path).journal(ADDRESS) as journal:
         ask(Asker(Teacher().load, journal))
     (lines,) = (tmp_path / ".journals").glob("*/answers.jsonl")
     first = json.loads(lines.read_text().splitlines()[0])

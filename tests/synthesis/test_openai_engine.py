@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from endpoint import MODEL, Endpoint, Proxy, Reply, completion, error, text_of, tokens_of
 
-from montessori.artifacts import Journal
+from montessori.artifacts.journal import FileJournal
 from montessori.chat import user
 from montessori.config import OpenAI, Price, Sampling
 from montessori.errors import BudgetReached, InputError
@@ -687,11 +687,11 @@ def ask_all(asker, n):
 
 
 def entries(folder):
-    with closing(Journal(folder)) as journal:
+    with closing(FileJournal(folder)) as journal:
         return journal.entries()
 
 
-class Full(Journal):
+class Full(FileJournal):
     """A journal whose disk is full after 40 answers."""
 
     def add(self, entry, usage):
@@ -705,7 +705,7 @@ def test_after_a_journal_that_failed_only_what_is_missing_is_asked_for(tmp_path)
         with closing(Full(tmp_path)) as journal, pytest.raises(OSError, match="no space"):
             ask_all(asker(endpoint, journal), 200)
         before = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
-        with closing(Journal(tmp_path)) as journal:
+        with closing(FileJournal(tmp_path)) as journal:
             again = asker(endpoint, journal)
             assert ask_all(again, 200) == [expected(i) for i in range(200)]
         kept = [i for i in range(200) if expected(i)[0] in before]
@@ -723,7 +723,7 @@ from test_openai_engine import *
 class Server:
     url = sys.argv[2]
 
-ask_all(asker(Server, Journal(Path(sys.argv[3]))), 200)
+ask_all(asker(Server, FileJournal(Path(sys.argv[3]))), 200)
 """
 
 
@@ -739,14 +739,15 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
     with Endpoint(rule) as endpoint:
         child = subprocess.Popen([sys.executable, "-c", CHILD, Path(__file__).parent, endpoint.url, tmp_path])
         try:
-            assert under_way.wait(120)
+            while not under_way.wait(0.2):
+                assert child.poll() is None, "it has ended by itself"
         finally:
             child.kill()
             child.wait()
         released.set()
         before = Counter(map(number, endpoint.asked))
         journaled = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
-        with closing(Journal(tmp_path)) as journal:
+        with closing(FileJournal(tmp_path)) as journal:
             assert ask_all(asker(endpoint, journal), 200) == [expected(i) for i in range(200)]
         again = Counter(map(number, endpoint.asked)) - before
     kept = {i for i in range(200) if expected(i)[0] in journaled}
@@ -758,7 +759,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
 @pytest.mark.parametrize("limits", [{"tokens": 2000}, {"usd": 0.01}])
 def test_a_budget_begins_no_more_and_keeps_those_under_way(tmp_path, limits):
     price = Price(input=1, output=10)  # 5 tokens read and about 8 written: 85e-6 dollars
-    with Endpoint() as endpoint, closing(Journal(tmp_path)) as journal:
+    with Endpoint() as endpoint, closing(FileJournal(tmp_path)) as journal:
         asking = asker(endpoint, journal, price, limits)
         with pytest.raises(BudgetReached):
             ask_all(asking, 1000)
