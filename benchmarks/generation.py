@@ -30,7 +30,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from flows.plan import plan
 from montessori import config, config_file, stage
-from montessori.artifacts import Request, Store
+from montessori.artifacts import Folder, Request, Store
 from montessori.data import read_rows
 from montessori.models import load_model, load_tokenizer
 from montessori.synthesis.engines import Engine
@@ -72,7 +72,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     overrides = [*options.overrides, "generation.engine=transformers", f"training_size={options.instructions}"]
     settings = config_file.load(options.config, overrides)
-    store = Store(options.store)
+    store = Folder(options.store)
     requests = list(plan(settings)[0].requests.values())
     asked = next(r for r in requests if r.stage == "instructions")
     for request in requests:

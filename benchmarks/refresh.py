@@ -1,0 +1,82 @@
+"""How often would the nightly refresh promote a challenger that is no better? Students of one and the same teacher.
+
+    .venv/bin/python benchmarks/refresh.py [--students 16] [--config configs/tiny.yaml] [--store DIR] [--set key=value]…
+
+Each student has seeds of its own, as each pair of a night has. Two groups of them are compared as champion's and
+challenger's, so every promotion is a false one. Prints the table of docs/results.md.
+"""
+
+import argparse
+import itertools
+import random
+import statistics
+
+from flows.iteration import base, taught_by
+from montessori import config_file, sources
+from montessori.artifacts import open_store
+from montessori.data import read_rows
+from montessori.evaluation.paired import Losses, compare
+from tasks import engines
+from tasks.direct import Direct
+from tasks.places import open_place
+from tasks.steps import Steps
+
+LEVEL = 0.05
+DRAWS = 4000
+
+
+def main() -> None:
+    """Teach the students that the store has not, then compare them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", type=int, default=16)
+    parser.add_argument("--config", default="configs/tiny.yaml")
+    parser.add_argument("--store", default="store")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    options = parser.parse_args()
+    losses = _taught(options)
+    means = [statistics.fmean(student) for student in losses]
+    print(
+        f"Reference loss {statistics.fmean(means):.3f}, standard deviation over seeds {statistics.stdev(means):.3f}.\n"
+    )
+    print("| pairs of students | promoted | were seeds only averaged |\n| ---: | ---: | ---: |")
+    for pairs in (1, 2, 3, 5):
+        promoted = [_promoted(*groups) for groups in _groups(losses, pairs)]
+        shares = (f"{statistics.fmean(share):.1%}" for share in zip(*promoted, strict=True))
+        print(f"| {pairs} | {' | '.join(shares)} |")
+
+
+def _taught(options: argparse.Namespace) -> list[Losses]:
+    """The losses of each student on the reference set."""
+    settings = config_file.load(options.config, [f"store={options.store}", *options.overrides])
+    settings = engines.settled(settings)
+    store, place = open_store(settings.store), open_place(settings.compute)
+    execution = Direct(store, place, settings.compute)
+    steps = Steps(settings, sources.addresses(settings), execution.submit)
+    start = base(steps)
+    names = [f"null {number}" for number in range(options.students)]
+    students = [taught_by(steps, start, start.writer, name, name, name) for name in names]
+    try:
+        execution.finish()
+    finally:
+        place.close()
+    tables = (read_rows(store.open(student.metrics) / "losses.parquet") for student in students)
+    return [[row["loss"] for row in table if row["set"] == "reference"] for table in tables]
+
+
+def _groups(losses: list[Losses], pairs: int) -> list[tuple[list[Losses], list[Losses]]]:
+    """Champion's and challenger's students: every way to choose one each, or random ways to choose more."""
+    if pairs == 1:
+        return [([a], [b]) for a, b in itertools.permutations(losses, 2)]
+    draw = random.Random(0)
+    chosen = (draw.sample(losses, 2 * pairs) for _ in range(DRAWS))
+    return [(students[:pairs], students[pairs:]) for students in chosen]
+
+
+def _promoted(champion: list[Losses], challenger: list[Losses]) -> tuple[bool, bool]:
+    """Whether the refresh promotes, and whether it would if it averaged the pairs and forgot that they differ."""
+    averaged = [[[statistics.fmean(each) for each in zip(*group, strict=True)]] for group in (champion, challenger)]
+    return compare(champion, challenger).p_value < LEVEL, compare(*averaged).p_value < LEVEL
+
+
+if __name__ == "__main__":
+    main()
