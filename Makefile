@@ -55,7 +55,7 @@ install: .venv/installed
 	@echo "Installing into .venv: 2 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
-	$(bin)/pip install --quiet --editable '.[models,test]'
+	$(bin)/pip install --quiet --editable '.[models,evaluation,test]'
 	touch $@
 
 vllm: .venv-vllm/installed

@@ -1,4 +1,4 @@
-"""The command line: `montessori run`, `refresh`, `status`, `reports`, `store`, `champion`, `score`, `push` and others.
+"""The command line: `montessori run`, `evaluate`, `refresh`, `status`, `reports`, `store`, `score`, `push` and others.
 
 Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
 """
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import champion, reports, status
+from flows import champion, evaluate, reports, status
 from flows import store as store_command
 from montessori import config_file
 from montessori.config import Settings
@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_parser(add)
     store_command.add_parser(add)
     champion.add_parser(add)
+    evaluate.add_parser(add)
     _add_score(add)
     _add_push(add)
     _add_deploy(add)
@@ -499,6 +500,7 @@ COMMANDS = {
     "store": store_command.store,
     "champion": champion.champion,
     "score": _score,
+    "evaluate": lambda options: evaluate.evaluate(options, _leaving_at_once),
     "push": _push,
     "deploy": _deploy,
 }

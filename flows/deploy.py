@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows import automations
-from flows.launch import launch, refresh
+from flows.launch import evaluate, launch, refresh
 from flows.stage import stage
 from montessori.artifacts import open_store
 from montessori.errors import InputError
@@ -146,14 +146,17 @@ def _register(client: SyncPrefectClient, wanted: Wanted) -> Iterator[str]:
     stages = _deployment(client, wanted, stage, QUEUE, {}, _job(wanted, of_stage=True))
     yield "deployment  stage/stage"
     place = {} if wanted.kind == "process" else {"place": "pool"}
-    asked = {"config": wanted.config, **place, **({"store": wanted.store} if wanted.store else {})}
+    there = {**place, **({"store": wanted.store} if wanted.store else {})}
+    asked = {"config": wanted.config, **there}
     run = _deployment(client, wanted, launch, "default", asked, _job(wanted))
     yield "deployment  montessori/montessori"
+    measured = _deployment(client, wanted, evaluate, "default", there, _job(wanted))
+    yield "deployment  evaluate/evaluate"
     night = _deployment(client, wanted, refresh, "default", asked, _job(wanted), alone=True)
     nightly = wanted.nightly != OFF
     _schedule(client, night, _cron(wanted.nightly if nightly else NIGHTLY), active=nightly)
     yield f"deployment  teacher-refresh/teacher-refresh, {wanted.nightly if nightly else 'no schedule'}"
-    for name in automations.register(client, [run, night], stages, night if nightly else None, block):
+    for name in automations.register(client, [run, measured, night], stages, night if nightly else None, block):
         yield f"automation  {name}"
 
 

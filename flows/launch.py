@@ -1,4 +1,4 @@
-"""The flows `montessori` and `teacher-refresh` as they are deployed: parameters are the fields of the form in the UI.
+"""The flows `montessori`, `teacher-refresh` and `evaluate` as deployed: parameters are the fields of the UI's form.
 
 The command line runs the same with settings of its own (flows/montessori.py, flows/refresh.py).
 """
@@ -19,8 +19,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt
 from pydantic.json_schema import SkipJsonSchema
 
-from flows.montessori import THREADS, run
+from flows.evaluate import prepare
+from flows.montessori import THREADS, follow, run
 from montessori import config_file
+from montessori.artifacts import Request
 from montessori.config import EstimatorName, Settings
 from montessori.errors import InputError, MontessoriError, StageError
 from tasks.steps import Address
@@ -118,6 +120,47 @@ def refresh(
     return ended(
         lambda: teacher_refresh.fn(settings(config, overrides=overrides, place=place, store=store), night),
     )
+
+
+@flow(name="evaluate", flow_run_name="{suite}: {models}", task_runner=THREADS, persist_result=False)
+def evaluate(
+    models: Annotated[
+        list[str],
+        _shown("Models", "Runs of the store (all of their students), RUN:SYSTEM, model folders or hub names."),
+    ],
+    suite: Annotated[str, _shown("Suite", "quick, paper, or the path of a YAML file on the worker.")] = "quick",
+    baseline: Annotated[
+        str | Nothing,
+        _shown("Baseline", "The model that the others are compared with. Left empty: Self-Instruct, or the first."),
+    ] = None,
+    judge: Annotated[
+        str | Nothing,
+        _shown("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    place: Place = None,
+    store: Store = None,
+) -> State[Any]:
+    """Measure models on a suite of benchmarks, and compare them.
+
+    What the store has is not measured again.
+    """
+    short = {"compute.place": place, "store": store}
+    given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
+
+    def work() -> Address:
+        ready = prepare(models, suite, baseline or None, judge or None, [*given, *overrides])
+        ready.store.check_writable()
+        requests = {request.address: request for request in ready.plan.requests}
+
+        def start(submit: Callable[[Request], None]) -> Address:
+            for request in ready.plan.requests:
+                submit(request)
+            return ready.plan.card
+
+        return follow(ready.store, ready.suite.compute, ready.suite.vllm.python, requests, start)
+
+    return ended(work)
 
 
 def ended(work: Callable[[], Address]) -> State[Any]:

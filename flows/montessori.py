@@ -1,6 +1,6 @@
 """The flow `montessori`: N iterations of the method beside Self-Instruct and the base student, then the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from prefect import flow
@@ -10,8 +10,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.plan import order, plan
 from flows.shards import Shards, show
-from montessori.artifacts import Store, open_store
-from montessori.config import Settings
+from montessori.artifacts import Request, Store, open_store
+from montessori.config import Compute, Settings
 from montessori.reporting.link import report_link
 from tasks import engines
 from tasks.execution import Execution
@@ -42,18 +42,33 @@ def run(settings: Settings) -> Address:
 
 
 def make(store: Store, planned: Steps, order: Callable[[Steps], Address]) -> Address:
-    """Run what `order` asks for, which is what was `planned`, as tasks of the present flow; its last artifact.
+    """Run what `order` asks for, which is what was `planned`, as tasks of the present flow; its last artifact."""
+    settings, requests = planned.settings, planned.requests
+    engines.check(settings, [request for request in requests.values() if not store.exists(request.address)])
+
+    def start(submit: Callable[[Request], None]) -> Address:
+        return order(Steps(settings, planned.sources, submit, parts=list(requests.values())))
+
+    return follow(store, settings.compute, settings.generation.vllm.python, requests, start)
+
+
+def follow(
+    store: Store,
+    compute: Compute,
+    vllm_python: str,
+    requests: Mapping[Address, Request],
+    start: Callable[[Callable[[Request], None]], Address],
+) -> Address:
+    """Run `requests`, which `start` submits, as tasks of the present flow; the last artifact, which `start` returns.
 
     Shows the stages, and the artifact's result and report, in Prefect.
     """
-    settings = planned.settings
-    check(settings.compute, store)
-    engines.check(settings, [r for r in planned.requests.values() if not store.exists(r.address)])
-    place = open_place(settings.compute, settings.generation.vllm.python)
-    execution = Execution(store, place, settings.compute)
+    check(compute, store)
+    place = open_place(compute, vllm_python)
+    execution = Execution(store, place, compute)
     try:
-        with Shards(execution), Telling(store, planned.requests, execution.records):
-            address = order(Steps(settings, planned.sources, execution.submit, parts=list(planned.requests.values())))
+        with Shards(execution), Telling(store, requests, execution.records):
+            address = start(execution.submit)
             execution.finish()
     finally:
         place.close()

@@ -1,4 +1,4 @@
-"""`montessori reports`: the reports of a store's runs and refreshes, for a browser. Reads, and nothing else.
+"""`montessori reports`: the reports of a store's runs and what is like them, for a browser. Reads, and nothing else.
 
 A file is served when the manifest of its run names it, so no name can lead anywhere else. The Host header must be one
 of this server's: a page from elsewhere cannot have its own name point here and read along.
@@ -32,6 +32,8 @@ TYPES = {
     "json": "application/json",
     "yaml": "text/plain; charset=utf-8",
     "md": "text/plain; charset=utf-8",
+    "csv": "text/plain; charset=utf-8",
+    "tex": "text/plain; charset=utf-8",
 }
 PATIENCE_S = 30  # with a browser that has opened a connection and says nothing
 log = logging.getLogger(__name__)
@@ -42,8 +44,8 @@ def add_parser(add: Any) -> None:
     parser = add(
         "reports",
         help="serve the reports of a store's runs to a browser",
-        description="Serve the reports of the runs and refreshes in a store, read-only. Prefect's UI can link to them: "
-        "set MONTESSORI_REPORTS_URL where the flows run.",
+        description="Serve the reports of the runs, refreshes and evaluations in a store, read-only. Prefect's UI can "
+        "link to them: set MONTESSORI_REPORTS_URL where the flows run.",
         epilog=EXAMPLES,
     )
     parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")

@@ -105,6 +105,8 @@ class Sampling(Frozen):
     repetition_penalty: float = Field(1.0, gt=0)
     max_tokens: int = Field(1024, ge=1)  # paper
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # texts that end an answer, and are not part of it
+    # Log probabilities to keep of the first token. At 0 it is in no dump: fingerprints stay what they were without it.
+    top_logprobs: int = Field(0, ge=0, le=20, exclude_if=lambda count: count == 0)
 
 
 class InstructionSampling(Sampling):

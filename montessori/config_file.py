@@ -1,6 +1,7 @@
 """Settings from a YAML file and `key=value` overrides, and back.
 
-In: a path.  Out: a frozen `Settings`, or an InputError whose one sentence names the file and the field.
+In: a path.  Out: a frozen `Settings`, or another block of settings, or an InputError whose one sentence names the file
+and the field.
 """
 
 import difflib
@@ -9,7 +10,7 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,12 +18,20 @@ from pydantic import BaseModel, ValidationError
 from montessori.config import Settings
 from montessori.errors import InputError
 
+SOURCES = ("seeds", "reference", "test", "questions", "trained_on")  # may be written as a name or path alone
+Kind = TypeVar("Kind", bound=BaseModel)
+
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
     """The settings in YAML file `path`, with `key.sub=value` overrides (values are YAML).
 
     Raises InputError that names the file and the field, and suggests the key that was probably meant.
     """
+    return parse(read(path, overrides), str(path))
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The same, not yet checked against the settings that there are."""
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -39,15 +48,21 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
     tree = json.loads(json.dumps(tree, default=str))  # a YAML alias must not let one override change two settings
     for override in overrides or []:
         _override(tree, override)
-    return parse(tree, str(path))
+    found: dict[str, Any] = tree
+    return found
 
 
 def parse(tree: dict[str, Any], where: str) -> Settings:
     """`tree` as `Settings`; `where` begins the message of the InputError otherwise."""
+    return block(Settings, tree, where)
+
+
+def block(kind: type[Kind], tree: dict[str, Any], where: str) -> Kind:
+    """The same for settings of another `kind`."""
     try:
-        return Settings.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{where}: {sentence(error)}") from None
+        raise InputError(f"{where}: {sentence(error, kind)}") from None
 
 
 def dump(tree: dict[str, Any]) -> str:
@@ -66,7 +81,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         below = tree.setdefault(parent, {})
-        if isinstance(below, str) and parent in ("seeds", "reference", "test"):
+        if isinstance(below, str) and parent in SOURCES:
             below = tree[parent] = {"source": below}
         if not isinstance(below, dict):
             raise InputError(f"--set {override}: {parent} has no fields below it")
@@ -74,13 +89,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def sentence(error: ValidationError) -> str:
-    """The first thing wrong, as one sentence."""
+def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
+    """The first thing wrong with settings of that `kind`, as one sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = list(_block(path[:-1]).model_fields)
+        known = list(_block(path[:-1], kind).model_fields)
         near = difflib.get_close_matches(path[-1], known, n=1)
         return f"unknown setting {field}; " + (
             f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
@@ -97,16 +112,17 @@ def sentence(error: ValidationError) -> str:
     )
 
 
-def _block(path: list[str]) -> type[BaseModel]:
-    """The settings class at `path` below Settings."""
-    block: type[BaseModel] = Settings
+def _block(path: list[str], kind: type[BaseModel]) -> type[BaseModel]:
+    """The settings class at `path` below `kind`."""
+    block = kind
     for part in path:
-        block = _settings_class(block.model_fields[part].annotation) or block
+        if part in block.model_fields:  # else the name of one of many, as of a suite's benchmarks
+            block = _settings_class(block.model_fields[part].annotation) or block
     return block
 
 
 def _settings_class(annotation: Any) -> type[BaseModel] | None:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated, dict):
         found = (_settings_class(argument) for argument in typing.get_args(annotation))
         return next((c for c in found if c), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -39,7 +39,7 @@ def read(source: DataSource, role: str) -> list[Row]:
 
     Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
     """
-    raw = _file_rows(Path(source.source).expanduser(), role) if is_file(source) else _hub_rows(source)
+    raw = file_rows(Path(source.source).expanduser(), role) if is_file(source) else hub_rows(source)
     end = None if source.limit is None else source.skip + source.limit
     rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
     if not rows:
@@ -72,7 +72,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
+def file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
+    """The rows of a JSONL, JSON or Parquet file as they are, each behind where it stands."""
     field = f"{role}.source = {path}"
     if not path.is_file():
         raise InputError(f"{field}: no such file")
@@ -118,7 +119,8 @@ def _parquet(path: Path, field: str) -> list[Row]:
         raise InputError(f"{field}: not a Parquet file ({error})") from None
 
 
-def _hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
+def hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
+    """The rows of a hub data set likewise."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 

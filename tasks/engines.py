@@ -3,12 +3,16 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from montessori.artifacts import Request
 from montessori.config import Settings
 from montessori.errors import InputError
+from montessori.evaluation.suite import Judge, Suite
 from montessori.spending import price_of
 from tasks.places import gpus
+
+EngineName = Literal["auto", "transformers", "vllm", "openai"]
 
 
 def settled(settings: Settings) -> Settings:
@@ -17,14 +21,19 @@ def settled(settings: Settings) -> Settings:
     What the workers of a pool have is not known here: there vLLM is taken only where the settings name it.
     """
     generation = settings.generation
-    known = settings.compute.place != "pool"
-    here = "vllm" if known and gpus() and _interpreter(generation.vllm.python) else "transformers"
     chosen = {
-        name: here
+        name: settled_engine("auto", generation.vllm.python, known=settings.compute.place != "pool")
         for name in ("engine", "tuned_engine")
         if getattr(generation, name) == "auto" and (name == "engine" or generation.engine == "openai")
     }
     return settings.model_copy(update={"generation": generation.model_copy(update=chosen)})
+
+
+def settled_engine(engine: EngineName, python: str, known: bool = True) -> EngineName:
+    """`engine`, or what `auto` is: vLLM where it is `known` that there is a GPU and its environment."""
+    if engine != "auto":
+        return engine
+    return "vllm" if known and gpus() and _interpreter(python) else "transformers"
 
 
 def said(settings: Settings) -> str:
@@ -60,6 +69,24 @@ def check(settings: Settings, missing: list[Request]) -> None:
             raise InputError(
                 f"budget.usd: the price of {generation.openai.model} is not known; "
                 "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
+            )
+
+
+def check_judge(judge: Judge, suite: Suite) -> None:
+    """The same for the judge of a suite, and for the engine of the models that are measured."""
+    for engine, vllm in ((judge.engine, judge.vllm), (suite.engine, suite.vllm)):
+        if engine == "vllm" and suite.compute.place == "inline":
+            raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
+        if engine == "vllm":
+            _check_vllm(vllm.python)
+    if judge.engine == "openai":
+        from montessori.synthesis.engines.openai import OpenAIEngine
+
+        OpenAIEngine(judge.openai, "judge.openai")
+        if suite.budget.usd and not price_of(judge.openai):
+            raise InputError(
+                f"budget.usd: the price of {judge.openai.model} is not known; "
+                "set judge.openai.price={input: …, output: …}, in dollars for a million tokens"
             )
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from montessori import config_file
 from montessori.config import Lora, Sampling, Settings
 from montessori.errors import InputError
+from montessori.evaluation.suite import Suite
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+SUITES = sorted((Path(__file__).resolve().parents[1] / "configs/suites").glob("*.yaml"))
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
@@ -293,3 +295,15 @@ def test_every_configuration_that_is_shipped_loads(path):
     loaded = config_file.load(path)
     assert isinstance(loaded, Settings)
     assert loaded.name == path.stem
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda p: p.stem)
+def test_every_suite_that_is_shipped_loads(path):
+    assert config_file.block(Suite, config_file.read(path), str(path)).name == path.stem
+
+
+def test_an_unknown_setting_of_one_benchmark_is_told_with_what_was_meant():
+    with pytest.raises(InputError, match=r"quick\.yaml: unknown setting benchmarks\.gsm8k\.shot; did you mean .*shots"):
+        config_file.block(
+            Suite, {"name": "quick", "benchmarks": {"gsm8k": {"task": "gsm8k", "metric": "x", "shot": 1}}}, "quick.yaml"
+        )

@@ -1,15 +1,20 @@
-"""Per-example measurements of a student, and a mean with its standard error over them."""
+"""Per-example measurements of a student, and over them a mean, or a ratio of sums, with its standard error."""
 
+from __future__ import annotations
+
+import math
 import statistics
 from collections.abc import Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from montessori.chat import Example, prompt_of
 from montessori.config import Sampling
 from montessori.data import Row
-from montessori.models import device
-from montessori.synthesis.engines.transformers import TransformersEngine
+
+if TYPE_CHECKING:  # only named here: a mean needs no torch
+    import torch
+
+    from montessori.synthesis.engines.transformers import TransformersEngine
 
 
 def measure(values: Sequence[float]) -> dict[str, float]:
@@ -17,6 +22,31 @@ def measure(values: Sequence[float]) -> dict[str, float]:
     n = len(values)
     spread = statistics.stdev(values) / n**0.5 if n > 1 else 0.0
     return {"mean": statistics.fmean(values), "standard_error": spread, "n": n}
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """Σ numerators / Σ denominators as `mean`, its `standard_error` and `n`; an example, or a cluster of them, each."""
+    return measure(linearised(numerators, denominators))
+
+
+def linearised(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Values with Σ numerators / Σ denominators as their mean, which vary as that does from sample to sample.
+
+    To first order (Cochran, Sampling Techniques, 6.3): the ratio, and what each numerator exceeds it by. The
+    denominators' sum must not be 0.
+    """
+    whole = math.fsum(denominators)
+    mean, size = math.fsum(numerators) / whole, whole / len(denominators)
+    return [mean + (a - mean * b) / size for a, b in zip(numerators, denominators, strict=True)]
+
+
+def bits_per_byte(losses: Sequence[float], tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, float]:
+    """The `ratio` of the bits to predict all answers and the bytes of their text, which no tokenizer changes.
+
+    In: of each example the nats per answer token, the tokens, and the UTF-8 bytes of the answer.
+    """
+    bits = [loss * count / math.log(2) for loss, count in zip(losses, tokens, strict=True)]
+    return ratio(bits, sizes)
 
 
 def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int) -> list[float]:
@@ -27,13 +57,17 @@ def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int
     return [float(text.split() == row["response"].split()) for text, row in zip(texts, rows, strict=True)]
 
 
-@torch.inference_mode()
 def next_token_accuracy(model: torch.nn.Module, examples: Sequence[Example]) -> list[float]:
     """For each example, the share of its answer's tokens that the model ranks first, given those before."""
+    import torch
+
+    from montessori.models import device
+
     shares = []
-    for example in examples:
-        ids = torch.tensor([example.input_ids], device=device())
-        start = max(1, example.prompt_length)
-        best = model(input_ids=ids).logits[0, start - 1 : -1].argmax(-1)
-        shares.append((best == ids[0, start:]).float().mean().item())
+    with torch.inference_mode():
+        for example in examples:
+            ids = torch.tensor([example.input_ids], device=device())
+            start = max(1, example.prompt_length)
+            best = model(input_ids=ids).logits[0, start - 1 : -1].argmax(-1)
+            shares.append((best == ids[0, start:]).float().mean().item())
     return shares

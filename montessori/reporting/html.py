@@ -78,11 +78,8 @@ def _inline(picture: Picture) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     box = re.search(r'viewBox="([^"]*)"', svg)
     name = picture.name
-    svg = re.sub(
-        r"<svg[^>]*>",
-        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(picture.alt)}">',
-        svg, count=1, flags=re.S,
-    )  # fmt: skip
+    start = f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(picture.alt)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: start, svg, count=1, flags=re.S)  # a name in it may hold a backslash
     svg = re.sub(r'\b(id=")', rf"\g<1>{name}.", svg)
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}.', svg)
     svg = svg.replace("url(#", f"url(#{name}.")

@@ -1,4 +1,4 @@
-"""The page that lists a store's reports: runs and refreshes, the newest first."""
+"""The page that lists a store's reports: of runs, refreshes and evaluations, the newest first."""
 
 from collections.abc import Iterable
 from html import escape
@@ -7,8 +7,16 @@ from montessori.artifacts.catalogue import Entry
 from montessori.reporting.stylesheet import POLICY, STYLE
 from montessori.reporting.text import count, size
 
-KINDS = {"runs": "run", "refreshes": "refresh"}
-BESIDE = ("result.md", "summary.json", "run.yaml")  # linked to, where a run has them
+KINDS = {"runs": "run", "refreshes": "refresh", "evaluations": "evaluation"}
+BESIDE = (
+    "result.md",
+    "summary.json",
+    "run.yaml",
+    "metrics.json",
+    "table.csv",
+    "table.tex",
+    "suite.yaml",
+)  # linked to, where a run has them
 
 
 def page(found: Iterable[Entry], store: str) -> str:

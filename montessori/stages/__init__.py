@@ -42,9 +42,17 @@ STAGES = {
     "preferences": Stage("preferences", light=True),
     "teacher": Stage("teacher"),
     "student": Stage("student"),
-    "evaluation": Stage("evaluation", version=2),
+    "evaluation": Stage("evaluation", version=3),
     "report": Stage("report", version=2, light=True, torch=True),
     "refresh": Stage("refresh", light=True, torch=True),
+    "benchmark": Stage("benchmark"),
+    "questions": Stage("questions", light=True),
+    "answers": Stage("answers", journaled=True),
+    "verdicts": Stage("verdicts", journaled=True),
+    "grades": Stage("grades", journaled=True),
+    "people": Stage("people", light=True),
+    "overlap": Stage("overlap", light=True),
+    "scorecard": Stage("scorecard", light=True, torch=True),
 }
 
 

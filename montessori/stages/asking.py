@@ -4,6 +4,7 @@ from typing import Literal
 
 from montessori import config, spending
 from montessori.artifacts import identity
+from montessori.chat import DEFAULT_TEMPLATE
 from montessori.config import Frozen
 from montessori.stages import Job
 from montessori.synthesis.asking import Asker
@@ -11,7 +12,7 @@ from montessori.synthesis.engines import Engine
 
 
 class Writing(Frozen):
-    """Which engine writes, and what it needs to load the model. An endpoint's address is the input `teacher`."""
+    """Which engine writes, and what it needs to load the model. An endpoint's address is an input as a model's is."""
 
     engine: Literal["transformers", "vllm", "openai"]
     batch_size: int | None = None  # of transformers
@@ -20,8 +21,17 @@ class Writing(Frozen):
     trust_remote_code: bool = False
 
 
-def asker(job: Job, settings: Writing) -> Asker:
-    """The engine of `job`, loaded when first needed."""
+class Judging(Writing):
+    """A judge, which is the input `judge`, and how often it is asked."""
+
+    wording: str  # judging.wording of the stage
+    max_tokens: int = 512
+    tries: int = 3  # of one verdict that cannot be read
+    max_unreadable: int = 20  # of a stage, and half of its verdicts, before it gives up
+
+
+def asker(job: Job, settings: Writing, role: str = "teacher") -> Asker:
+    """The engine of `job`, loaded when first needed; `role` is the input that names its model."""
     assert job.journal, "the stage is registered as journaled"
     price = None
     if settings.engine == "openai":
@@ -29,9 +39,9 @@ def asker(job: Job, settings: Writing) -> Asker:
         price = spending.price_of(endpoint)
     budget = job.request.means.get("budget")
     if not budget:
-        return Asker(lambda: _engine(job, settings), job.journal, price)
+        return Asker(lambda: _engine(job, settings, role), job.journal, price)
     others = spending.others(job.store, budget, job.request.address)
-    return Asker(lambda: _engine(job, settings), job.journal, price, budget["limits"], others)
+    return Asker(lambda: _engine(job, settings, role), job.journal, price, budget["limits"], others)
 
 
 def provenance(job: Job, settings: Writing, sampling: config.Sampling) -> dict[str, str]:
@@ -40,14 +50,25 @@ def provenance(job: Job, settings: Writing, sampling: config.Sampling) -> dict[s
     return {"engine": settings.engine, "model": identity(model), "sampling": sampling.model_dump_json()}
 
 
-def _engine(job: Job, settings: Writing) -> Engine:
+def chat_template(job: Job, settings: Writing, role: str = "teacher") -> str:
+    """Whose template makes chats text: for a summary."""
+    if settings.engine == "openai":
+        return "the endpoint's"
+    from montessori.models import load_tokenizer
+
+    tokenizer = load_tokenizer(job.model(role), settings.trust_remote_code)
+    return "Montessori default" if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
+
+
+def _engine(job: Job, settings: Writing, role: str) -> Engine:
     if settings.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 
-        return OpenAIEngine(config.OpenAI.model_validate(job.request.means["openai"]))
+        field = "generation.openai" if role == "teacher" else f"{role}.openai"
+        return OpenAIEngine(config.OpenAI.model_validate(job.request.means["openai"]), field)
     from montessori.models import load_model, load_tokenizer
 
-    source = job.model("teacher")
+    source = job.model(role)
     tokenizer = load_tokenizer(source, settings.trust_remote_code)
     if settings.engine == "vllm":
         from montessori.synthesis.engines.vllm import VllmEngine

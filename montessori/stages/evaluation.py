@@ -1,14 +1,20 @@
-"""What a student can do: its loss on the reference set and on held-out points, and its accuracy on the latter."""
+"""What a student can do: its loss on the reference set and on held-out points, and its accuracy on the latter.
+
+A loss is in nats a token, which students of one tokenizer can be compared by, and in bits a byte, which all can.
+"""
 
 import json
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from montessori import config, models
-from montessori.chat import encode_pairs
+from montessori.chat import Example, encode_pairs
 from montessori.config import Frozen
 from montessori.data import Row, write_rows
-from montessori.evaluation.metrics import exact_match, measure, next_token_accuracy
+from montessori.evaluation.metrics import bits_per_byte, exact_match, measure, next_token_accuracy
 from montessori.influence import reference_loss
+from montessori.influence.batches import answer_tokens, first_answer_token
 from montessori.stages import Job
 from montessori.synthesis.engines.transformers import TransformersEngine
 
@@ -23,20 +29,32 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """`metrics.json`: a mean, its standard error and n for each number. `losses.parquet`: the loss on each example."""
+    """`metrics.json`: a mean, its standard error and n for each number. `losses.parquet`: each example by itself.
+
+    Its columns are `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those that
+    end the turn; the bytes are of the answer's text alone.
+    """
     source = job.model("student")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code)
     metrics: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     each: list[Row] = []
-    for name, role in (("reference_loss", "reference"), ("held_out_loss", "test")):
+    for name, role in (("reference", "reference"), ("held_out", "test")):
         if job.has(role):
-            encoded = encode_pairs(tokenizer, job.rows(role, "rows.parquet"), settings.max_length)
+            rows = job.rows(role, "rows.parquet")
+            encoded = encode_pairs(tokenizer, rows, settings.max_length)
             losses = reference_loss(model, encoded.examples)[1]
-            pairs = zip(encoded.examples, losses, strict=True)
-            each += [{"set": role, "id": example.id, "loss": loss} for example, loss in pairs]
-            metrics[name] = measure(losses)
+            answers = {row["id"]: row["response"] for row in rows}
+            tokens = [answer_tokens(example) for example in encoded.examples]
+            sizes = [_bytes(tokenizer, example, answers[example.id]) for example in encoded.examples]
+            each += [
+                {"set": role, "id": example.id, "loss": loss, "tokens": count, "bytes": size}
+                for example, loss, count, size in zip(encoded.examples, losses, tokens, sizes, strict=True)
+            ]
+            metrics[f"{name}_loss"] = measure(losses)
+            if any(sizes):
+                metrics[f"{name}_bits_per_byte"] = bits_per_byte(losses, tokens, sizes)
             counts[role] = encoded.counts
     held_out = "test" if job.has("test") else "reference"
     rows = job.rows(held_out, "rows.parquet")
@@ -49,3 +67,12 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     write_rows(job.out / "losses.parquet", each)
     (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return {**metrics, "encoded": counts}
+
+
+def _bytes(tokenizer: PreTrainedTokenizerBase, example: Example, answer: str) -> int:
+    """The UTF-8 bytes of the part of `answer` that the example's loss counts; a character cut in two is left out."""
+    if not example.truncated:
+        return len(answer.encode())
+    kept = example.input_ids[first_answer_token(example) :]
+    text: str = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return len(text.rstrip("\ufffd").encode())

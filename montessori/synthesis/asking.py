@@ -46,13 +46,26 @@ class Asker:
             self._count(self._kept[entry["key"]], entry["seconds"])
 
     def ask(
-        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, samples: int, seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        samples: int,
+        seeds: Sequence[int],
+        before: int = 0,
+        total: int | None = None,
     ) -> list[Answer]:
-        """The answer to each prompt. Raises BudgetReached, with all answers that came kept, and what engines raise."""
+        """The answer to each prompt. Raises BudgetReached, with all answers that came kept, and what engines raise.
+
+        Where they are but a part of `total`, `before` of which have been answered, progress is told of the whole.
+        """
         keys = [_key(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         done = {i for i, key in enumerate(keys) if key in self._kept}
         if len(done) < len(keys):
-            self._ask(prompts, sampling, samples, seeds, keys, done)
+
+            def tell(finished: int, note: str) -> None:
+                progress.report(before + finished, len(keys) if total is None else total, "prompts", note)
+
+            self._ask(prompts, sampling, samples, seeds, keys, done, tell)
         if any(key not in self._kept for key in keys):
             raise BudgetReached(self._refused)
         return [self._kept[key] for key in keys]
@@ -65,13 +78,14 @@ class Asker:
         seeds: Sequence[int],
         keys: list[str],
         done: set[int],
+        tell: Callable[[int, str], None],
     ) -> None:
         before = time.monotonic()
         if self._engine is None:
             self._engine = self._open()
         at_most = Answer([Generation("", "length", sampling.max_tokens)] * samples, 0)
         finished, written, started = len(done), 0, time.monotonic()
-        progress.report(finished, len(keys), "prompts")
+        tell(finished, "")
         try:
             for i, answer in self._engine.generate(
                 prompts, sampling, samples, seeds, done, partial(self._may_ask, at_most)
@@ -82,7 +96,7 @@ class Asker:
                 self._journal.add(_entry(keys[i], now - before, answer), self.usage)
                 finished, written, before = finished + 1, written + answer.tokens, time.monotonic()
                 rate = written / max(1e-9, before - started)
-                progress.report(finished, len(keys), "prompts", f"{rate:,.0f} tokens/s")
+                tell(finished, f"{rate:,.0f} tokens/s")
             self.usage["seconds"] = round(self.usage["seconds"] + time.monotonic() - before, 6)  # to clear up
         finally:
             self._journal.sync(self.usage)
@@ -121,7 +135,8 @@ def _key(prompt: Sequence[Message], seed: int) -> str:
 
 
 def _entry(key: str, seconds: float, answer: Answer) -> Entry:
-    texts = [vars(generation) for generation in answer.generations]  # asdict would copy them, ten times as slowly
+    # asdict would copy them, ten times as slowly
+    texts = [{name: it for name, it in vars(one).items() if it is not None} for one in answer.generations]
     return {"key": key, "seconds": round(seconds, 6), **vars(answer), "generations": texts}
 
 

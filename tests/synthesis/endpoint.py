@@ -11,6 +11,7 @@ answered whole:
 import asyncio
 import hashlib
 import json
+import math
 import random
 import socket
 import struct
@@ -241,15 +242,30 @@ def tokens_of(text: str) -> int:
     return len(text.split())
 
 
-def completion(body: Body, n: int | None = None) -> Body:
-    """The whole answer to a request, or only its first `n` choices."""
-    texts = [text_of(body["messages"], body["seed"] + k) for k in range(n or body["n"])]
+def likely_first(text: str) -> dict[str, float]:
+    """The log probabilities of the tokens that `text` could have begun with: 1/2, 1/4, 1/8, …"""
+    return {f"{text[:1]}{k}": -(k + 1) * math.log(2) for k in range(20)}
+
+
+def completion(
+    body: Body, n: int | None = None, text: str | None = None, first: Mapping[str, float] | None = None
+) -> Body:
+    """The whole answer to a request, or only its first `n` choices; or one that says `text`.
+
+    `first` are log probabilities of the first token, where they are asked for.
+    """
+    texts = [text_of(body["messages"], body["seed"] + k) if text is None else text for k in range(n or body["n"])]
     read = sum(tokens_of(message["content"]) for message in body["messages"])
     written = sum(tokens_of(text) for text in texts)
-    choices = [
+    choices: list[Body] = [
         {"index": k, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         for k, text in enumerate(texts)
     ]
+    if body.get("logprobs"):
+        for choice, said in zip(choices, texts, strict=True):
+            likely = (first or likely_first(said)).items()
+            top = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in likely]
+            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: body["top_logprobs"]]}]}
     return {
         "id": "chatcmpl-0",
         "object": "chat.completion",

@@ -1,6 +1,7 @@
 """Prompts to an engine through its journal: nothing is lost or asked for twice, no more is spent than allowed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from montessori import progress
 from montessori.artifacts import Folder
 from montessori.chat import user
-from montessori.config import Price, Sampling
+from montessori.config import Instructions, Price, Sampling
 from montessori.errors import BudgetReached
 from montessori.spending import Usage
 from montessori.synthesis.asking import Asker
@@ -192,6 +193,40 @@ def test_a_journal_goes_when_the_artifact_is_made_even_if_killed_between(tmp_pat
         journal.add({"key": "x"}, {})
     store.check_writable()
     assert list((tmp_path / ".journals").iterdir()) == []
+
+
+def test_log_probabilities_are_in_the_journal_where_there_are_some(tmp_path: Path):
+    class Likely(Teacher):
+        def generate(self, prompts, sampling, samples, seeds, done=(), may_ask=always):
+            for i, answer in super().generate(prompts, sampling, samples, seeds, done, may_ask):
+                one, other = answer.generations
+                yield i, replace(answer, generations=[replace(one, first={"A": -0.25, " B": -1.5}), other])
+
+    store = Folder(tmp_path)
+    with store.journal(ADDRESS) as journal:
+        expected = ask(Asker(Likely().load, journal))
+        assert [g.first for g in expected[0].generations] == [{"A": -0.25, " B": -1.5}, None]
+        assert ["first" in text for text in journal.entries()[0]["generations"]] == [True, False]
+    with store.journal(ADDRESS) as journal:
+        assert ask(Asker(Teacher(dies_at=0).load, journal)) == expected
+
+
+def test_settings_that_keep_no_log_probabilities_are_dumped_as_before_there_were_any():
+    sampling = Sampling()
+    assert "top_logprobs" not in sampling.model_dump() | json.loads(sampling.model_dump_json())
+    assert "top_logprobs" not in Instructions().model_dump(mode="json")["sampling"]
+    kept = Sampling(top_logprobs=5)
+    assert Sampling.model_validate(kept.model_dump()) == kept == Sampling.model_validate_json(kept.model_dump_json())
+
+
+def test_progress_of_a_part_is_told_of_the_whole(tmp_path: Path):
+    heard = []
+    with (
+        Folder(tmp_path).journal(ADDRESS) as journal,
+        progress.listening(lambda *report: heard.append(report[:3])),
+    ):
+        Asker(Teacher().load, journal).ask(PROMPTS[:2], Sampling(), 2, SEEDS[:2], before=5, total=20)
+    assert heard == [(n, 20, "prompts") for n in (5, 6, 7)]
 
 
 def test_lines_are_json_that_anybody_can_read(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The engine for endpoints, with the real client over real HTTP: what it gets right when they do not."""
 
 import asyncio
+import math
 import random
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from endpoint import MODEL, Endpoint, Proxy, Reply, completion, error, text_of, tokens_of
+from endpoint import MODEL, Endpoint, Proxy, Reply, completion, error, likely_first, text_of, tokens_of
 
 from montessori.artifacts.journal import FileJournal
 from montessori.chat import user
@@ -184,6 +185,87 @@ def test_shares_add_up_and_follow_the_lengths():
         assert all(
             abs(s - total * (n + 1) / (sum(lengths) + len(lengths))) <= 1 for s, n in zip(shares, lengths, strict=True)
         )
+
+
+# --- Log probabilities of the first token -----------------------------------------------------------------------------
+
+LIKELY = SAMPLING.model_copy(update={"top_logprobs": 3})
+
+
+def firsts(answers):
+    return {i: [generation.first for generation in answer.generations] for i, answer in answers.items()}
+
+
+def test_log_probabilities_of_the_first_token_come_with_each_sample():
+    with Endpoint() as endpoint:
+        answers = ask(engine(endpoint), 10, samples=2, sampling=LIKELY)
+        assert all_right(answers, 10, samples=2)
+        assert {(body["logprobs"], body["top_logprobs"]) for body in endpoint.asked} == {(True, 3)}
+    assert firsts(answers) == {i: [dict([*likely_first(t).items()][:3]) for t in expected(i, 2)] for i in range(10)}
+
+
+def test_they_are_not_asked_for_unless_wanted():
+    with Endpoint() as endpoint:
+        answers = ask(engine(endpoint), 2)
+        assert not any("logprobs" in body or "top_logprobs" in body for body in endpoint.asked)
+    assert firsts(answers) == {0: [None], 1: [None]}
+
+
+def test_tokens_of_one_text_count_together():
+    tree = [{"token": token, "logprob": logprob} for token, logprob in (("A", -1.0), ("B", -2.0), ("A", -3.0))]
+
+    def rule(body, endpoint):
+        reply = completion(body)
+        reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tree
+        return Reply(body=reply)
+
+    with Endpoint(rule) as endpoint:
+        (((first,)),) = firsts(ask(engine(endpoint), 1, sampling=LIKELY)).values()
+    assert first == {"A": pytest.approx(math.log(math.exp(-1) + math.exp(-3))), "B": -2.0}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        {"content": None},
+        {"content": []},
+        {"content": [{"token": "A", "logprob": -1.0, "top_logprobs": []}]},
+        {"tokens": ["A"], "top_logprobs": [{"A": -1.0}]},  # as completions that are no chats have them
+        [-1.0],
+    ],
+)
+def test_an_endpoint_need_not_give_them(given):
+    def rule(body, endpoint):
+        reply = completion(body)
+        reply["choices"][0]["logprobs"] = given
+        return Reply(body=reply)
+
+    with Endpoint(rule) as endpoint:
+        answers = ask(engine(endpoint), 3, sampling=LIKELY)
+        assert all_right(answers, 3)
+        assert len(endpoint.asked) == 3
+    assert firsts(answers) == {i: [None] for i in range(3)}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(403, "You are not allowed to request logprobs from this model"),
+        error(400, "This model does not support the 'logprobs' parameter."),
+        error(422, "top_logprobs: must be at most 2"),
+    ],
+)
+def test_an_endpoint_that_refuses_them_is_asked_without(refusal):
+    with Endpoint(lambda body, endpoint: refusal if "logprobs" in body else None) as endpoint:
+        asking = engine(endpoint)
+        answers = ask(asking, 100, sampling=LIKELY)
+        assert all_right(answers, 100)
+        assert sum("logprobs" in body for body in endpoint.asked) <= 8  # those that were under way
+        assert len(endpoint.whole) == 100
+        ask(asking, 5, sampling=LIKELY)
+        assert not any("logprobs" in body for body in endpoint.asked[-5:])
+    assert set(map(str, firsts(answers).values())) == {"[None]"}
 
 
 # --- How many at once -------------------------------------------------------------------------------------------------
@@ -492,6 +574,15 @@ def test_an_unknown_model_is_named_with_those_that_are_known():
 def test_an_endpoint_need_not_list_its_models(models):
     with Endpoint(models=models) as endpoint:
         assert all_right(ask(engine(endpoint), 2), 2)
+
+
+def test_errors_name_the_settings_that_the_endpoint_comes_from():
+    with Endpoint(models=["tutor"]) as endpoint:
+        with pytest.raises(InputError, match=r"judge\.openai\.model = teacher: not known there"):
+            OpenAIEngine(settings(endpoint), "judge.openai")
+        closed = settings(endpoint)
+    with pytest.raises(InputError, match=r"judge\.openai\.base_url = http"):
+        OpenAIEngine(closed, "judge.openai")
 
 
 def test_an_address_with_nothing_or_something_else_behind_it_is_named():

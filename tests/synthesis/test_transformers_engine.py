@@ -113,6 +113,31 @@ def test_sampled_answers_are_those_of_the_whole_text_one_by_one(engine, sampling
     assert plain(engine.generate(PROMPTS, sampling, 3, SEEDS)) == expected
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, PAPER, WARM], ids=["greedy", "paper", "warm"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_log_probabilities_of_the_first_token_are_the_models_own(engine, sampling, batch_size):
+    """Whatever temperature, penalties and top-p do to the drawing, which they leave as it was."""
+    engine.batch_size = batch_size
+    likely = sampling.model_copy(update={"top_logprobs": 7})
+    answers = dict(engine.generate(PROMPTS, likely, 2, SEEDS))
+    assert plain(answers.items()) == plain(engine.generate(PROMPTS, sampling, 2, SEEDS))
+    for i, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            logits = engine.model(torch.tensor([ids_of(engine.tokenizer, prompt)])).logits[0, -1]
+        shares = (logits.double().exp() / logits.double().exp().sum()).tolist()
+        expected = Counter()
+        for token in sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[:7]:
+            expected[engine.tokenizer.decode([token])] += shares[token]
+        for generation in answers[i].generations:
+            assert list(generation.first) == list(expected)
+            assert {text: math.exp(p) for text, p in generation.first.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_log_probabilities_are_kept_only_where_they_are_wanted(engine):
+    answers = dict(engine.generate(PROMPTS, PAPER, 2, SEEDS))
+    assert {generation.first for answer in answers.values() for generation in answer.generations} == {None}
+
+
 @pytest.mark.parametrize("penalty", [0.5, -0.5])
 def test_the_frequency_penalty_counts_every_time_a_token_was_written(engine, penalty):
     sampling = WARM.model_copy(

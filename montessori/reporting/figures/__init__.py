@@ -5,9 +5,10 @@ picture.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import matplotlib.style
@@ -42,8 +43,13 @@ class Picture:
 
 def draw(report: Report) -> list[Picture]:
     """Every figure that the report has data for."""
+    return render(partial(drawer, report) for drawer in DRAWERS)
+
+
+def render(drawers: Iterable[Callable[[], Drawing | None]]) -> list[Picture]:
+    """The figures that `drawers` make in the report's style; what has no data has no picture."""
     with _style():
-        return [_render(drawing) for drawer in DRAWERS if (drawing := drawer(report))]
+        return [_render(drawing) for drawer in drawers if (drawing := drawer())]
 
 
 def draw_scores(influences: Sequence[float], momentum_influence: float) -> Picture:

@@ -3,7 +3,8 @@
 An engine answers chats with `samples` texts each, and yields every answer as soon as it is there, in any order.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,9 @@ class Generation:
     text: str
     finish_reason: str  # "stop": the model ended it; "length": max_tokens did; "content_filter": it was refused
     tokens: int  # as APIs bill them: the one that ended it counts
+    # By a token's text, the natural log probabilities of the likeliest first tokens, as the model gives them: before
+    # temperature, top-p and penalties. None where sampling.top_logprobs is 0, or the endpoint tells none.
+    first: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,17 @@ class Answer:
     def tokens(self) -> int:
         """Written, of all samples."""
         return sum(generation.tokens for generation in self.generations)
+
+
+def by_text(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Log probabilities by the tokens' texts; where several tokens have one text, that of any of them."""
+    found: dict[str, float] = {}
+    for text, logprob in tokens:
+        if logprob == -math.inf:
+            continue
+        low, high = sorted((found.get(text, -math.inf), logprob))
+        found[text] = high + math.log1p(math.exp(low - high))
+    return found
 
 
 MayAsk = Callable[[int], bool]

@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from montessori.chat import Message
 from montessori.config import OpenAI, Sampling
 from montessori.errors import InputError
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always
+from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.window import Window
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,11 @@ class Unavailable(Exception):
 class OpenAIEngine:
     """A model behind an endpoint."""
 
-    def __init__(self, endpoint: OpenAI):
-        self.endpoint = endpoint
-        self._takes_repetition_penalty = check(endpoint)
+    def __init__(self, endpoint: OpenAI, field: str = "generation.openai"):
+        """`field` is where the settings have `endpoint`, for the errors."""
+        self.endpoint, self.field = endpoint, field
+        self._takes_repetition_penalty = check(endpoint, field)
+        self._gives_logprobs = True  # until it says that it does not
         self._window = Window(endpoint.max_concurrency)
 
     def generate(
@@ -92,7 +94,7 @@ class OpenAIEngine:
                         if too_long >= TOO_LONG_AT_FIRST and not answered:
                             failure = InputError(
                                 f"{self.endpoint.model}: no prompt fits its context; lower "
-                                "instructions.seed_shots or sampling.max_tokens"
+                                "instructions.seed_shots or sampling.max_tokens, or take a model with a longer one"
                             )
                         yield i, answer
             finally:
@@ -121,6 +123,8 @@ class OpenAIEngine:
                     "(only vLLM's server takes it); set it to 1, and presence_penalty or frequency_penalty instead"
                 )
             asked["extra_body"] = {"repetition_penalty": sampling.repetition_penalty}
+        if sampling.top_logprobs:
+            asked |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
         return asked
 
     async def _answer(
@@ -134,7 +138,7 @@ class OpenAIEngine:
             reply = await self._request(client, {**asked, "messages": messages, "n": wanted, "seed": seed + len(texts)})
             if isinstance(reply, Generation):  # of no use to ask for another
                 return Answer([*texts, *[reply] * wanted], read)
-            texts += _generations(reply)
+            texts += _generations(reply, asked.get("top_logprobs", 0))
             read += reply.usage.prompt_tokens if reply.usage else 0
         return Answer(texts[:samples], read)
 
@@ -143,6 +147,8 @@ class OpenAIEngine:
         error: Exception
         tries, answered = 0, self._window.answered
         while True:
+            if not self._gives_logprobs:
+                body = {name: value for name, value in body.items() if name not in ("logprobs", "top_logprobs")}
             begun = await self._window.enter()
             try:
                 async with asyncio.timeout(self.endpoint.timeout_s):
@@ -158,7 +164,7 @@ class OpenAIEngine:
                 self._window.went_well()
                 return reply
             except TimeoutError:
-                error = Unavailable(f"no whole answer within generation.openai.timeout_s = {self.endpoint.timeout_s:g}")
+                error = Unavailable(f"no whole answer within {self.field}.timeout_s = {self.endpoint.timeout_s:g}")
             except (openai.APIError, ValueError) as caught:  # ValueError: not JSON, or not what was asked for
                 error = caught
             finally:
@@ -167,10 +173,15 @@ class OpenAIEngine:
             others_answered, answered = self._window.answered > answered, self._window.answered
             given_s, refused = None, False
             if isinstance(error, openai.APIStatusError):
+                if "logprobs" in body and _refuses_logprobs(error):
+                    if self._gives_logprobs:
+                        log.warning("%s: asked without them: %s", self.endpoint.model, _said(self.endpoint, error))
+                    self._gives_logprobs = False
+                    continue
                 if refusal := _refusal(error):
                     return Generation("", refusal, 0)
                 if not _may_pass(error):
-                    raise InputError(_wrong(self.endpoint, error))
+                    raise InputError(_wrong(self.endpoint, error, self.field))
                 given_s, refused = _retry_after(error), error.status_code in TOO_MUCH
                 if refused:
                     self._window.too_much(begun, min(given_s or 0, LONGEST_DELAY_S))
@@ -191,6 +202,20 @@ class _Choice(BaseModel):
     index: int = 0
     message: _Message
     finish_reason: str
+    logprobs: Any = None  # read only where they were asked for
+
+
+class _Token(BaseModel):
+    token: str
+    logprob: float
+
+
+class _First(BaseModel):
+    top_logprobs: list[_Token]
+
+
+class _Logprobs(BaseModel):
+    content: list[_First]  # one a token
 
 
 class _Usage(BaseModel):
@@ -205,7 +230,7 @@ class _Reply(BaseModel):
     usage: _Usage | None = None
 
 
-def check(endpoint: OpenAI) -> bool:
+def check(endpoint: OpenAI, field: str) -> bool:
     """Whether the endpoint takes a repetition penalty: whether vLLM is behind it.
 
     Raises InputError when it cannot be reached, refuses the key, or does not know the model.
@@ -217,28 +242,28 @@ def check(endpoint: OpenAI) -> bool:
     except openai.APIStatusError as error:
         # Some list no models, and some keys may not list them.
         if error.status_code == 404:
-            _check_chats(endpoint)
+            _check_chats(endpoint, field)
         elif not (error.status_code == 405 or "scope" in error.message or _may_pass(error)):
-            raise InputError(_wrong(endpoint, error)) from None
+            raise InputError(_wrong(endpoint, error, field)) from None
         return False
     except openai.APIConnectionError as error:
         raise InputError(
-            f"generation.openai.base_url = {endpoint.base_url}: cannot be reached "
+            f"{field}.base_url = {endpoint.base_url}: cannot be reached "
             f"({_said(endpoint, error.__cause__ or error)}); start the server, or correct the address"
         ) from None
     except ValueError:
         raise InputError(
-            f"generation.openai.base_url = {endpoint.base_url}: answers, but not as the OpenAI API does; "
+            f"{field}.base_url = {endpoint.base_url}: answers, but not as the OpenAI API does; "
             "its address usually ends in /v1"
         ) from None
     mine = [name for name in known if name == endpoint.model or name.endswith(f"/{endpoint.model}")]
     if known and not mine:
         names = ", ".join(sorted(known)[:8])
-        raise InputError(f"generation.openai.model = {endpoint.model}: not known there; known are {names}")
+        raise InputError(f"{field}.model = {endpoint.model}: not known there; known are {names}")
     return any(known[name] == "vllm" for name in mine)
 
 
-def _check_chats(endpoint: OpenAI) -> None:
+def _check_chats(endpoint: OpenAI, field: str) -> None:
     """Raise InputError where there are no chats at the address either: an empty request is refused, not missed."""
     client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
     try:
@@ -246,7 +271,7 @@ def _check_chats(endpoint: OpenAI) -> None:
             client.post("/chat/completions", body={}, cast_to=object)
     except openai.APIStatusError as error:
         if error.status_code in (401, 403, 404):
-            raise InputError(_wrong(endpoint, error)) from None
+            raise InputError(_wrong(endpoint, error, field)) from None
     except (openai.APIError, ValueError):
         return  # the requests themselves will tell
 
@@ -270,14 +295,28 @@ async def _any(tasks: Collection["asyncio.Task[Answer]"]) -> tuple[set["asyncio.
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _generations(reply: _Reply) -> list[Generation]:
+def _generations(reply: _Reply, top_logprobs: int) -> list[Generation]:
     choices = sorted(reply.choices, key=lambda choice: choice.index)
     texts = [choice.message.content or choice.message.refusal or "" for choice in choices]
     tokens = _shares(reply.usage.completion_tokens if reply.usage else 0, [len(text) for text in texts])
     return [
-        Generation(text, "content_filter" if choice.message.refusal else choice.finish_reason, count)
+        Generation(
+            text,
+            "content_filter" if choice.message.refusal else choice.finish_reason,
+            count,
+            _likely_first(choice.logprobs) if top_logprobs else None,
+        )
         for text, choice, count in zip(texts, choices, tokens, strict=True)
     ]
+
+
+def _likely_first(logprobs: Any) -> dict[str, float] | None:
+    """What is told of the first token, if anything is. Some servers have a form of their own, or an empty one."""
+    try:
+        content = _Logprobs.model_validate(logprobs).content
+    except ValidationError:
+        return None
+    return by_text((token.token, token.logprob) for token in content[0].top_logprobs) or None if content else None
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:
@@ -296,6 +335,10 @@ def _refusal(error: openai.APIStatusError) -> str | None:
     if error.status_code != 429 and any(words in said for words in FILTERED):
         return "content_filter"
     return "too_long" if any(words in said for words in TOO_LONG) else None
+
+
+def _refuses_logprobs(error: openai.APIStatusError) -> bool:
+    return error.status_code in (400, 403, 422) and "logprob" in error.message.lower()
 
 
 def _is_too_long(answer: Answer) -> bool:
@@ -327,11 +370,11 @@ def _delay(tries: int, given_s: float | None) -> float:
     return own if given_s is None else min(LONGEST_DELAY_S, given_s if tries <= 2 else max(given_s, own))
 
 
-def _wrong(endpoint: OpenAI, error: openai.APIStatusError) -> str:
+def _wrong(endpoint: OpenAI, error: openai.APIStatusError, field: str) -> str:
     hint = {
         401: f"; correct the key in {endpoint.key_variable}",
         403: f"; the key in {endpoint.key_variable} may not use it",
-        404: f"; are generation.openai.model = {endpoint.model} and base_url right? It usually ends in /v1",
+        404: f"; are {field}.model = {endpoint.model} and base_url right? It usually ends in /v1",
         429: "; the account's quota is used up: raise it, and the same command goes on",
     }.get(error.status_code, "")
     return f"{endpoint.base_url} refuses ({error.status_code}): {_said(endpoint, error)}{hint}"

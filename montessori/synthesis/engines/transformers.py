@@ -6,6 +6,7 @@ generator of its own, so a text does not depend on which others were in its batc
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from transformers import (
 
 from montessori.chat import Message
 from montessori.config import Sampling
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always
+from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 
 
@@ -81,6 +82,15 @@ class TransformersEngine:
         cache = StaticCache(self.model.config, max_cache_len=longest + sampling.max_tokens)
         if longest > 1:
             self._prefill(cache, input_ids[:, :-1], mask[:, :-1], samples)
+        processors = _processors(
+            sampling,
+            longest,
+            padding=(longest - mask.sum(-1)).repeat_interleave(samples),
+            seeds=[seed * samples + number for seed in seeds for number in range(samples)],
+        )
+        first = _First(sampling.top_logprobs)
+        if sampling.top_logprobs:
+            processors.insert(0, first)
         out = self.model.generate(
             input_ids=input_ids.repeat_interleave(samples, 0),
             attention_mask=mask.repeat_interleave(samples, 0),
@@ -90,20 +100,20 @@ class TransformersEngine:
             do_sample=False,  # the drawing is done by _Draw below
             repetition_penalty=1.0,  # this and the next: not what the model's own generation settings say
             no_repeat_ngram_size=0,
-            logits_processor=_processors(
-                sampling,
-                longest,
-                padding=(longest - mask.sum(-1)).repeat_interleave(samples),
-                seeds=[seed * samples + number for seed in seeds for number in range(samples)],
-            ),
+            logits_processor=processors,
             stopping_criteria=StoppingCriteriaList(
                 [_Stopped(self.tokenizer, sampling.stop, longest)] if sampling.stop else []
             ),
             pad_token_id=pad,
             eos_token_id=self._ends(),
         )[:, longest:]
+        likely = [self._texts(tokens) for tokens in first.found] if sampling.top_logprobs else [None] * len(out)
         for start in range(0, len(out), samples):
-            yield [self._generation(row, sampling) for row in out[start : start + samples].tolist()]
+            end = start + samples
+            yield [
+                replace(self._generation(row, sampling), first=tokens)
+                for row, tokens in zip(out[start:end].tolist(), likely[start:end], strict=True)
+            ]
 
     def _prefill(self, cache: StaticCache, input_ids: Tensor, mask: Tensor, samples: int) -> None:
         """Read each prompt (`[batch, seq]`) once and hand its keys and values to all of its samples."""
@@ -123,6 +133,9 @@ class TransformersEngine:
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         return sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
+
+    def _texts(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
+        return by_text((str(self.tokenizer.decode([token])), logprob) for token, logprob in tokens)
 
     def _generation(self, row: list[int], sampling: Sampling) -> Generation:
         ends = set(self._ends())
@@ -181,6 +194,21 @@ def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: 
             chain.append(TopPLogitsWarper(sampling.top_p))
         chain.append(_Draw(seeds, padding.device))
     return chain
+
+
+class _First(LogitsProcessor):
+    """Keep each row's likeliest first tokens with their log probabilities. Stands before all that changes them."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.found: list[list[tuple[int, float]]] = []
+
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.found:
+            likely = scores.float().log_softmax(-1).topk(min(self.count, scores.shape[-1]))
+            rows = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+            self.found = [list(zip(tokens, logprobs, strict=True)) for tokens, logprobs in rows]
+        return scores
 
 
 class _Penalties(LogitsProcessor):

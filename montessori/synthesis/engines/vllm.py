@@ -29,7 +29,7 @@ from montessori.chat import Message
 from montessori.config import Sampling
 from montessori.errors import InputError
 from montessori.models import hub_revision
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always
+from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 
 WINDOW = 1024  # prompts handed over at once: more than vLLM runs side by side
@@ -104,7 +104,8 @@ class VllmEngine:
                 for output in self._engine.step():
                     if output.finished:
                         i = under_way.pop(output.request_id)
-                        texts = [_generation(one) for one in sorted(output.outputs, key=lambda one: one.index)]
+                        outputs = sorted(output.outputs, key=lambda one: one.index)
+                        texts = [_generation(one, sampling.top_logprobs) for one in outputs]
                         every = texts if sampling.temperature else texts * samples  # greedy: all would be the same
                         yield i, Answer(every, len(read[i].ids), read[i].cut)
         finally:
@@ -121,10 +122,15 @@ def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
         repetition_penalty=sampling.repetition_penalty,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
+        logprobs=sampling.top_logprobs or None,  # raw ones: vLLM's default since its V1 engine
         seed=seed,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _generation(output: CompletionOutput) -> Generation:
-    return Generation(output.text, output.finish_reason or "stop", len(output.token_ids))
+def _generation(output: CompletionOutput, top_logprobs: int) -> Generation:
+    first = None
+    if output.logprobs:  # the token that was drawn is always there, likely or not
+        likely = sorted(output.logprobs[0].values(), key=lambda one: one.logprob, reverse=True)[:top_logprobs]
+        first = by_text((one.decoded_token or "", one.logprob) for one in likely)
+    return Generation(output.text, output.finish_reason or "stop", len(output.token_ids), first)

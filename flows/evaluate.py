@@ -1,0 +1,246 @@
+"""`montessori evaluate`: any models on a suite of benchmarks, without Prefect; and what its flow shares with it.
+
+In: the options.  Out: the scorecard in the store, its table on the screen.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from montessori import config_file
+from montessori.errors import InputError
+
+if TYPE_CHECKING:
+    from montessori.artifacts import Store
+    from montessori.evaluation.subjects import Subject
+    from montessori.evaluation.suite import Suite
+    from tasks.evaluating import Plan
+
+SUITES = Path(__file__).parents[1] / "configs" / "suites"
+EXAMPLES = """examples:
+  montessori evaluate tiny-1a2b3c4d                                     all students of a run, quickly, without a judge
+  montessori evaluate models/mine models/theirs --suite paper --judge openai:gpt-4o --set budget.usd=50
+  montessori evaluate tiny-1a2b3c4d:Self-Instruct better=models/mine --baseline Self-Instruct
+  montessori evaluate models/mine --suite quick --judge vllm:models/judge --set 'alpaca_eval={}'
+  montessori evaluate models/mine --set benchmarks.gsm8k.file=test.jsonl --set benchmarks.gsm8k.shots_file=train.jsonl
+  montessori evaluate models/mine --suite paper --judge openai:gpt-4o --dry-run     what it would do, and cost
+
+A MODEL is a folder with safetensors, a hub name, a run (all of its students), RUN:SYSTEM, or an artifact of the store
+like student/3f2a…; name=MODEL gives it a name for the tables. The key of a paid judge comes from OPENAI_API_KEY. What
+the store has is not measured again: add a model or a benchmark, and only that is.
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation that is ready to start."""
+
+    suite: "Suite"
+    store: "Store"
+    subjects: "list[Subject]"
+    plan: "Plan"
+
+
+def add_parser(add: Any) -> None:
+    """Add the command; `add` makes a subparser."""
+    parser = add(
+        "evaluate",
+        help="models on benchmarks: losses, lm-evaluation-harness, AlpacaEval, MT-Bench, head to head",
+        description="Measure models on a suite of benchmarks, and compare them. Every number comes with its error.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="what is measured; see below")
+    parser.add_argument(
+        "--suite", metavar="SUITE", default="quick", help="quick, paper or a YAML file (default: quick)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="MODEL",
+        help="whom the others are compared with: one of the models by its name, a file of answers as AlpacaEval has "
+        "them, or reference: the answers that come with AlpacaEval (default: a run's Self-Instruct student, else the "
+        "first of several models, else reference)",
+    )
+    parser.add_argument(
+        "--judge", metavar="ENGINE:MODEL", help="who judges: openai:NAME, vllm:MODEL, transformers:MODEL"
+    )
+    parser.add_argument("--reference", metavar="DATA", help="short for --set reference=DATA: for the reference loss")
+    parser.add_argument("--trained-on", metavar="DATA", help="short for --set trained_on=DATA: count its overlap")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting of the suite, for example benchmarks.gsm8k.limit=100; may be repeated",
+    )
+    parser.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
+    parser.add_argument("--place", metavar="PLACE", help="short for --set compute.place=PLACE: process or inline")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan and what the judge would cost; start nothing"
+    )
+
+
+def evaluate(
+    options: argparse.Namespace, leaving_at_once: Callable[[Callable[[], None]], AbstractContextManager[None]]
+) -> int:
+    """Check, measure and show."""
+    short = {"reference": options.reference, "trained_on": options.trained_on, "store": options.store}
+    short["compute.place"] = options.place
+    given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
+    ready = prepare(options.models, options.suite, options.baseline, options.judge, [*options.overrides, *given])
+
+    from rich.console import Console
+
+    from flows import terminal
+    from montessori.evaluation import cost
+    from tasks.attempts import watching
+    from tasks.direct import Direct
+    from tasks.places import open_place
+
+    console = Console()
+    if ready.suite.judge:
+        console.print(cost.sentence(ready.suite, ready.plan.requests, ready.store), highlight=False, soft_wrap=True)
+    if options.dry_run:
+        terminal.show_plan(console, ready.plan.requests, ready.store)
+        return 0
+    ready.store.check_writable()
+    place = open_place(ready.suite.compute, ready.suite.vllm.python)
+    execution = Direct(ready.store, place, ready.suite.compute)
+    screen = terminal.Screen(console)
+    with screen, watching(screen.watch), leaving_at_once(screen.stop):
+        try:
+            for request in ready.plan.requests:
+                execution.submit(request)
+            execution.finish()
+        finally:
+            place.close()
+    folder = ready.store.open(ready.plan.card)
+    terminal.show_result(console, folder / "result.md")
+    console.print(f"\nreport      {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"evaluation  {ready.store.locate(ready.plan.card)}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def prepare(
+    models: Sequence[str], suite: str, baseline: str | None, judge: str | None, overrides: Sequence[str]
+) -> Prepared:
+    """Everything that the options name, looked at before a process starts. Raises InputError that names the option."""
+    from montessori.artifacts import open_store
+    from montessori.evaluation import subjects as models_of
+    from tasks import evaluating
+
+    asked = _suite(suite, judge, overrides)
+    store = open_store(asked.store)
+    store.check_readable()
+    found = models_of.find(models, store)
+    against, outputs = _baseline(baseline, found, asked)
+    addresses = _addresses(asked, outputs)
+    return Prepared(asked, store, found, evaluating.plan(asked, found, against, addresses))
+
+
+def _suite(name: str, judge: str | None, overrides: Sequence[str]) -> "Suite":
+    from montessori.evaluation.suite import Suite
+    from tasks.engines import settled_engine
+    from tasks.places import gpus
+
+    path = Path(name)
+    if not path.suffix and "/" not in name:
+        path = SUITES / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in SUITES.glob("*.yaml")))
+            raise InputError(f"--suite {name}: no such suite; known: {known}; or give the path of a YAML file")
+    asked = config_file.block(Suite, config_file.read(path, [*_judge(judge), *overrides]), str(path))
+    unjudged = [part for part in ("alpaca_eval", "mt_bench") if getattr(asked, part) is not None]
+    if unjudged and not asked.judge:
+        without = " ".join(f"--set {part}=null" for part in unjudged)
+        raise InputError(
+            f"{' and '.join(unjudged)}: need a judge; add --judge openai:NAME (or vllm:MODEL), or {without}"
+        )
+    if asked.head_to_head and not asked.alpaca_eval:
+        raise InputError("head_to_head: compares answers to AlpacaEval's instructions; add --set 'alpaca_eval={}'")
+    dtype = asked.dtype or ("bfloat16" if gpus() else "float32")
+    engine = settled_engine(asked.engine, asked.vllm.python, known=asked.compute.place != "pool")
+    return asked.model_copy(update={"dtype": dtype, "engine": engine})
+
+
+def _judge(given: str | None) -> list[str]:
+    """The settings that `--judge ENGINE:MODEL` is short for."""
+    if given is None:
+        return []
+    engine, _, model = given.partition(":")
+    if engine not in ("openai", "vllm", "transformers") or not model:
+        raise InputError(f"--judge {given}: expected openai:NAME, vllm:MODEL or transformers:MODEL")
+    field = "judge.openai.model" if engine == "openai" else "judge.source"
+    return [f"judge.engine={engine}", f"{field}={json.dumps(model)}"]
+
+
+def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") -> tuple[str | None, str | None]:
+    """The baseline's name in tables, and the file of its answers, where it is one."""
+    labels = [subject.label for subject in subjects]
+    if given is None:
+        if "Self-Instruct" in labels:
+            return "Self-Instruct", None
+        return (labels[0] if len(labels) > 1 else "reference" if suite.alpaca_eval else None), None
+    if given in labels or given == "reference":
+        return given, None
+    if Path(given).expanduser().is_file():
+        return Path(given).stem, given
+    raise InputError(
+        f"--baseline {given}: no file of answers, and none of the models is called so: {', '.join(labels)}"
+    )
+
+
+def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
+    """The address of everything that the suite names, each one checked."""
+    from montessori import sources
+    from montessori.config import DataSource
+    from montessori.evaluation import agreement, alpaca_library, judging, local
+    from montessori.stages import questions
+    from tasks import engines
+
+    found: dict[str, str] = {}
+    for field in ("reference", "trained_on"):
+        if source := getattr(suite, field):
+            found[field] = sources.rows(source, field)
+    for name, benchmark in suite.benchmarks.items():
+        for role, file in (("data", benchmark.file), ("shots", benchmark.shots_file)):
+            if file:
+                field = f"benchmarks.{name}.{'file' if role == 'data' else 'shots_file'}"
+                found[f"{name}:{role}"] = sources.rows(DataSource(source=file.source), field)
+                local.check(file, benchmark.task)
+    if suite.alpaca_eval:
+        found["alpaca_eval"] = sources.rows(suite.alpaca_eval.questions, "alpaca_eval.questions")
+        questions.check(suite.alpaca_eval.questions, "alpaca_eval")
+        if outputs:
+            answers = DataSource(source=outputs)
+            found["baseline"] = sources.rows(answers, "--baseline")
+            questions.check(answers, "alpaca_eval")
+        if suite.alpaca_eval.difficulties not in ("hub", "none"):
+            found["difficulties"] = sources.rows(
+                DataSource(source=suite.alpaca_eval.difficulties), "alpaca_eval.difficulties"
+            )
+            alpaca_library.check(suite.alpaca_eval.difficulties)
+    if suite.mt_bench:
+        found["mt_bench"] = sources.rows(suite.mt_bench.questions, "mt_bench.questions")
+        if suite.mt_bench.references:
+            references = DataSource(source=suite.mt_bench.references.source)
+            found["mt_references"] = sources.rows(references, "mt_bench.references")
+        answered = suite.mt_bench.references
+        questions.check(suite.mt_bench.questions, "mt_bench", answered.source if answered else None)
+    if suite.people:
+        found["people"] = sources.rows(DataSource(source=suite.people.source), "people")
+        agreement.people(suite.people.source)
+    if judge := suite.judge:
+        if judge.prompts:
+            found["prompts"] = sources.rows(DataSource(source=judge.prompts), "judge.prompts")
+            judging.check(judge.prompts)
+        if judge.engine == "openai":
+            found["judge"] = f"api:{judge.openai.model}@{judge.openai.base_url}"
+        else:
+            found["judge"] = sources.model(str(judge.source), "judge.source")
+        engines.check_judge(judge, suite)
+    return found

@@ -1,0 +1,109 @@
+"""AlpacaEval 2.0's win rates, plain and length-controlled, computed by the alpaca_eval library itself.
+
+In: rows of `verdicts.parquet`, `left` being the baseline's answer and `right` the model's.  Out: `WinRates`.
+What the length-controlled rate is, and what it takes, is in `length_control.py`.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from montessori.data import Row
+from montessori.errors import StageError
+from montessori.evaluation import length_control
+from montessori.evaluation.alpaca_library import library
+
+
+@dataclass(frozen=True)
+class WinRates:
+    """A model's win rates against the baseline. Rates and their errors are in %, as the library's; items are shares."""
+
+    win_rate: float
+    standard_error: float
+    n: int  # items with a readable verdict
+    unreadable: int
+    discrete: float  # each verdict counted as won, drawn or lost
+    length_controlled: float | None  # None: the notes say why
+    lc_standard_error: float | None  # the library's; see `length_control.Controlled`
+    lc_sampling_error: float | None  # of `linearised`
+    control: str  # what the length control used, in a sentence
+    items: Mapping[str, float]  # by id: the judge's preference for the model, 0 to 1
+    controlled: Mapping[str, float]  # by id, those of unreadable verdicts too: the library's `glm_preference`
+    linearised: Mapping[str, float]  # by id: what to compare two models' length-controlled rates on
+    notes: Sequence[str]
+
+
+def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, difficulties: str = "hub") -> WinRates:
+    """The win rates of `model`. `difficulties` is hub, a path to a file like the hub's df_gamed.csv, or none.
+
+    With difficulties, an item's `index` must be its place among AlpacaEval's 805 instructions. Where the hub cannot be
+    reached there are none, and `control` says so. Raises InputError for a wrong file, StageError when no verdict could
+    be read.
+    """
+    rows = annotations(verdicts, model, baseline, judge)
+    readable = [row for row in rows if row["preference"] is not None]
+    if not readable:
+        raise StageError(f"AlpacaEval: none of the judge's {len(rows)} verdicts on {model} could be read")
+    plain = library().get_winrate(readable)
+    lengths = length_control.control(rows, float(plain["win_rate"]), difficulties)
+    return WinRates(
+        win_rate=float(plain["win_rate"]),
+        standard_error=float(plain["standard_error"]) if len(readable) > 1 else 0.0,
+        n=len(readable),
+        unreadable=len(rows) - len(readable),
+        discrete=float(plain["discrete_win_rate"]),
+        length_controlled=lengths.rate,
+        lc_standard_error=lengths.standard_error,
+        lc_sampling_error=lengths.sampling_error,
+        control=lengths.used,
+        items={row["id"]: row["preference"] - 1 for row in readable},
+        controlled=lengths.predictions,
+        linearised=lengths.linearised,
+        notes=lengths.notes,
+    )
+
+
+def apart(
+    verdicts: Sequence[Row], selected_on: int, model: str, baseline: str, judge: str, difficulties: str = "hub"
+) -> tuple[WinRates | None, WinRates | None]:
+    """The win rates on the first `selected_on` instructions, and on the others, each as if there were no more.
+
+    The paper's students were selected by their loss on the baseline's answers to the first 256, so a score on those is
+    not one on unseen instructions. None for a part without a readable verdict.
+    """
+    first = [row for row in verdicts if row["index"] < selected_on]
+    others = [row for row in verdicts if row["index"] >= selected_on]
+
+    def of(part: list[Row]) -> WinRates | None:
+        readable = any(row["preference"] is not None for row in part)
+        return win_rates(part, model, baseline, judge, difficulties) if readable else None
+
+    return of(first), of(others)
+
+
+def annotations(verdicts: Sequence[Row], model: str, baseline: str, judge: str) -> list[Row]:
+    """The verdicts in the library's form, an item each: of one judged in both orders, the mean of its verdicts.
+
+    `preference` is 1 for the baseline (output_1), 2 for the model (output_2), None where no verdict could be read.
+    """
+    items: dict[str, Row] = {}
+    preferences: dict[str, list[float]] = defaultdict(list)
+    for row in verdicts:
+        items.setdefault(row["id"], row)
+        if row["preference"] is not None:
+            preferences[row["id"]].append(row["preference"])
+    return [
+        {
+            "id": id,
+            "index": row["index"],
+            "instruction": row["question"],
+            "output_1": row["left"],
+            "generator_1": baseline,
+            "output_2": row["right"],
+            "generator_2": model,
+            "annotator": judge,
+            "preference": 1 + statistics.fmean(preferences[id]) if preferences[id] else None,
+        }
+        for id, row in items.items()
+    ]

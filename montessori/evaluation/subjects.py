@@ -1,0 +1,80 @@
+"""The models of an evaluation: what each MODEL on the command line stands for.
+
+models/student              a folder with safetensors and a tokenizer
+user/name[@revision]        a name on the hub
+student/3f2a…               an artifact of the store
+tiny-1a2b3c4d               a run: all of its students; tiny-1a2b3c4d:Self-Instruct: one of them
+better=models/student       any of these under a name of one's own
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from montessori import sources
+from montessori.artifacts import Store
+from montessori.artifacts.store import ADDRESS
+from montessori.errors import InputError
+
+MODELS = ("student", "warm-up", "teacher", "scratch-student", "scratch-teacher")  # stages that leave a model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured."""
+
+    label: str
+    address: str
+    data: tuple[str, ...] = ()  # the artifacts that it was trained on, where a run tells
+    metrics: str | None = None  # its losses, where a run has measured them
+    reference: str | None = None  # the reference set of that run
+
+
+def find(given: Sequence[str], store: Store) -> list[Subject]:
+    """The models that `given` stands for, in order. Raises InputError that names the one that is none."""
+    found = [subject for text in given for subject in _named(text, store)]
+    for subject in found:
+        if sum(other.label == subject.label for other in found) > 1:
+            raise InputError(f"MODEL: two are called {subject.label!r}; name one, for example mine={subject.label}")
+    return found
+
+
+def _named(text: str, store: Store) -> Iterator[Subject]:
+    label, equals, rest = text.partition("=")
+    found = list(_meant(rest if equals else text, store))
+    if equals and (not label or len(found) != 1):
+        raise InputError(f"MODEL = {text}: expected name=MODEL, where MODEL is a single one")
+    yield from (replace(subject, label=label) for subject in found) if equals else found
+
+
+def _meant(text: str, store: Store) -> Iterator[Subject]:
+    path = Path(text).expanduser()
+    run, _, system = text.partition(":")
+    name = "runs/" + Path(run.rstrip("/")).name
+    if (not Path(run).exists() or Path(run).resolve().parent.name == "runs") and _there(name, store):
+        yield from _of_run(name, system, store)
+    elif (address := f"{path.parent.name}/{path.name}").startswith(MODELS) and _there(address, store):
+        request = store.manifest(address)["request"]
+        yield Subject(f"{request['label'].removesuffix(': student') or request['stage']} ({path.name[:6]})", address)
+    elif path.is_dir() and (path / "manifest.json").is_file() and (path / "model").is_dir():
+        yield Subject(path.name, sources.model(str(path / "model"), "MODEL"))
+    else:
+        yield Subject(path.name if path.is_dir() else text, sources.model(text, "MODEL"))
+
+
+def _of_run(run: str, system: str, store: Store) -> Iterator[Subject]:
+    inputs = store.manifest(run)["request"]["inputs"]
+    students = {name.removesuffix(":student"): made for name, made in inputs.items() if name.endswith(":student")}
+    if system and system not in students:
+        raise InputError(
+            f"MODEL = {run.partition('/')[2]}:{system}: the run has no such system; it has: " + ", ".join(students)
+        )
+    for name, (address,) in students.items():
+        if not system or name == system:
+            (metrics,) = inputs[f"{name}:metrics"]
+            (reference,) = inputs["reference"]
+            yield Subject(name, address, tuple(inputs[f"{name}:pairs"]), metrics, reference)
+
+
+def _there(address: str, store: Store) -> bool:
+    return bool(ADDRESS.fullmatch(address)) and ".." not in address and store.exists(address)

@@ -1,0 +1,220 @@
+"""The figures of an evaluation: values by column, verdicts head to head, MT-Bench by category.
+
+In: a `Card`.  Out: pictures, byte-identical for the same card. What has no data has no picture.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.projections.polar import PolarAxes
+
+from montessori.evaluation import published
+from montessori.evaluation.bootstrap import EVEN
+from montessori.evaluation.card import Card, Column, Duel, Measure
+from montessori.reporting.figures import Picture, render
+from montessori.reporting.figures.canvas import (
+    ACCENT,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    SERIES,
+    WIDTH,
+    Drawing,
+    colour,
+    panels,
+    rows_of,
+)
+from montessori.reporting.scorecard.layout import MISSING, arrow, clean, digits_of, even, ordered, value_of, written
+from montessori.reporting.text import label, percent
+
+ACROSS = 3  # panels
+NAME = 26  # characters of a model's name
+ENDS = 14  # of them from its end, where names of one family differ
+TITLE = 32  # characters of a column's name
+NARROW = 0.07  # share of a bar that has room for its number
+DASHES = ("-", "--", ":", "-.")
+DOTS = "osD^vP"
+
+
+def draw(card: Card) -> list[Picture]:
+    """Every figure that the card has data for."""
+    return render(partial(drawer, card) for drawer in (values, duels, categories))
+
+
+def values(card: Card) -> Drawing | None:
+    """A dot and its standard error a model, a panel a column."""
+    columns = [column for column in ordered(card) if any(value_of(card, model, column) for model in card.models)]
+    if not columns:
+        return None
+    names = [_short(model) for model in card.models]
+    rows = -(-len(columns) // ACROSS)
+    figure, grid = panels(rows, min(ACROSS, len(columns)), rows * (0.95 + 0.3 * len(names)))
+    axes = [ax for row in grid for ax in row]
+    for ax in axes[len(columns) :]:
+        ax.remove()
+    texts = []
+    for position, (ax, column) in enumerate(zip(axes, columns, strict=False)):
+        rows_of(ax, names, show=position % ACROSS == 0)
+        texts.append(f"{arrow(column)} ({column.unit}): " + ", ".join(_dots(ax, card, column)))
+    return Drawing(
+        "values",
+        "Results by model",
+        clean(f"Dot plots. {'; '.join(texts)}."),
+        "Bars: one standard error over items. Arrows point to the better side: ↓ lower, ↑ higher. Dashed: the baseline "
+        "that win rates are against. In grey: the baseline of the comparisons.",
+        figure,
+    )
+
+
+def duels(card: Card) -> Drawing | None:
+    """A bar a pair of models: wins of the one on the left, ties, wins of the one on the right."""
+    shown = [duel for duel in card.duels if duel.wins + duel.ties + duel.losses]
+    if not shown:
+        return None
+    figure, ((ax,),) = panels(1, 1, 0.95 + 0.36 * len(shown))
+    rows_of(ax, [_short(duel.left) for duel in shown])
+    texts = [_bar(ax, row, duel) for row, duel in enumerate(shown)]
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(range(len(shown)), [_short(duel.right) for duel in shown])
+    right.tick_params(axis="y", length=0)
+    right.spines["right"].set_visible(False)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("Instructions (%)")
+    inks = {"the model on the left wins": ACCENT, "tie": GRID, "the model on the right wins": SERIES[1]}
+    figure.legend(
+        handles=[Patch(color=ink) for ink in inks.values()], labels=list(inks), loc="outside upper center",
+        ncols=len(inks), frameon=False, fontsize=8.5, handlelength=1,
+    )  # fmt: skip
+    caption = "A win is an answer that the judge prefers in both orders. Verdicts that could not be read are left out."
+    return Drawing("duels", "Wins, ties and losses", "Stacked bars. " + "; ".join(texts) + ".", caption, figure)
+
+
+def categories(card: Card) -> Drawing | None:
+    """MT-Bench's categories: a radar, or with fewer than three of them bars."""
+    column = next((c for c in card.columns if published.column_of(c) == "mt_bench"), None)
+    if column is None:
+        return None
+    scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
+    known = {m: {k: v for k, v in s.groups.items() if math.isfinite(v.mean)} for m, s in scores.items()}
+    found = {model: groups for model, groups in known.items() if groups}
+    names = list(dict.fromkeys(name for groups in found.values() for name in groups))
+    if not names:
+        return None
+    figure = _radar(found, names, column) if len(names) > 2 else _bars(found, names, column)
+    texts = [
+        f"{_short(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
+        for model, groups in found.items()
+    ]
+    caption = f"Mean grade ({column.unit}). The table has the errors, which are wide: a category has few questions."
+    return Drawing("mt-bench", f"{clean(column.name)}: grades by category", "; ".join(texts) + ".", caption, figure)
+
+
+def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
+    """Draw one panel; what it shows, in words."""
+    measures = {model: value_of(card, model, column) for model in card.models}
+    digits = digits_of(column, measures.values())
+    texts = []
+    for row, (model, measure) in enumerate(measures.items()):
+        ink = MUTED if model == card.baseline else ACCENT
+        text = written(measure, column, digits)
+        if measure is None and model == column.baseline:
+            text = even(column)
+        elif measure:
+            error = column.scale * measure.standard_error if math.isfinite(measure.standard_error) else 0
+            ax.errorbar(
+                column.scale * measure.mean, row, xerr=error, fmt="o", color=ink, markersize=5, elinewidth=1.5,
+                capsize=2.5,
+            )  # fmt: skip
+        ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
+        texts.append(f"{_short(model)} {text if text != MISSING else 'not measured'}")
+    if column.baseline:
+        ax.axvline(column.scale * EVEN, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
+    ax.margins(x=0.12)
+    ax.locator_params(axis="x", nbins=4)
+    ax.set_title(f"{label(column.name, TITLE)} {'↓' if column.lower_is_better else '↑'}")
+    ax.set_xlabel(label(column.unit))
+    return texts
+
+
+def _bar(ax: Axes, row: int, duel: Duel) -> str:
+    """Draw one bar; what it shows, in words."""
+    read = duel.wins + duel.ties + duel.losses
+    start = 0.0
+    for number, ink, text in ((duel.wins, ACCENT, PAPER), (duel.ties, GRID, INK), (duel.losses, SERIES[1], PAPER)):
+        share = number / read
+        ax.barh(row, 100 * share, left=100 * start, height=0.62, color=ink)
+        if share >= NARROW:
+            ax.text(
+                100 * (start + share / 2), row, percent(share), ha="center", va="center", color=text, fontsize=8.5
+            )  # fmt: skip
+        start += share
+    return f"{_short(duel.left)} against {_short(duel.right)}: {duel.wins} wins, {duel.ties} ties, {duel.losses} losses"
+
+
+def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
+    """A ring of axes, one a category; a closed line a model."""
+    figure = Figure(figsize=(WIDTH, 4.2))
+    ax = figure.add_subplot(projection="polar")
+    assert isinstance(ax, PolarAxes)
+    ax.set_theta_offset(np.pi / 2)
+    ax.set_theta_direction(-1)
+    angles = [2 * np.pi * i / len(names) for i in range(len(names))]
+    handles = []
+    for position, groups in enumerate(found.values()):
+        heights = [column.scale * groups[name].mean if name in groups else np.nan for name in names]
+        turn = position // len(SERIES)  # how often all colours were used before
+        style: dict[str, Any] = {
+            "color": colour(position),
+            "linestyle": DASHES[turn % len(DASHES)],
+            "marker": DOTS[(position + turn) % len(DOTS)],
+        }
+        ax.plot([*angles, angles[0]], [*heights, heights[0]], linewidth=1.6, markersize=4, clip_on=False, **style)
+        handles.append(Line2D([], [], linewidth=1.6, markersize=5, **style))
+    highest = max(m.mean * column.scale for groups in found.values() for m in groups.values())
+    rings = range(1, max(3, math.ceil(highest)) + 1)  # from the lowest grade to the next whole one
+    ax.set_ylim(rings[0], rings[-1])
+    ax.set_yticks(rings[1:])
+    ax.set_xticks(angles, [label(name, 18) for name in names])
+    ax.tick_params(axis="y", labelsize=7.5, labelcolor=MUTED)
+    ax.set_rlabel_position(180 / len(names))
+    ax.spines["polar"].set_color(GRID)
+    for angle, text in zip(angles, ax.get_xticklabels(), strict=True):
+        text.set_horizontalalignment(_side(angle))
+    figure.legend(
+        handles=handles, labels=[_short(model) for model in found], loc="outside right center", frameon=False,
+        fontsize=8.5, handlelength=3,
+    )  # fmt: skip
+    return figure
+
+
+def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
+    """A panel a category, a bar a model."""
+    figure, (axes,) = panels(1, len(names), 0.95 + 0.3 * len(found), sharex=True)
+    for position, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        rows_of(ax, [_short(model) for model in found], show=position == 0)
+        for row, groups in enumerate(found.values()):
+            if name in groups:
+                mean, error = (column.scale * value for value in (groups[name].mean, groups[name].standard_error))
+                ax.barh(row, mean, height=0.6, color=ACCENT, xerr=error, ecolor=INK, capsize=2.5)
+        ax.set_title(label(name))
+        ax.set_xlabel(label(column.unit))
+    return figure
+
+
+def _short(model: str) -> str:
+    """A model's name on one line; of a long one both ends."""
+    line = label(model, max(1, len(model)))
+    return line if len(line) <= NAME else f"{line[: NAME - ENDS - 1]}…{line[-ENDS:]}"
+
+
+def _side(angle: float) -> Literal["left", "center", "right"]:
+    across = math.sin(angle)
+    return "center" if abs(across) < 1e-6 else "left" if across > 0 else "right"
