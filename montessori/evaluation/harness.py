@@ -54,10 +54,14 @@ def measure(
 ) -> tuple[list[Row], dict[str, Any]]:
     """A row for each item of this shard, and of these `prompts_cut`, and as `example` the first of them.
 
+    Items of which a choice, or all that may be written, is longer than the model's context are left out: the harness
+    cannot measure them. They are counted as `too_long`.
+
     `room` is how many tokens of a prompt with its choice the harness reads, `at_once` how many items it gets, `limit`
     how many items a task has.
     """
-    questions = [question for task in tasks.values() for question in _questions(task, limit, shard)]
+    asked_for = [question for task in tasks.values() for question in _questions(task, limit, shard)]
+    questions = [question for question in asked_for if _fits(lm, question, room)]
     cut = {question.id for question in questions if _cut_to_write(lm, question)}
     by_length = sorted(questions, key=lambda question: -len(question.prompt))  # together they are padded the least
     progress.report(0, len(questions), "items")
@@ -69,7 +73,7 @@ def measure(
     cut |= {question.id for question in questions if any(request.args[0] in long for request in question.requests)}
     rows = _rows(questions, metric)
     example = {"id": rows[0]["id"], "prompt": questions[0].prompt, "target": rows[0]["target"]} if rows else None
-    return rows, {"prompts_cut": len(cut), "example": example}
+    return rows, {"prompts_cut": len(cut), "too_long": len(asked_for) - len(questions), "example": example}
 
 
 def score(rows: Sequence[Row], metric: str) -> tuple[float, float, int, dict[str, Measure]]:
@@ -132,11 +136,7 @@ def _long_prompts(lm: LanguageModel, room: int) -> Iterator[set[str]]:
     inner = lm._loglikelihood_tokens
 
     def read(requests: Sequence[Any], *args: Any, **options: Any) -> Any:
-        for (prompt, choice), prompt_ids, choice_ids in requests:
-            if len(choice_ids) >= room:
-                raise InputError(
-                    f"model: its context of {lm.max_length} tokens is too short for the choice {choice[:80]!r}"
-                )
+        for (prompt, _), prompt_ids, choice_ids in requests:
             if len(prompt_ids) + len(choice_ids) > room:
                 found.add(prompt)
         return inner(requests, *args, **options)
@@ -148,20 +148,29 @@ def _long_prompts(lm: LanguageModel, room: int) -> Iterator[set[str]]:
         del lm._loglikelihood_tokens  # of this object; its class has its own
 
 
+def _fits(lm: LanguageModel, question: Question, room: int) -> bool:
+    """Whether each choice, or what may be written, leaves room for a token of the prompt at least."""
+    if (written := _written(lm, question)) is not None:
+        return bool(written < lm.max_length)
+    # A token has a byte at least, so most choices need not be tokenized to know.
+    long = [request.args for request in question.requests if len(request.args[1].encode()) >= room]
+    return all(len(lm._encode_pair(*pair)[1]) < room for pair in long)
+
+
 def _cut_to_write(lm: LanguageModel, question: Question) -> bool:
     """Whether a prompt that a text is to follow is cut, so that all that may be written has room behind it."""
+    written = _written(lm, question)
+    return written is not None and bool(len(lm.tok_encode(question.prompt)) > lm.max_length - written)
+
+
+def _written(lm: LanguageModel, question: Question) -> int | None:
+    """How many tokens the model may write; None where it has choices."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     request = question.requests[0]
     if request.request_type != "generate_until":
-        return False
-    written = normalize_gen_kwargs(request.args[1], lm.max_gen_toks)["max_gen_toks"]
-    if written >= lm.max_length:
-        raise InputError(
-            f"model: its context of {lm.max_length} tokens is too short: "
-            f"an answer to {question.task.task_name} alone may have {written}"
-        )
-    return bool(len(lm.tok_encode(question.prompt)) > lm.max_length - written)
+        return None
+    return int(normalize_gen_kwargs(request.args[1], lm.max_gen_toks)["max_gen_toks"])
 
 
 def _rows(questions: Sequence[Question], metric: str) -> list[Row]:

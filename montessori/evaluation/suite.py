@@ -16,6 +16,10 @@ def _as_file(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value
 
 
+def _without_nulls(value: object) -> object:
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
 class File(Frozen):
     """A local file of a benchmark's items: JSONL, JSON, CSV or Parquet, gzip or not."""
 
@@ -97,7 +101,8 @@ class Suite(Frozen):
     seed: int = Field(0, ge=0, lt=2**31)
     store: str = "store"
     reference: Source | None = None  # for the reference loss; default: of a run's students, the run's own
-    benchmarks: dict[str, Benchmark] = Field({})  # by the name that tables show
+    # By the name that tables show; one that is null is left out.
+    benchmarks: Annotated[dict[str, Benchmark], BeforeValidator(_without_nulls)] = Field({})
     alpaca_eval: AlpacaEval | None = None
     mt_bench: MtBench | None = None
     head_to_head: bool = False  # every pair of models on AlpacaEval's instructions, in both orders

@@ -1,7 +1,8 @@
 """A task of lm-evaluation-harness on one model: `items.parquet`, a row an item, and `harness.json`, how it was asked.
 
-A shard measures every n-th item of each task. Prompts are plain text without the model's chat template, as the
-harness's command line has them unless it is told otherwise.
+A row has `task, doc, id, question, text, target, said, values`: `text` is the question with its choices and answer,
+`values` JSON with the metrics as the harness calls them. A shard measures every n-th item of each task. Prompts are
+plain text without the model's chat template, as the harness's command line has them unless it is told otherwise.
 """
 
 import importlib.metadata
@@ -53,7 +54,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     about = {**settled, **told, **about}
     write_rows(job.out / "items.parquet", rows)
     (job.out / "harness.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    summary = {"items": len(rows), "prompts_cut": told["prompts_cut"]}
+    summary = {"items": len(rows), "prompts_cut": told["prompts_cut"], "too_long": told["too_long"]}
     return {**summary, settings.metric: harness.score(rows, settings.metric)[0]} if rows else summary
 
 
@@ -73,14 +74,14 @@ def _transformers(job: Job, settings: Settings) -> tuple[Any, int, int]:
 
 
 def _vllm(job: Job, settings: Settings) -> tuple[Any, int, int]:
-    ours = importlib.import_module("montessori.synthesis.engines.vllm")  # sets what vLLM reads from the environment
-    with _vllm_by_that_name():
-        from lm_eval.models.vllm_causallms import VLLM
-
     source = job.model("model")
     name, revision = hub_revision(source)
     if (Path(name) / ADAPTER).is_dir():
         raise InputError(f"{source}: a model with an adapter beside it; measure it with the engine transformers")
+    ours = importlib.import_module("montessori.synthesis.engines.vllm")  # sets what vLLM reads from the environment
+    with _vllm_by_that_name():
+        from lm_eval.models.vllm_causallms import VLLM
+
     load_tokenizer(source, settings.trust_remote_code)
     cpu = not torch.cuda.is_available()
     share = job.request.means["vllm"]["gpu_memory_utilization"]
@@ -98,7 +99,10 @@ def _vllm(job: Job, settings: Settings) -> tuple[Any, int, int]:
         )
     except ValueError as error:
         said = " ".join(str(error).split())[:400]
-        raise InputError(f"{source}: vLLM cannot serve it ({said}); where memory is short, free some of it") from error
+        raise InputError(
+            f"{source}: vLLM cannot serve it ({said}); "
+            "where memory is short, set vllm.gpu_memory_utilization to what is free"
+        ) from error
     return lm, lm.max_length - 1, AT_ONCE  # vLLM wants room for a token that is written
 
 
@@ -108,7 +112,11 @@ def _vllm_by_that_name() -> Iterator[None]:
     import vllm
 
     known = importlib.metadata.version
-    importlib.metadata.version = lambda name: vllm.__version__ if name == "vllm" else known(name)
+
+    def version(distribution_name: str) -> str:
+        return str(vllm.__version__) if distribution_name == "vllm" else known(distribution_name)
+
+    importlib.metadata.version = version
     try:
         yield
     finally:

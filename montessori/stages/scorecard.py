@@ -101,19 +101,20 @@ class _Gathered:
     def benchmarks(self) -> None:
         """Those of the harness."""
         for name, asked in self._suite.benchmarks.items():
+            protocol = f"{asked.shots}-shot, {asked.metric}"
+            protocol += f", the first {asked.limit} of each task" if asked.limit else ""
+            noted = []
             for model, rows in self._rows(name, "items.parquet"):
+                notes = self._notes(model, name, len(rows))
+                noted += [f"{model}, {note}" for note in notes]
+                if not rows:
+                    continue
                 mean, error, n, groups = harness.score(rows, asked.metric)
                 values = {row["id"]: float(json.loads(row["values"])[asked.metric]) for row in rows}
-                protocol = f"{asked.shots}-shot, {asked.metric}" + (
-                    f", the first {asked.limit} of each task" if asked.limit else ""
-                )
                 self._column(Column(NAMES.get(name, name), name, "%", scale=100, protocol=protocol))
-                notes = (
-                    [f"{cut} of {n} prompts were cut to the model's context"] if (cut := self._cut(model, name)) else []
-                )
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
-                if notes:
-                    self.warnings.append(f"{NAMES.get(name, name)}, {model}: {notes[0]}")
+            if noted:
+                self.warnings.append(f"{NAMES.get(name, name)}: {'; '.join(noted)}")
 
     def losses(self) -> None:
         """On the reference set, in nats a token and in bits a byte."""
@@ -178,12 +179,14 @@ class _Gathered:
             return location(self._job.request.inputs["difficulties"][0])
         return asked.difficulties if asked else "none"
 
-    def _cut(self, model: str, name: str) -> int:
-        number = self._settings.models.index(model)
-        folders = self._job.folders(f"{number}:{name}")
+    def _notes(self, model: str, name: str, n: int) -> list[str]:
+        """What the model's context was too short for."""
+        folders = self._job.folders(f"{self._settings.models.index(model)}:{name}")
         about = [json.loads((folder / "harness.json").read_text(encoding="utf-8")) for folder in folders]
         self.versions["lm-eval"] = about[0]["lm_eval"]
-        return sum(one["prompts_cut"] for one in about)
+        cut, long = (sum(one[count] for one in about) for count in ("prompts_cut", "too_long"))
+        notes = [f"{cut} of {n} prompts were cut to the model's context"] if cut else []
+        return notes + ([f"{long} of {n + long} items are longer than its context and left out"] if long else [])
 
     def _column(self, column: Column) -> None:
         if all(one.key != column.key for one in self.columns):

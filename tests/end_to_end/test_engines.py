@@ -3,17 +3,16 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from endpoint import Proxy
 from harness import CONFIG, Montessori, the_run
+from vllm_server import PYTHON, serving
 
 from montessori.artifacts import Folder
 from montessori.chat import user
@@ -22,9 +21,6 @@ from montessori.data import Row, read_rows, write_rows
 from montessori.models import load_model, load_tokenizer
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.steps import ask
-
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-vllm/bin/python"
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,32 +54,11 @@ def teacher(finished: Path) -> Path:
     return model
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def server(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The teacher behind vLLM's own server, started as the README says."""
-    log, port = tmp_path_factory.mktemp("server") / "log", free_port()
-    command = ["make", "server", f"MODEL={teacher}", f"PORT={port}"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        for _ in range(300):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"{url}/models", timeout=5)
-                break
-            except OSError:
-                time.sleep(1)
+    with serving(teacher, tmp_path_factory.mktemp("server") / "log") as url:
         yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def by_transformers(teacher: Path, sampling: Sampling) -> list[list[object]]:

@@ -19,12 +19,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from montessori import models, progress
 from montessori.artifacts import Folder, Request
 from montessori.artifacts.store import sha256
+from montessori.config import Lora
 from montessori.data import Row, read_rows
 from montessori.errors import InputError, StageError
-from montessori.evaluation import catalogue, harness
+from montessori.evaluation import catalogue, harness, local
 from montessori.stages import Job, benchmark
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 pytestmark = pytest.mark.xdist_group("harness")  # or each worker makes the files, and asks the command, anew
 SUBJECTS = {"astronomy": 9, "college_biology": 4, "high_school_physics": 2, "moral_disputes": 5}  # items of each
 SHOTS, LIMIT = 2, 24
@@ -43,10 +46,10 @@ def model(tiny_tokenizer, tmp_path_factory) -> Callable[[int], Path]:
             return path
         shape = LlamaConfig(
             vocab_size=len(tiny_tokenizer),
-            hidden_size=32,
+            hidden_size=64,
             intermediate_size=64,
             num_hidden_layers=2,
-            num_attention_heads=4,
+            num_attention_heads=2,  # of 32 numbers each, which vLLM wants on a CPU
             max_position_embeddings=context,
             initializer_range=0.2,
         )
@@ -61,17 +64,29 @@ def model(tiny_tokenizer, tmp_path_factory) -> Callable[[int], Path]:
     return folder
 
 
-def run(where: Path, model: Path, task: str, metric: str, files: tuple[Path, Path | None], **more: Any) -> Result:
-    """What the stage says and writes."""
+def asked(model: Path, task: str, metric: str, files: tuple[Path | None, Path | None], **more: Any) -> Request:
     shard = more.pop("shard", (0, 1))
     settings = benchmark.Settings(**({"task": task, "metric": metric, "dtype": "float32", "batch_size": 8} | more))
     inputs = {
         name: [f"file:{path}#{sha256(path)}"] for name, path in zip(("data", "shots"), files, strict=True) if path
     }
-    inputs["model"] = [f"file:{model}#0"]
-    request = Request(stage="benchmark", version=1, settings=settings.model_dump(), inputs=inputs, seed=0, shard=shard)
+    return Request(
+        stage="benchmark",
+        version=1,
+        settings=settings.model_dump(),
+        inputs={"model": [f"file:{model}#{model.name}"], **inputs},
+        seed=0,
+        shard=shard,
+        means={"vllm": {"gpu_memory_utilization": 0.9}},
+    )
+
+
+def run(where: Path, *given: Any, **more: Any) -> Result:
+    """What the stage says and writes of `asked(*given, **more)`."""
+    request = asked(*given, **more)
     out = where / request.fingerprint
     out.mkdir()
+    settings = benchmark.Settings.model_validate(request.settings)
     summary = benchmark.run(Job(request, Folder(where / "store"), out), settings)
     return summary, read_rows(out / "items.parquet"), json.loads((out / "harness.json").read_text())
 
@@ -247,9 +262,40 @@ def test_the_same_choices_are_shuffled_alike_in_every_shard(files, model, tmp_pa
     assert len({row["target"] for row in whole}) > 1
 
 
+def test_a_model_is_measured_with_its_adapter(files, model, tmp_path):
+    tokenizer, plain = models.load_tokenizer(model(768)), models.load_model(model(768))
+    adapted = models.add_lora(plain, Lora(rank=4), seed=0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    models.save_unmerged(adapted, tokenizer, tmp_path / "apart")
+    models.save(models.load_model(tmp_path / "apart"), tokenizer, tmp_path / "merged")
+    rows = [
+        run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"])[1]
+        for folder in (tmp_path / "apart", tmp_path / "merged", model(768))
+    ]
+    assert rows[0] == rows[1] != rows[2]
+    with pytest.raises(InputError, match="apart: a model with an adapter beside it; measure it with the engine transf"):
+        run(tmp_path, tmp_path / "apart", "hellaswag", "acc,none", files["hellaswag"], engine="vllm")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM.is_file(), reason="no .venv-vllm: `make vllm` builds it")
+def test_vllm_chooses_what_transformers_chooses(files, model, tmp_path):
+    given = (model(768), "arc_challenge", "acc_norm,none", files["arc_challenge"])
+    request = asked(*given, shots=SHOTS, limit=LIMIT, engine="vllm")
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    command = [str(VLLM), "-m", "montessori.stage", str(tmp_path / "request.json"), "--store", str(tmp_path / "store")]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, check=True)
+    rows = read_rows(tmp_path / "store" / request.address / "items.parquet")
+    summary, expected, _ = run(tmp_path, *given, shots=SHOTS, limit=LIMIT)
+    assert rows == expected
+    assert Folder(tmp_path / "store").manifest(request.address)["summary"] == summary
+
+
 def test_a_shard_without_items_is_empty(files, model, tmp_path):
     summary, rows, told = run(tmp_path, model(768), "hellaswag", "acc,none", files["hellaswag"], limit=1, shard=(1, 2))
-    assert (summary, rows, told["example"]) == ({"items": 0, "prompts_cut": 0}, [], None)
+    assert (summary, rows, told["example"]) == ({"items": 0, "prompts_cut": 0, "too_long": 0}, [], None)
 
 
 def test_an_item_says_what_was_asked_what_is_right_and_what_the_model_chose(files, model, tmp_path):
@@ -267,6 +313,20 @@ def test_an_item_says_what_was_asked_what_is_right_and_what_the_model_chose(file
         assert not row["text"].startswith("Question:")
         assert "Answer:" not in row["text"]
         assert (row["said"] == row["target"]) == (json.loads(row["values"])["acc,none"] == 1)
+
+
+def test_tasks_of_other_kinds_are_told_alike(model, tmp_path):
+    rows = [{"sentence": "The cup fell since _ was wet.", "option1": "the floor", "option2": "it", "answer": "1"}]
+    data = lines(tmp_path / "winogrande.jsonl", rows), None
+    ((row,), _) = run(tmp_path, model(256), "winogrande", "acc,none", data)[1:]
+    assert row["question"] == "The cup fell since the floor was wet."
+    assert row["text"] == "The cup fell since the floor was wet.\nThe cup fell since it"
+    assert row["target"] == "The cup fell since the floor"
+    assert row["said"] in ("The cup fell since the floor", "The cup fell since it")
+    data = lines(tmp_path / "lambada.jsonl", [{"text": "He went to the sea"}]), None
+    ((row,), _) = run(tmp_path, model(256), "lambada_openai", "acc,none", data)[1:]
+    assert (row["question"], row["target"], row["said"]) == ("He went to the", " sea", "")
+    assert json.loads(row["values"])["acc,none"] == 0
 
 
 def test_what_a_reader_must_know_is_written_down(files, model, tmp_path):
@@ -319,15 +379,15 @@ def test_prompts_that_leave_no_room_for_a_text_are_counted(model, tiny_tokenizer
     assert summary["prompts_cut"] == 1
 
 
-def test_a_context_too_short_for_an_answer_is_wrong_input(model, tmp_path):
+def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path):
     data = lines(tmp_path / "gsm8k.jsonl", [{"question": "How many?", "answer": "#### 1"}]), None
-    with pytest.raises(
-        InputError, match="its context of 256 tokens is too short: an answer to gsm8k alone may have 256"
-    ):
-        run(tmp_path, model(256), "gsm8k", "exact_match,strict-match", data)
-    data = lines(tmp_path / "arc.jsonl", [arc_item("Which?", choice="z" * 300)]), None
-    with pytest.raises(InputError, match="its context of 256 tokens is too short for the choice ' zzz"):
-        run(tmp_path, model(256), "arc_challenge", "acc,none", data)
+    summary, rows, _ = run(tmp_path, model(256), "gsm8k", "exact_match,strict-match", data)  # which may write 256
+    assert (summary, rows) == ({"items": 0, "prompts_cut": 0, "too_long": 1}, [])
+    choices = [arc_item("Which?", choice="z" * length) for length in (1, 254, 255, 300)]
+    data = lines(tmp_path / "arc.jsonl", choices), None
+    summary, rows, told = run(tmp_path, model(256), "arc_challenge", "acc,none", data)
+    assert [row["doc"] for row in rows] == [0, 1, 2]  # 255 and the space before them: all but the last are read
+    assert summary["too_long"] == told["too_long"] == 1
 
 
 @pytest.mark.parametrize(
@@ -368,6 +428,28 @@ def gpqa(folder: Path, *questions: str) -> tuple[Path, ...]:
         table(folder / f"gpqa-{n}.csv", GPQA, [[question, "a", "b", "c", str(i)] for i in range(4)])
         for n, question in enumerate(questions)
     )
+
+
+def test_without_files_a_group_is_the_hubs(files, model, tmp_path, monkeypatch):
+    hub = tmp_path / "cais" / "mmlu"  # a folder of the data set's name stands in for it
+    hub.mkdir(parents=True)
+    configs = []
+    for subject in local.SUBJECTS:
+        splits = [{"split": split, "path": f"{subject}-{split}.jsonl"} for split in ("test", "dev")]
+        configs.append({"config_name": subject, "data_files": splits})
+        for split in splits:
+            row = {"question": f"{subject}?", "choices": ["a", "b", "c", "d"], "answer": 1}
+            lines(hub / split["path"], [row, row])
+    (hub / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    summary, rows, told = run(tmp_path, model(256), "mmlu", "acc,none", (None, None), shots=1, limit=1)
+    assert [row["doc"] for row in rows] == [0] * 57
+    assert {row["question"] for row in rows} == {f"{subject}?" for subject in local.SUBJECTS}
+    assert set(harness.score(rows, "acc,none")[3]) == set(local.SUBJECTS)
+    assert told["files"] == {}
+    assert told["tasks"]["mmlu_virology"]["config"]["dataset_path"] == "cais/mmlu"
+    assert summary["items"] == 57
 
 
 def test_a_group_that_weighs_its_tasks_alike_is_refused(tmp_path):

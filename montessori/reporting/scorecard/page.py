@@ -29,6 +29,7 @@ def write(card: Card, folder: Path) -> Path:
     """Write the page and all that stands beside it into `folder`; the page's path."""
     leaders, differences = marked(card), against_baseline(card)
     tables = everything(card, leaders, differences)
+    short = [each for each in tables if not each.name.startswith("categories-")]  # MMLU alone has 57
     pictures = draw(card)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for picture in pictures:
@@ -37,7 +38,7 @@ def write(card: Card, folder: Path) -> Path:
     told = json.dumps(metrics(card, differences), indent=1, allow_nan=False)
     files = {
         "metrics.json": told + "\n",
-        "result.md": markdown.document(card.name, card.warnings, [judge_ability(card)], tables),
+        "result.md": markdown.document(card.name, card.warnings, [judge_ability(card)], short),
         "table.csv": numbers(card),
         "table.tex": latex.document(tables),
         "report.html": page(card, tables, leaders, pictures),

@@ -1,0 +1,179 @@
+"""`montessori evaluate` as a user calls it: a run's students, local files of every benchmark, a judge that is served.
+
+The benchmarks' data is real, the students are the micro run's, and the judge is a tiny model that has learned the form
+of verdicts: numbers are checked against what the stages wrote, not against what a good model would get.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_judge
+import yaml
+from harness import Montessori
+from stack import free_port
+from vllm_server import PYTHON, serving
+
+from montessori.artifacts import Folder
+from montessori.data import read_rows
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data: the benchmarks' files"),
+]
+
+
+def suite(folder: Path) -> dict[str, Any]:
+    """A suite with every benchmark on local files, a few items of each."""
+    rows = [",".join(GPQA), *(f"What is {n} + {n}?,{2 * n},{n},{n + 1},0" for n in range(6))]
+    (folder / "gpqa.csv").write_text("\n".join(rows) + "\n")
+    arc, gsm8k, hellaswag = "arc/arc_challenge_test.jsonl", "gsm8k/test.jsonl", "hellaswag/hellaswag_val_1000.jsonl"
+    return {
+        "name": "local",
+        "benchmarks": {
+            "mmlu": _on("mmlu", "acc,none", 0, 1, "mmlu/test_sample.csv"),
+            "gpqa": {**_on("gpqa_main_zeroshot", "acc_norm,none", 0, 6, ""), "file": str(folder / "gpqa.csv")},
+            "arc_challenge": {**_on("arc_challenge", "acc_norm,none", 1, 8, arc), "shards": 2, **_after(arc)},
+            "gsm8k": {**_on("gsm8k", "exact_match,strict-match", 1, 4, gsm8k), **_after("gsm8k/train.jsonl.gz")},
+            "hellaswag": _on("hellaswag", "acc_norm,none", 0, 8, hellaswag),
+        },
+        "alpaca_eval": {
+            "questions": {"source": str(DATA / "alpaca_eval/gpt4_1106_preview.jsonl"), "limit": 10},
+            "sampling": {"max_tokens": 12},
+            "difficulties": "none",
+            "selected_on": 4,
+        },
+        "mt_bench": {
+            "questions": {"source": str(DATA / "mt_bench/question.jsonl"), "skip": 20, "limit": 4},
+            "references": str(DATA / "mt_bench/reference_answer_gpt-4.jsonl"),
+            "max_tokens": 12,
+        },
+        "head_to_head": True,
+    }  # fmt: skip
+
+
+def _on(task: str, metric: str, shots: int, limit: int, file: str) -> dict[str, Any]:
+    return {"task": task, "metric": metric, "shots": shots, "limit": limit, "file": str(DATA / file)}
+
+
+def _after(file: str) -> dict[str, str]:
+    return {"shots_file": str(DATA / file)}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_judge.build(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def store(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluate") / "store"))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "local.yaml").write_text(yaml.safe_dump(suite(folder)))
+    return folder / "local.yaml"
+
+
+@pytest.fixture(scope="module")
+def served(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not PYTHON.is_file():
+        pytest.skip("no .venv-vllm: `make vllm` builds it")
+    with serving(judge, tmp_path_factory.mktemp("served") / "log") as url:
+        yield url
+
+
+def run_of(store: Path) -> str:
+    (run,) = (store / "runs").iterdir()
+    return run.name
+
+
+def test_every_benchmark_of_a_runs_students_by_a_served_judge(
+    store: Path, config: Path, served: str, montessori: Montessori
+):
+    words = ["evaluate", run_of(store), "--suite", config, "--store", store, "--judge", "openai:teacher"]
+    words += ["--set", f"judge.openai.base_url={served}"]
+    done = montessori(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "judge  teacher (openai): about" in done.stdout
+    (folder,) = (store / "evaluations").iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    models = metrics["models"]
+    assert list(models) == ["No fine-tuning", "Self-Instruct", "Montessori iteration 1"]
+    expected = {"mmlu": 57, "gpqa": 6, "arc_challenge": 8, "mt_bench": 4, "reference_loss": 12}
+    for model, columns in models.items():
+        assert {name: columns[name]["n"] for name in expected} == expected, model
+        assert 1 <= columns["mt_bench"]["mean"] <= 10
+        assert ("alpaca_eval" in columns) == (model != "Self-Instruct")  # whom the others are compared with
+
+    manifests = list(Folder(store).manifests("verdicts"))
+    for model in ("No fine-tuning", "Montessori iteration 1"):
+        (one,) = [m for m in manifests if m["request"]["label"] == f"{model} against Self-Instruct"]
+        verdicts = read_rows(store / one["address"] / "verdicts.parquet")
+        preferences = [row["preference"] for row in verdicts if row["preference"] is not None]
+        assert len(preferences) == models[model]["alpaca_eval"]["n"]
+        assert models[model]["alpaca_eval"]["mean"] == pytest.approx(100 * sum(preferences) / len(preferences))
+        assert any(preference not in (0, 1) for preference in preferences)  # by its log-probabilities
+        others = [row["preference"] for row in verdicts if row["index"] >= 4 and row["preference"] is not None]
+        assert models[model]["alpaca_eval_others"]["n"] == len(others)
+    assert len(metrics["duels"]) == 3 and all(duel["n"] + duel["unreadable"] == 10 for duel in metrics["duels"])
+    grades = [
+        row for m in Folder(store).manifests("grades") for row in read_rows(store / m["address"] / "grades.parquet")
+    ]
+    assert len(grades) == 3 * 4 * 2
+
+    again = montessori(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "every verdict is in the store" in again.stdout
+    assert "done " not in again.stdout.split("#")[0]
+    assert len(list((store / "evaluations").iterdir())) == 1
+
+
+def test_a_model_that_is_added_later_is_all_that_is_measured(
+    store: Path, config: Path, judge: Path, montessori: Montessori
+):
+    """And a judge in a folder does as well as one behind an endpoint."""
+    few = [f"--set=benchmarks.{name}=null" for name in ("mmlu", "gpqa", "arc_challenge", "gsm8k")]
+    words = ["evaluate", f"{run_of(store)}:Self-Instruct", "--suite", config, "--store", store, *few]
+    words += ["--set", "mt_bench=null", "--set", "head_to_head=false", "--judge", f"transformers:{judge}"]
+    first = montessori(*words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "AlpacaEval WR" in first.stdout  # against the reference answers
+    more = montessori(*words, f"{run_of(store)}:Montessori iteration 1", "--baseline", "reference")
+    assert more.returncode == 0, more.stdout + more.stderr
+    made = [line for line in more.stdout.splitlines() if line.startswith("done")]
+    assert made and all("Montessori iteration 1" in line or "scorecard" in line for line in made)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing/there/at/all"], "MODEL = nothing/there/at/all: no such folder"),
+        (["RUN:nobody"], "the run has no such system; it has: No fine-tuning, Self-Instruct, Montessori iteration 1"),
+        (["RUN", "--suite", "best"], "--suite best: no such suite; known: paper, quick"),
+        (["RUN", "--suite", "paper"], "need a judge; add --judge openai:NAME"),
+        (["RUN", "--judge", "gpt-4o"], "--judge gpt-4o: expected openai:NAME, vllm:MODEL or transformers:MODEL"),
+        (["RUN", "--baseline", "nobody"], "--baseline nobody: no file of answers, and none of the models is called so"),
+        (["RUN", "--set", "benchmarks.gsm8k.file=WRONG"], "benchmarks.gsm8k"),
+        (["RUN", "--judge", "openai:judge", "--set", "judge.openai.base_url=http://127.0.0.1:PORT"], "be reached"),
+        (["RUN", "--set", "benchmarks.gsm8k.shot=1"], "did you mean benchmarks.gsm8k.shots?"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_sentence_before_anything_starts(
+    store: Path, tmp_path: Path, montessori: Montessori, words: list[str], sentence: str
+):
+    (tmp_path / "wrong.jsonl").write_text('{"query": "1 + 1?", "answer": "#### 2"}\n')
+    given = {"RUN": run_of(store), "WRONG": str(tmp_path / "wrong.jsonl"), "PORT": str(free_port())}
+    for name, value in given.items():
+        words = [word.replace(name, value) for word in words]
+    done = montessori("evaluate", *words, "--store", store)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1 and sentence in done.stderr
