@@ -54,7 +54,7 @@ def teacher(finished: Path) -> Path:
     return model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The teacher behind vLLM's own server, started as the README says."""
     with serving(teacher, tmp_path_factory.mktemp("server") / "log") as url:

@@ -147,6 +147,27 @@ def _completed(found: FlowRun) -> FlowRun | None:
     return found if found.state_name == "Completed" else None
 
 
+def test_an_evaluation_of_the_ui_measures_a_runs_students(prefect: Prefect, copy: Path, tmp_path: Path) -> None:
+    rows = "".join(f"What is {n} + {n}?,{2 * n},{n},{n + 1},0\n" for n in range(4))
+    (tmp_path / "gpqa.csv").write_text(
+        "Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n" + rows
+    )
+    benchmark = {"task": "gpqa_main_zeroshot", "metric": "acc,none", "file": str(tmp_path / "gpqa.csv")}
+    (tmp_path / "sums.yaml").write_text(json.dumps({"name": "sums", "benchmarks": {"gpqa": benchmark}}))
+    (run_,) = (copy / "runs").iterdir()
+    asked = {"models": [run_.name], "suite": str(tmp_path / "sums.yaml"), "place": "pool", "store": str(copy)}
+    with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("evaluate/evaluate")
+        started_ = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
+        eventually(lambda: _completed(client.read_flow_run(started_)), 300)
+    (card,) = (copy / "evaluations").iterdir()
+    measured = json.loads((card / "metrics.json").read_text())["models"]
+    assert {model: columns["gpqa"]["n"] for model, columns in measured.items()} == {
+        "No fine-tuning": 4, "Self-Instruct": 4, "Montessori iteration 1": 4
+    }  # fmt: skip
+    assert {row["state"] for row in table(prefect)} == {"done"}
+
+
 def test_cancelling_the_command_cancels_its_stages(prefect: Prefect, copy: Path) -> None:
     without(copy, "warm-up", "runs")
     going = started(prefect, "run", CONFIG, "--store", copy, "--place", "pool")

@@ -48,7 +48,7 @@ def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) ->
         launch.settings(**form)
 
 
-@pytest.mark.parametrize("flow", [launch.launch, launch.refresh], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [launch.launch, launch.refresh, launch.evaluate], ids=lambda flow: flow.name)
 def test_every_field_of_a_form_has_help(flow: Any) -> None:
     from prefect.utilities.callables import parameter_schema
 
