@@ -182,9 +182,9 @@ def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") 
     """The baseline's name in tables, and the file of its answers, where it is one."""
     labels = [subject.label for subject in subjects]
     if given is None:
-        if "Self-Instruct" in labels:
-            return "Self-Instruct", None
-        return (labels[0] if len(labels) > 1 else "reference" if suite.alpaca_eval else None), None
+        if len(labels) == 1:
+            return ("reference" if suite.alpaca_eval else None), None
+        return ("Self-Instruct" if "Self-Instruct" in labels else labels[0]), None
     if given in labels or given == "reference":
         return given, None
     if Path(given).expanduser().is_file():

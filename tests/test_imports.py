@@ -68,6 +68,7 @@ def loaded_by(code: str) -> list[str]:
         ["status", "--help"],
         ["reports", "--help"],
         ["score", "--help"],
+        ["evaluate", "--help"],
         ["push", "--help"],
     ],
 )
