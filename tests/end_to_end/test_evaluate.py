@@ -144,12 +144,24 @@ def test_a_model_that_is_added_later_is_all_that_is_measured(
 ):
     """And a judge in a folder does as well as one behind an endpoint."""
     few = [f"--set=benchmarks.{name}=null" for name in ("mmlu", "gpqa", "arc_challenge", "gsm8k")]
-    words = ["evaluate", f"{run_of(store)}:Self-Instruct", "--suite", config, "--store", store, *few]
-    words += ["--set", "mt_bench=null", "--set", "head_to_head=false", "--judge", f"transformers:{judge}"]
-    first = montessori(*words)
+    words = [
+        "--suite",
+        config,
+        "--store",
+        store,
+        *few,
+        "--set",
+        "mt_bench=null",
+        "--set",
+        "head_to_head=false",
+        "--judge",
+        f"transformers:{judge}",
+    ]
+    first = montessori("evaluate", f"{run_of(store)}:Self-Instruct", *words)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "AlpacaEval WR" in first.stdout  # against the reference answers
-    more = montessori(*words, f"{run_of(store)}:Montessori iteration 1", "--baseline", "reference")
+    both = [f"{run_of(store)}:{system}" for system in ("Self-Instruct", "Montessori iteration 1")]
+    more = montessori("evaluate", *both, *words, "--baseline", "reference")
     assert more.returncode == 0, more.stdout + more.stderr
     made = [line for line in more.stdout.splitlines() if line.startswith("done")]
     assert made and all("Montessori iteration 1" in line or "scorecard" in line for line in made)
