@@ -3,6 +3,7 @@
 The command line runs the same with settings of its own (flows/montessori.py, flows/refresh.py).
 """
 
+import csv
 import json
 from collections.abc import Callable
 from datetime import date
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from prefect import State, flow
+from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.logging import get_run_logger
@@ -21,6 +23,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from flows.evaluate import prepare
 from flows.montessori import THREADS, follow, run
+from flows.shards import show
 from montessori import config_file
 from montessori.artifacts import Request
 from montessori.config import EstimatorName, Settings
@@ -158,7 +161,11 @@ def evaluate(
                 submit(request)
             return ready.plan.card
 
-        return follow(ready.store, ready.suite.compute, ready.suite.vllm.python, requests, start)
+        card = follow(ready.store, ready.suite.compute, ready.suite.vllm.python, requests, start)
+        with (ready.store.open(card) / "table.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        show(create_table_artifact, table=rows, key="scores", description=f"All numbers: {card}")
+        return card
 
     return ended(work)
 

@@ -10,6 +10,8 @@ from montessori.stages import Job
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Engine
 
+PLAIN_TEMPLATE = "Montessori default"
+
 
 class Writing(Frozen):
     """Which engine writes, and what it needs to load the model. An endpoint's address is an input as a model's is."""
@@ -57,7 +59,7 @@ def chat_template(job: Job, settings: Writing, role: str = "teacher") -> str:
     from montessori.models import load_tokenizer
 
     tokenizer = load_tokenizer(job.model(role), settings.trust_remote_code)
-    return "Montessori default" if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
+    return PLAIN_TEMPLATE if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
 
 
 def _engine(job: Job, settings: Writing, role: str) -> Engine:

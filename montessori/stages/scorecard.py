@@ -17,6 +17,7 @@ from montessori.evaluation.metrics import linearised
 from montessori.evaluation.suite import Suite
 from montessori.reporting.scorecard import page
 from montessori.stages import Job, location
+from montessori.stages.asking import PLAIN_TEMPLATE
 
 # As the paper's Table 1 calls them.
 NAMES = {"mmlu": "MMLU", "gpqa": "GPQA", "arc_challenge": "ARC-C", "gsm8k": "GSM8K", "hellaswag": "HellaSwag"}
@@ -24,6 +25,7 @@ LOSSES = (
     Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
     Column("Bits per byte", "reference_bits_per_byte", "bits/byte", lower_is_better=True),
 )
+HALF = 0.5
 EXAMPLES = 3  # of the clearest wins, and as many of the clearest losses
 
 
@@ -56,6 +58,7 @@ def gather(job: Job, settings: Settings) -> Card:
     found.benchmarks()
     found.losses()
     manifests = job.manifests("stages")
+    found.warnings += _told(manifests)
     return Card(
         name=suite.name,
         id=job.request.address.partition("/")[2],
@@ -241,6 +244,33 @@ def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
         return None
     pairs = agreement.people(location(job.request.inputs["people"][0]))
     return agreement.ability(_judge(suite) or "", pairs, job.rows("people:verdicts", "verdicts.parquet"))
+
+
+def _told(manifests: list[dict[str, Any]]) -> list[str]:
+    """What the stages have counted that a reader must know of."""
+    told = []
+    for label, summaries in _by_label(manifests, "answers").items():
+        if summaries[0]["chat_template"] == PLAIN_TEMPLATE:
+            told.append(f"{label}: the model has no chat template, so Montessori's plain one was used")
+    for label, summaries in _by_label(manifests, "verdicts").items():
+        if alone := sum(one["unmatched"] for one in summaries):
+            told.append(f"{label}: {alone} instructions are answered on one side alone, and left out")
+        shares = [one["letters"] for one in summaries if one["letters"] is not None]
+        if shares and min(shares) < HALF:
+            told.append(
+                f"{label}: the judge's reply begins with A or B with a probability of {min(shares):.0%} on average: "
+                "its verdicts are hardly more than guesses"
+            )
+    return told
+
+
+def _by_label(manifests: list[dict[str, Any]], stage: str) -> dict[str, list[dict[str, Any]]]:
+    """The summaries of a stage's shards, by the label that they share."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for manifest in manifests:
+        if manifest["request"]["stage"] == stage:
+            found.setdefault(manifest["request"]["label"], []).append(manifest["summary"])
+    return found
 
 
 def _judge(suite: Suite) -> str | None:

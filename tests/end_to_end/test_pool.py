@@ -166,6 +166,9 @@ def test_an_evaluation_of_the_ui_measures_a_runs_students(prefect: Prefect, copy
         "No fine-tuning": 4, "Self-Instruct": 4, "Montessori iteration 1": 4
     }  # fmt: skip
     assert {row["state"] for row in table(prefect)} == {"done"}
+    with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:
+        (scores,) = [artifact for artifact in client.read_artifacts(limit=200) if artifact.key == "scores"]
+    assert [row["model"] for row in json.loads(str(scores.data)) if row["column"] == "gpqa"] == list(measured)
 
 
 def test_cancelling_the_command_cancels_its_stages(prefect: Prefect, copy: Path) -> None:
