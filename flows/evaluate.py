@@ -5,6 +5,7 @@ In: the options.  Out: the scorecard in the store, its table on the screen.
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Prepared:
 
     suite: "Suite"
     store: "Store"
-    subjects: "list[Subject]"
     plan: "Plan"
+    questions: dict[str, int]  # how many there are in files, for the judge
 
 
 def add_parser(add: Any) -> None:
@@ -91,7 +92,8 @@ def evaluate(
     short = {"reference": options.reference, "trained_on": options.trained_on, "store": options.store}
     short["compute.place"] = options.place
     given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
-    ready = prepare(options.models, options.suite, options.baseline, options.judge, [*options.overrides, *given])
+    overrides = [*options.overrides, *given]
+    ready = prepare(options.models, options.suite, options.baseline, options.judge, overrides, not options.dry_run)
 
     from rich.console import Console
 
@@ -103,7 +105,11 @@ def evaluate(
 
     console = Console()
     if ready.suite.judge:
-        console.print(cost.sentence(ready.suite, ready.plan.requests, ready.store), highlight=False, soft_wrap=True)
+        console.print(
+            cost.sentence(ready.suite, ready.plan.requests, ready.store, ready.questions),
+            highlight=False,
+            soft_wrap=True,
+        )
     if options.dry_run:
         terminal.show_plan(console, ready.plan.requests, ready.store)
         return 0
@@ -126,20 +132,56 @@ def evaluate(
 
 
 def prepare(
-    models: Sequence[str], suite: str, baseline: str | None, judge: str | None, overrides: Sequence[str]
+    models: Sequence[str],
+    suite: str,
+    baseline: str | None,
+    judge: str | None,
+    overrides: Sequence[str],
+    connect: bool = True,
 ) -> Prepared:
-    """Everything that the options name, looked at before a process starts. Raises InputError that names the option."""
+    """Everything that the options name, looked at before a process starts. Raises InputError that names the option.
+
+    `connect`: whether the judge's endpoint is asked, and engines are looked for.
+    """
     from montessori.artifacts import open_store
     from montessori.evaluation import subjects as models_of
-    from tasks import evaluating
+    from tasks import engines, evaluating
 
     asked = _suite(suite, judge, overrides)
     store = open_store(asked.store)
     store.check_readable()
     found = models_of.find(models, store)
     against, outputs = _baseline(baseline, found, asked)
-    addresses = _addresses(asked, outputs)
-    return Prepared(asked, store, found, evaluating.plan(asked, found, against, addresses))
+    _check_sense(asked, found)
+    addresses, questions = _addresses(asked, outputs)
+    if connect:
+        engines.check_suite(asked)
+    words = [
+        *models,
+        "--suite",
+        suite,
+        *(["--baseline", baseline] if baseline else []),
+        *(["--judge", judge] if judge else []),
+    ]
+    words += [f"--set={override}" for override in overrides]
+    command = f"montessori evaluate {shlex.join(words)}"
+    return Prepared(asked, store, evaluating.plan(asked, found, against, addresses, command), questions)
+
+
+def _check_sense(suite: "Suite", subjects: "Sequence[Subject]") -> None:
+    """Raise InputError where something is asked for that would come to nothing."""
+    references = {subject.reference for subject in subjects if subject.reference}
+    if not suite.reference and len(references) > 1:
+        raise InputError("MODEL: these runs have different reference sets; give one for all by --reference DATA")
+    judged = suite.alpaca_eval or suite.mt_bench or suite.people
+    if suite.judge and not judged:
+        raise InputError("--judge: nothing in this suite is judged; add --set 'alpaca_eval={}' or --set 'mt_bench={}'")
+    if suite.people and not suite.judge:
+        raise InputError("people: measures the judge, and there is none; add --judge openai:NAME (or vllm:MODEL)")
+    if suite.head_to_head and len(subjects) < 2:
+        raise InputError("head_to_head: takes two models at least")
+    if not (judged or suite.benchmarks or suite.reference or references):
+        raise InputError("the suite measures nothing: add benchmarks, --reference DATA, or a judge")
 
 
 def _suite(name: str, judge: str | None, overrides: Sequence[str]) -> "Suite":
@@ -188,24 +230,32 @@ def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") 
     if given in labels or given == "reference":
         return given, None
     if Path(given).expanduser().is_file():
+        if Path(given).stem in labels:
+            raise InputError(
+                f"--baseline {given}: a model is called {Path(given).stem} too; give that one another name"
+            )
+        if not suite.alpaca_eval:
+            raise InputError(f"--baseline {given}: answers are compared in AlpacaEval; add --set 'alpaca_eval={{}}'")
         return Path(given).stem, given
     raise InputError(
         f"--baseline {given}: no file of answers, and none of the models is called so: {', '.join(labels)}"
     )
 
 
-def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
-    """The address of everything that the suite names, each one checked."""
-    from montessori import sources
+def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dict[str, int]]:
+    """The address of everything that the suite names, each one checked; and how many questions there are in files."""
+    from montessori import data, sources
     from montessori.config import DataSource
     from montessori.evaluation import agreement, alpaca_library, judging, local
     from montessori.stages import questions
-    from tasks import engines
 
     found: dict[str, str] = {}
+    counts: dict[str, int | None] = {}
     for field in ("reference", "trained_on"):
         if source := getattr(suite, field):
             found[field] = sources.rows(source, field)
+            if data.is_file(source):
+                data.read(source, field)
     for name, benchmark in suite.benchmarks.items():
         for role, file in (("data", benchmark.file), ("shots", benchmark.shots_file)):
             if file:
@@ -214,7 +264,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
                 local.check(file, benchmark.task, field)
     if suite.alpaca_eval:
         found["alpaca_eval"] = sources.rows(suite.alpaca_eval.questions, "alpaca_eval.questions")
-        questions.check(suite.alpaca_eval.questions, "alpaca_eval")
+        counts["alpaca_eval"] = questions.check(suite.alpaca_eval.questions, "alpaca_eval")
         if outputs:
             answers = DataSource(source=outputs)
             found["baseline"] = sources.rows(answers, "--baseline")
@@ -230,10 +280,12 @@ def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
             references = DataSource(source=suite.mt_bench.references.source)
             found["mt_references"] = sources.rows(references, "mt_bench.references")
         answered = suite.mt_bench.references
-        questions.check(suite.mt_bench.questions, "mt_bench", answered.source if answered else None)
+        counts["mt_bench"] = questions.check(
+            suite.mt_bench.questions, "mt_bench", answered.source if answered else None
+        )
     if suite.people:
         found["people"] = sources.rows(DataSource(source=suite.people.source), "people")
-        agreement.people(suite.people.source)
+        counts["people"] = len(agreement.people(suite.people.source))
     if judge := suite.judge:
         if judge.prompts:
             found["prompts"] = sources.rows(DataSource(source=judge.prompts), "judge.prompts")
@@ -242,5 +294,4 @@ def _addresses(suite: "Suite", outputs: str | None) -> dict[str, str]:
             found["judge"] = f"api:{judge.openai.model}@{judge.openai.base_url}"
         else:
             found["judge"] = sources.model(str(judge.source), "judge.source")
-        engines.check_judge(judge, suite)
-    return found
+    return found, {kind: count for kind, count in counts.items() if count is not None}

@@ -8,7 +8,7 @@ from typing import Literal
 from montessori.artifacts import Request
 from montessori.config import Settings
 from montessori.errors import InputError
-from montessori.evaluation.suite import Judge, Suite
+from montessori.evaluation.suite import Suite
 from montessori.spending import price_of
 from tasks.places import gpus
 
@@ -72,14 +72,19 @@ def check(settings: Settings, missing: list[Request]) -> None:
             )
 
 
-def check_judge(judge: Judge, suite: Suite) -> None:
-    """The same for the judge of a suite, and for the engine of the models that are measured."""
-    for engine, vllm in ((judge.engine, judge.vllm), (suite.engine, suite.vllm)):
+def check_suite(suite: Suite) -> None:
+    """The same for the engine of the models that a suite measures, and for its judge."""
+    judge = suite.judge
+    engines = [
+        (suite.engine, suite.vllm.python, "vllm"),
+        *([(judge.engine, judge.vllm.python, "judge.vllm")] if judge else []),
+    ]
+    for engine, python, field in engines:
         if engine == "vllm" and suite.compute.place == "inline":
             raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
-        if engine == "vllm":
-            _check_vllm(vllm.python)
-    if judge.engine == "openai":
+        if engine == "vllm" and suite.compute.place == "process":
+            _check_vllm(python, field)
+    if judge and judge.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         OpenAIEngine(judge.openai, "judge.openai")
@@ -95,18 +100,18 @@ def _interpreter(python: str) -> Path | None:
     return path.absolute() if path.is_file() else None  # not resolved: the link is what makes it an environment
 
 
-def _check_vllm(python: str) -> None:
+def _check_vllm(python: str, field: str = "generation.vllm") -> None:
     path = _interpreter(python)
     if path is None:
-        raise InputError(f"generation.vllm.python = {python}: no such interpreter; `make vllm` builds the environment")
+        raise InputError(f"{field}.python = {python}: no such interpreter; `make vllm` builds the environment")
     code = "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     try:
         found = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False, env=environment)
     except OSError as error:
-        raise InputError(f"generation.vllm.python = {python}: cannot be run ({error.strerror})") from None
+        raise InputError(f"{field}.python = {python}: cannot be run ({error.strerror})") from None
     if found.stdout.strip() != "True":
         raise InputError(
-            f"generation.vllm.python = {python}: vllm and montessori are not both installed there; "
+            f"{field}.python = {python}: vllm and montessori are not both installed there; "
             "`make vllm` builds an environment that has them"
         )

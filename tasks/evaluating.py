@@ -32,7 +32,6 @@ TEMPERATURES = {
     **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
     **dict.fromkeys(("stem", "humanities"), 0.1),
 }
-REFERENCE = "reference"  # the baseline that AlpacaEval's file brings: its reference answers
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,15 @@ class Plan:
         return [request for request in self.requests if request.stage in ("verdicts", "grades")]
 
 
-def plan(suite: Suite, subjects: Sequence[Subject], baseline: str | None, found: dict[str, Address]) -> Plan:
+def plan(
+    suite: Suite, subjects: Sequence[Subject], baseline: str | None, found: dict[str, Address], command: str = ""
+) -> Plan:
     """What `suite` comes to for these models.
 
     `baseline` is a model's label, or `reference` for AlpacaEval's reference answers, or None; `found` are the addresses
-    of what the suite names: its files, hub names and judge.
+    of what the suite names: its files, hub names and judge; `command` is what the page says that it was made by.
     """
-    return _Planner(suite, subjects, baseline, found).plan()
+    return _Planner(suite, subjects, baseline, found).plan(command)
 
 
 class _Planner:
@@ -70,7 +71,7 @@ class _Planner:
         self._loading = {"dtype": suite.dtype, "trust_remote_code": suite.trust_remote_code}
         self._asked: dict[str, Address] = {}  # the questions of AlpacaEval and MT-Bench
 
-    def plan(self) -> Plan:
+    def plan(self, command: str) -> Plan:
         """Ask for everything."""
         for number, subject in enumerate(self._subjects):
             self._losses(number, subject)
@@ -80,7 +81,7 @@ class _Planner:
         self._mt_bench()
         self._people()
         self._overlaps()
-        self._scorecard()
+        self._scorecard(command)
         return Plan(self._with_budget())
 
     def _losses(self, number: int, subject: Subject) -> None:
@@ -184,7 +185,7 @@ class _Planner:
             inputs = {"pairs": pairs, "items": items, "questions": list(self._asked.values())}
             self._inputs[f"{number}:overlap"] = [self._add("overlap", f"overlap of {label}", settings, inputs)]
 
-    def _scorecard(self) -> None:
+    def _scorecard(self, command: str) -> None:
         settings = {
             "suite": self._suite.model_dump(mode="json", exclude=CHANGES_NOTHING),
             "models": [subject.label for subject in self._subjects],
@@ -195,7 +196,7 @@ class _Planner:
         inputs = {**self._inputs, "stages": list(self._requests), "models": [s.address for s in self._subjects]}
         request = ask("scorecard", "scorecard", settings, inputs, self._suite.seed)
         kept = f"evaluations/{self._suite.name}-{request.fingerprint[:8]}"
-        request = request.model_copy(update={"kept_as": kept})
+        request = request.model_copy(update={"kept_as": kept, "means": {"command": command}})
         self._requests[request.address] = request
 
     def _questions(

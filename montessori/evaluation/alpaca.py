@@ -64,24 +64,6 @@ def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, di
     )
 
 
-def apart(
-    verdicts: Sequence[Row], selected_on: int, model: str, baseline: str, judge: str, difficulties: str = "hub"
-) -> tuple[WinRates | None, WinRates | None]:
-    """The win rates on the first `selected_on` instructions, and on the others, each as if there were no more.
-
-    The paper's students were selected by their loss on the baseline's answers to the first 256, so a score on those is
-    not one on unseen instructions. None for a part without a readable verdict.
-    """
-    first = [row for row in verdicts if row["index"] < selected_on]
-    others = [row for row in verdicts if row["index"] >= selected_on]
-
-    def of(part: list[Row]) -> WinRates | None:
-        readable = any(row["preference"] is not None for row in part)
-        return win_rates(part, model, baseline, judge, difficulties) if readable else None
-
-    return of(first), of(others)
-
-
 def annotations(verdicts: Sequence[Row], model: str, baseline: str, judge: str) -> list[Row]:
     """The verdicts in the library's form, an item each: of one judged in both orders, the mean of its verdicts.
 

@@ -11,10 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from montessori.evaluation import paired
 from montessori.evaluation.card import Card, Column
 
 RESAMPLES = 10_000
 LEVEL = 0.05
+SMALL = 30  # items: below, resampled means vary less than means would, and a t-test has the last word
 EVEN = 0.5  # the preference for an answer over itself: what a baseline has in a column of win rates
 FEW = 16  # different values, up to which it is faster to draw how often each comes than to draw items
 AT_ONCE = 2_000_000  # items drawn before they are added up: 30 MB
@@ -119,4 +121,6 @@ def _p_value(gaps: Array, means: Array) -> float:
     below, above = int((means <= nothing).sum()), int((means >= -nothing).sum())
     share = 2 * (1 + min(below, above)) / (1 + len(means))
     fewest = 2.0 ** (1 - int((np.abs(gaps) > nothing).sum()))
-    return min(1.0, max(share, fewest))
+    spread = float(gaps.std(ddof=1)) if 1 < len(gaps) < SMALL else 0.0
+    by_t = 2 * paired.above(abs(float(gaps.mean())) * math.sqrt(len(gaps)) / spread, len(gaps) - 1) if spread else 0.0
+    return min(1.0, max(share, fewest, by_t))

@@ -3,15 +3,16 @@
 In: the plan.  Out: counts, and a sentence for the screen. Texts' lengths are assumed, since most are not written yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from montessori.artifacts import Request, Store
 from montessori.evaluation.suite import Suite
 from montessori.spending import dollars, price_of
 
-QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80, "people": 999}  # where the source is not cut
+QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80}  # of the hub's
 PEOPLE_LABEL = "what people judged"
+Counts = Mapping[str, int]  # of questions in files, by alpaca_eval, mt_bench and people
 ANSWER, QUESTION, WORDING = 350, 60, 180  # tokens; GPT-4-turbo's answers in AlpacaEval have 350 to 500
 GRADE = 150  # tokens of a grade with its reason
 
@@ -25,13 +26,13 @@ class Cost:
     written: int
 
 
-def expected(suite: Suite, requests: Sequence[Request], store: Store) -> Cost:
+def expected(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> Cost:
     """What the store does not have yet of all verdicts and grades."""
     verdicts = read = written = 0
     for request in requests:
         if request.stage not in ("verdicts", "grades") or store.exists(request.address):
             continue
-        asked = _questions(suite, request) / request.shard[1]
+        asked = _questions(suite, request, counts) / request.shard[1]
         if request.stage == "grades":
             count, tokens, reply = 2 * asked, WORDING + 1.5 * (QUESTION + ANSWER), GRADE
         else:
@@ -46,11 +47,11 @@ def expected(suite: Suite, requests: Sequence[Request], store: Store) -> Cost:
     return Cost(verdicts, read, written)
 
 
-def sentence(suite: Suite, requests: Sequence[Request], store: Store) -> str:
+def sentence(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> str:
     """Who judges, how much, and for how many dollars."""
     judge = suite.judge
     assert judge, "it is asked for where there is one"
-    cost = expected(suite, requests, store)
+    cost = expected(suite, requests, store, counts)
     name = judge.openai.model if judge.engine == "openai" else judge.source
     said = f"judge  {name} ({judge.engine}): "
     if not cost.verdicts:
@@ -64,10 +65,13 @@ def sentence(suite: Suite, requests: Sequence[Request], store: Store) -> str:
     return said
 
 
-def _questions(suite: Suite, request: Request) -> int:
+def _questions(suite: Suite, request: Request, counts: Counts) -> int:
     """How many questions a request is about, all of its shards together."""
-    if request.stage == "verdicts" and request.label == PEOPLE_LABEL:
-        return QUESTIONS["people"]
     kind = "mt_bench" if request.stage == "grades" else "alpaca_eval"
-    asked = getattr(suite, kind)
-    return min(asked.questions.limit or QUESTIONS[kind], QUESTIONS[kind])
+    if request.stage == "verdicts" and request.label == PEOPLE_LABEL:
+        kind = "people"
+    if kind in counts:
+        return counts[kind]
+    asked = suite.mt_bench if kind == "mt_bench" else suite.alpaca_eval
+    assert asked, "it is judged"
+    return min(asked.questions.limit or QUESTIONS[kind], QUESTIONS[kind] - asked.questions.skip)

@@ -30,17 +30,25 @@ class Subject:
     reference: str | None = None  # the reference set of that run
 
 
+REFERENCE = "reference"  # as a baseline: the answers that come with AlpacaEval
+
+
 def find(given: Sequence[str], store: Store) -> list[Subject]:
     """The models that `given` stands for, in order. Raises InputError that names the one that is none."""
-    found = [subject for text in given for subject in _named(text, store)]
-    for subject in found:
-        if sum(other.label == subject.label for other in found) > 1:
-            raise InputError(f"MODEL: two are called {subject.label!r}; name one, for example mine={subject.label}")
-    return found
+    found = [(text, subject) for text in given for subject in _named(text, store)]
+    labels = [subject.label for _, subject in found]
+    for text, subject in found:
+        if labels.count(subject.label) > 1:
+            raise InputError(f"MODEL = {text}: two are called {subject.label!r}; name one, for example mine={text}")
+        if subject.label == REFERENCE:
+            raise InputError(f"MODEL = {text}: {REFERENCE} means AlpacaEval's own answers; name it otherwise")
+    return [subject for _, subject in found]
 
 
 def _named(text: str, store: Store) -> Iterator[Subject]:
     label, equals, rest = text.partition("=")
+    if "/" in label:  # a path with a = in it
+        label, equals, rest = "", "", ""
     found = list(_meant(rest if equals else text, store))
     if equals and (not label or len(found) != 1):
         raise InputError(f"MODEL = {text}: expected name=MODEL, where MODEL is a single one")
@@ -58,8 +66,17 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
         yield Subject(f"{request['label'].removesuffix(': student') or request['stage']} ({path.name[:6]})", address)
     elif path.is_dir() and (path / "manifest.json").is_file() and (path / "model").is_dir():
         yield Subject(path.name, sources.model(str(path / "model"), "MODEL"))
+    elif path.is_dir():
+        yield Subject(path.name, sources.model(text, "MODEL"))
+    elif text.startswith(tuple(f"{stage}/" for stage in MODELS)):
+        raise InputError(f"MODEL = {text}: no such artifact in {store.uri}; `montessori store ls` has whole addresses")
+    elif "/" in text and Path(path.parts[0]).is_dir():
+        raise InputError(f"MODEL = {text}: no such folder, though {path.parts[0]} is one")
+    elif "/" not in text:
+        known = ", ".join(address.partition("/")[2] for address in store.addresses("runs")) or "none"
+        raise InputError(f"MODEL = {text}: no such folder, and no such run in {store.uri}, which has: {known}")
     else:
-        yield Subject(path.name if path.is_dir() else text, sources.model(text, "MODEL"))
+        yield Subject(text, sources.model(text, "MODEL"))
 
 
 def _of_run(run: str, system: str, store: Store) -> Iterator[Subject]:

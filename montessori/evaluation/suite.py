@@ -20,6 +20,9 @@ def _without_nulls(value: object) -> object:
     return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
+TAKEN = ("losses", "alpaca_eval", "mt_bench", "duel", "overlap", "verdicts")  # what else is measured of a model
+
+
 class File(Frozen):
     """A local file of a benchmark's items: JSONL, JSON, CSV or Parquet, gzip or not."""
 
@@ -109,6 +112,7 @@ class Suite(Frozen):
     judge: Judge | None = None
     people: LocalFile | None = None  # human verdicts in PandaLM's form, to measure the judge on
     trained_on: Source | None = None  # training data whose overlap with the benchmarks is counted
+    published: Literal["8B", "1.1B"] | None = None  # the paper's rows of students of that size stand beside
     engine: Literal["auto", "transformers", "vllm"] = "auto"  # of the models that are measured
     vllm: Vllm = Vllm()
     dtype: Literal["float32", "bfloat16"] | None = None  # default: bfloat16 where there is a GPU, else float32
@@ -117,3 +121,10 @@ class Suite(Frozen):
     trust_remote_code: bool = False
     compute: Compute = Compute()
     budget: Budget = Budget()  # of the judge, as of a run
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        taken = [name for name in self.benchmarks if name in TAKEN or ":" in name]
+        if taken:
+            raise ValueError(f"benchmarks.{taken[0]}: this name is taken; give another one")
+        return self

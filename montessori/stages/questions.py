@@ -45,10 +45,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def check(source: DataSource, kind: Kind, references: str | None = None) -> None:
-    """Raise InputError, naming file, line and field, for local questions that cannot be read; the hub's come later."""
-    if data.is_file(source):
-        read(source, kind, references)
+def check(source: DataSource, kind: Kind, references: str | None = None) -> int | None:
+    """How many local questions there are; None for the hub's. Raises InputError that names file, line and field."""
+    return len(read(source, kind, references)) if data.is_file(source) else None
 
 
 def read(source: DataSource, kind: Kind, references: str | None = None) -> list[Row]:

@@ -13,14 +13,22 @@ from montessori.config import Frozen
 from montessori.data import Row, read_rows
 from montessori.evaluation import agreement, alpaca, duels, harness, mt_bench
 from montessori.evaluation.card import Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
-from montessori.evaluation.metrics import linearised
+from montessori.evaluation.metrics import linearised, measure
 from montessori.evaluation.suite import Suite
 from montessori.reporting.scorecard import page
 from montessori.stages import Job, location
 from montessori.stages.asking import PLAIN_TEMPLATE
 
 # As the paper's Table 1 calls them.
-NAMES = {"mmlu": "MMLU", "gpqa": "GPQA", "arc_challenge": "ARC-C", "gsm8k": "GSM8K", "hellaswag": "HellaSwag"}
+NAMES = {
+    "alpaca_eval": "AlpacaEval",
+    "mt_bench": "MT-Bench",
+    "mmlu": "MMLU",
+    "gpqa": "GPQA",
+    "arc_challenge": "ARC-C",
+    "gsm8k": "GSM8K",
+    "hellaswag": "HellaSwag",
+}
 LOSSES = (
     Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
     Column("Bits per byte", "reference_bits_per_byte", "bits/byte", lower_is_better=True),
@@ -71,11 +79,12 @@ def gather(job: Job, settings: Settings) -> Card:
         overlaps=list(_overlaps(job)),
         ability=_ability(job, suite),
         judge=_judge(suite),
+        published=suite.published,
         warnings=found.warnings,
         seed=suite.seed,
         settings_yaml=config_file.dump(settings.suite),
-        command=_command(job, settings),
-        versions={name: str(version) for name, version in manifests[-1]["versions"].items()} | found.versions,
+        command=str(job.request.means.get("command", "")),
+        versions=(manifests[-1]["versions"] if manifests else {}) | found.versions,
         usage=_usage(manifests),
     )
 
@@ -97,9 +106,10 @@ class _Gathered:
             self._alpaca_eval(model, rows)
         for model, rows in self._rows("mt_bench", "grades.parquet"):
             self._column(Column("MT-Bench", "mt_bench", "1–10", protocol="two turns, single-answer grading"))
-            self.scores[model, "mt_bench"] = mt_bench.score(rows)
-            for column in ("alpaca_eval", "mt_bench"):
-                self._warn_of_unreadable(model, column)
+            unreadable = sum(row["grade"] is None for row in rows)
+            if unreadable < len(rows):
+                self.scores[model, "mt_bench"] = mt_bench.score(rows)
+            self._warn_of_unreadable(f"MT-Bench, {model}", unreadable, len(rows))
 
     def benchmarks(self) -> None:
         """Those of the harness."""
@@ -107,6 +117,8 @@ class _Gathered:
             protocol = f"{asked.shots}-shot, {asked.metric}"
             protocol += f", the first {asked.limit} of each task" if asked.limit else ""
             noted = []
+            if any(True for _ in self._rows(name, "items.parquet")):
+                self._column(Column(NAMES.get(name, name), name, "%", scale=100, protocol=protocol))
             for model, rows in self._rows(name, "items.parquet"):
                 notes = self._notes(model, name, len(rows))
                 noted += [f"{model}, {note}" for note in notes]
@@ -114,7 +126,6 @@ class _Gathered:
                     continue
                 mean, error, n, groups = harness.score(rows, asked.metric)
                 values = {row["id"]: float(json.loads(row["values"])[asked.metric]) for row in rows}
-                self._column(Column(NAMES.get(name, name), name, "%", scale=100, protocol=protocol))
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
             if noted:
                 self.warnings.append(f"{NAMES.get(name, name)}: {'; '.join(noted)}")
@@ -137,18 +148,22 @@ class _Gathered:
         asked, baseline = self._suite.alpaca_eval, self._settings.baseline or ""
         assert asked, "it was measured"
         judge = _judge(self._suite) or ""
+        unreadable = sum(row["preference"] is None for row in rows)
+        self._warn_of_unreadable(f"AlpacaEval, {model}", unreadable, len(rows))
+        if unreadable == len(rows):
+            return
         rates = alpaca.win_rates(rows, model, baseline, judge, self._difficulties())
-        against = f"against {baseline}, order drawn by seed {self._suite.seed}"
+        drawn = f"which answer is A drawn by seed {self._suite.seed}"
         columns = [
             Column(
                 "AlpacaEval LC",
                 "alpaca_eval_lc",
                 "%",
                 scale=100,
-                protocol=f"{against}; {rates.control}",
+                protocol=f"{drawn}; {rates.control}",
                 baseline=baseline,
             ),
-            Column("AlpacaEval WR", "alpaca_eval", "%", scale=100, protocol=against, baseline=baseline),
+            Column("AlpacaEval WR", "alpaca_eval", "%", scale=100, protocol=drawn, baseline=baseline),
         ]
         plain = Measure(rates.win_rate / 100, rates.standard_error / 100, rates.n)
         self._column(columns[0])
@@ -158,12 +173,15 @@ class _Gathered:
         self._column(columns[1])
         self.scores[model, "alpaca_eval"] = Score(plain, rates.items, unreadable=rates.unreadable, notes=rates.notes)
         self.warnings += [f"AlpacaEval, {model}: {note}" for note in rates.notes]
-        _, others = alpaca.apart(rows, asked.selected_on, model, baseline, judge, "none")
-        if others and others.n < rates.n:
+        others = [row for row in rows if row["index"] >= asked.selected_on and row["preference"] is not None]
+        if 0 < len(others) < rates.n:
             name = f"AlpacaEval WR, from no. {asked.selected_on + 1} on"
-            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=against, baseline=baseline))
-            apart = Measure(others.win_rate / 100, others.standard_error / 100, others.n)
-            self.scores[model, "alpaca_eval_others"] = Score(apart, others.items, unreadable=others.unreadable)
+            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=drawn, baseline=baseline))
+            items = {row["id"]: row["preference"] for row in others}
+            apart = measure(list(items.values()))
+            self.scores[model, "alpaca_eval_others"] = Score(
+                Measure(apart["mean"], apart["standard_error"], len(items)), items
+            )
             self._warn(
                 f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
                 "teacher that was selected on them is measured on the others alone in the column from no. "
@@ -195,10 +213,9 @@ class _Gathered:
         if all(one.key != column.key for one in self.columns):
             self.columns.append(column)
 
-    def _warn_of_unreadable(self, model: str, column: str) -> None:
-        score = self.scores.get((model, column))
-        if score and score.unreadable:
-            self.warnings.append(f"{column}, {model}: {score.unreadable} verdicts could not be read, and are left out")
+    def _warn_of_unreadable(self, what: str, unreadable: int, asked: int) -> None:
+        if unreadable:
+            self._warn(f"{what}: {unreadable} of {asked} verdicts could not be read, and are left out")
 
     def _warn(self, sentence: str) -> None:
         if sentence not in self.warnings:
@@ -243,7 +260,10 @@ def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
     if not job.has("people"):
         return None
     pairs = agreement.people(location(job.request.inputs["people"][0]))
-    return agreement.ability(_judge(suite) or "", pairs, job.rows("people:verdicts", "verdicts.parquet"))
+    verdicts = job.rows("people:verdicts", "verdicts.parquet")
+    if all(row["preference"] is None for row in verdicts):
+        return None  # as its other verdicts' warnings say
+    return agreement.ability(_judge(suite) or "", pairs, verdicts)
 
 
 def _told(manifests: list[dict[str, Any]]) -> list[str]:
@@ -277,15 +297,6 @@ def _judge(suite: Suite) -> str | None:
     if not suite.judge:
         return None
     return suite.judge.openai.model if suite.judge.engine == "openai" else suite.judge.source
-
-
-def _command(job: Job, settings: Settings) -> str:
-    models = " ".join(
-        f"'{label}={location(address) if ':' in address else address}'"
-        for label, address in zip(settings.models, job.request.inputs["models"], strict=True)
-    )
-    baseline = f" --baseline '{settings.baseline}'" if settings.baseline else ""
-    return f"montessori evaluate {models} --suite {job.store.locate(job.request.address)}/suite.yaml{baseline}"
 
 
 def _usage(manifests: list[dict[str, Any]]) -> dict[str, float]:

@@ -167,18 +167,32 @@ def test_a_model_that_is_added_later_is_all_that_is_measured(
     assert made and all("Montessori iteration 1" in line or "scorecard" in line for line in made)
 
 
+URL = "judge.openai.base_url=http://127.0.0.1:PORT"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["nothing/there/at/all"], "MODEL = nothing/there/at/all: no such folder"),
+        (["student/3f2a"], "MODEL = student/3f2a: no such artifact in"),
+        (["micro-00000000"], "no such folder, and no such run in"),
         (["RUN:nobody"], "the run has no such system; it has: No fine-tuning, Self-Instruct, Montessori iteration 1"),
+        (["RUN:Self-Instruct", "RUN:Self-Instruct"], "two are called 'Self-Instruct'; name one"),
+        (["reference=RUN:Self-Instruct"], "reference means AlpacaEval's own answers; name it otherwise"),
         (["RUN", "--suite", "best"], "--suite best: no such suite; known: paper, quick"),
         (["RUN", "--suite", "paper"], "need a judge; add --judge openai:NAME"),
         (["RUN", "--judge", "gpt-4o"], "--judge gpt-4o: expected openai:NAME, vllm:MODEL or transformers:MODEL"),
+        (["RUN", "--judge", "openai:gpt-4o"], "--judge: nothing in this suite is judged"),
+        (["RUN", "--judge", "openai:judge", "--set", "alpaca_eval={}", "--set", URL], "cannot be reached"),
         (["RUN", "--baseline", "nobody"], "--baseline nobody: no file of answers, and none of the models is called so"),
-        (["RUN", "--set", "benchmarks.gsm8k.file=WRONG"], "benchmarks.gsm8k"),
-        (["RUN", "--judge", "openai:judge", "--set", "judge.openai.base_url=http://127.0.0.1:PORT"], "be reached"),
+        (["RUN", "--baseline", "WRONG"], "answers are compared in AlpacaEval"),
+        (["RUN", "--set", "people=WRONG"], "people: measures the judge, and there is none"),
+        (["RUN", "--reference", "WRONG"], "WRONG, line 1: the field instruction is missing"),
+        (["RUN", "--set", "benchmarks.gsm8k.file=WRONG"], "benchmarks.gsm8k: shots_file is missing"),
+        (["RUN", "--set", "benchmarks.gsm8k={task: gsm8k, metric: x, file: WRONG}"], "column question is missing"),
         (["RUN", "--set", "benchmarks.gsm8k.shot=1"], "did you mean benchmarks.gsm8k.shots?"),
+        (["RUN", "--set", "benchmarks.losses={task: gsm8k, metric: x}"], "benchmarks.losses: this name is taken"),
+        (["RUN", "--set", "engine=vllm", "--set", "vllm.python=no/python"], "vllm.python = no/python: no such"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_sentence_before_anything_starts(
@@ -187,7 +201,7 @@ def test_wrong_input_is_one_sentence_before_anything_starts(
     (tmp_path / "wrong.jsonl").write_text('{"query": "1 + 1?", "answer": "#### 2"}\n')
     given = {"RUN": run_of(store), "WRONG": str(tmp_path / "wrong.jsonl"), "PORT": str(free_port())}
     for name, value in given.items():
-        words = [word.replace(name, value) for word in words]
+        words, sentence = [word.replace(name, value) for word in words], sentence.replace(name, value)
     done = montessori("evaluate", *words, "--store", store)
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1 and sentence in done.stderr

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from montessori.errors import InputError, StageError
 from montessori.evaluation import alpaca_library
-from montessori.evaluation.alpaca import annotations, apart, win_rates
+from montessori.evaluation.alpaca import annotations, win_rates
 from montessori.evaluation.alpaca_library import BASELINE, JUDGE, given, library
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "alpaca_eval"
@@ -89,17 +89,6 @@ def test_win_rates_are_those_of_the_leaderboard(model):
     assert found.discrete == pytest.approx(float(row["discrete_win_rate"]), **exact)
     assert (found.n, found.unreadable) == (int(row["n_total"]), 0)
     assert sum(found.items.values()) / found.n * 100 == pytest.approx(found.win_rate)
-
-
-@needs_data
-def test_items_that_students_were_selected_on_are_told_apart_from_the_others():
-    rows = published("FuseChat-Llama-3.1-8B-Instruct")
-    first, others = apart(rows, 256, "model", BASELINE, JUDGE, "none")
-    assert (first.n, others.n) == (256, 549)
-    assert (256 * first.win_rate + 549 * others.win_rate) / 805 == pytest.approx(63.33158292362734)
-    assert set(first.items) == {f"item-{n}" for n in range(256)}
-    assert others.length_controlled == of(rows[256:]).length_controlled
-    assert apart(rows[:10], 256, "model", BASELINE, JUDGE, "none")[1] is None
 
 
 @needs_data

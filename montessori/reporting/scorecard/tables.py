@@ -25,6 +25,7 @@ from montessori.reporting.scorecard.layout import (
 )
 from montessori.reporting.text import count, percent
 
+NAMED = {"reference": "the answers that come with AlpacaEval (GPT-4-turbo's, in the published file)"}
 Differences = Mapping[tuple[str, str], Difference]  # by model and column key
 Marks = Mapping[str, Mapping[str, Mark]]  # by column key and model
 
@@ -58,8 +59,9 @@ def results(card: Card, found: Marks) -> Table:
         "every other model here by more than the noise (paired bootstrap over the items that both have, p < 0.05 "
         "after Holm's correction). Underlined: the second, where it leads the rest in the same way."
     )
-    for baseline in dict.fromkeys(c.baseline for c in columns if c.baseline in card.models):
-        caption += f" {baseline} is what the win rates are against, so it stands at an even preference."
+    for baseline in dict.fromkeys(c.baseline for c in columns if c.baseline):
+        caption += f" Win rates are against {NAMED.get(baseline, baseline)}"
+        caption += ", which stands at an even preference." if baseline in card.models else "."
     if methods:
         caption += " Published: with other models, data and judges, and without errors; not compared."
     return Table("results", "Results", [Head("Model"), *heads], groups, caption)

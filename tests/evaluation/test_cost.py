@@ -1,0 +1,37 @@
+"""How many verdicts are to come, and what they cost."""
+
+from pathlib import Path
+
+from montessori.artifacts import Folder
+from montessori.evaluation import cost
+from montessori.evaluation.subjects import Subject
+from montessori.evaluation.suite import Suite
+from tasks import evaluating
+
+FOUND = {name: f"hub:user/{name}" for name in ("alpaca_eval", "mt_bench", "people")} | {
+    "judge": "api:gpt-4o@https://x/v1"
+}
+SUITE = {
+    "name": "paid",
+    "engine": "transformers",
+    "dtype": "float32",
+    "alpaca_eval": {"shards": 3},
+    "mt_bench": {"questions": {"source": "user/mt_bench", "limit": 10}},
+    "head_to_head": True,
+    "people": "pairs.jsonl",
+    "judge": {"engine": "openai", "openai": {"model": "gpt-4o"}},
+}
+
+
+def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path):
+    suite = Suite.model_validate(SUITE)
+    models = [Subject(name, f"hub:user/{name}") for name in ("a", "b", "c")]
+    requests = evaluating.plan(suite, models, "a", FOUND).requests
+    counts = {"people": 7}
+    found = cost.expected(suite, requests, Folder(tmp_path), counts)
+    against, duels, people, grades = 2 * 805, 3 * 805 * 2, 7 * 2, 3 * 10 * 2
+    assert abs(found.verdicts - (against + duels + people + grades)) <= 6  # of three shards each a third, rounded
+    few = cost.expected(suite, requests, Folder(tmp_path), {**counts, "alpaca_eval": 6, "mt_bench": 2})
+    assert few.verdicts == 2 * 6 + 3 * 6 * 2 + 7 * 2 + 3 * 2 * 2
+    said = cost.sentence(suite, requests, Folder(tmp_path), counts)
+    assert said.startswith("judge  gpt-4o (openai): about 6,5") and "$" in said and "budget.usd" in said
