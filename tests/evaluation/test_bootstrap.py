@@ -173,3 +173,10 @@ def test_every_other_model_is_compared_with_the_baseline():
     assert against_baseline(card(SHARE, models)) == {}
     wins = against_baseline(card(WINS, {"a": items(np.ones(30)), "base": {}}, baseline="base"))
     assert wins["a", "wins"].mean == 0.5
+
+
+def test_few_items_reject_no_more_often_than_they_should():
+    """Of six normal gaps the bootstrap alone would reject one in seven at 5%."""
+    draw = np.random.default_rng(5)
+    rejected = sum(found(draw.normal(size=6), np.zeros(6), seed).p_value < 0.05 for seed in range(200))
+    assert rejected <= 20  # 10 are to be expected
