@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 
 from montessori.artifacts.catalogue import Entry
-from montessori.reporting.stylesheet import POLICY, STYLE
+from montessori.reporting.stylesheet import document
 from montessori.reporting.text import count, size
 
 KINDS = {"runs": "run", "refreshes": "refresh", "evaluations": "evaluation"}
@@ -25,27 +25,15 @@ def page(found: Iterable[Entry], store: str) -> str:
     titles = ("Report", "Kind", "Made", "By", "Size", "Files")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>Reports – Montessori</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <p class="eyebrow">Montessori</p>
 <h1>Reports</h1>
 <p class="meta">{count(len(rows), "report")} in <span class="address">{escape(store)}</span></p>
 </header>
 <main><section>
 {table if rows else "<p>No run has ended yet.</p>"}
-</section></main>
-</body>
-</html>
-"""
+</section></main>"""
+    return document("Reports – Montessori", body)
 
 
 def _row(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from montessori.reporting.data import Cost, Example, Iteration, Report, Run, Stage, finite, positive_means
 from montessori.reporting.figures import Picture, draw
 from montessori.reporting.html import escape, figure, model_text, raw_table, section, table
-from montessori.reporting.stylesheet import POLICY, STYLE
+from montessori.reporting.stylesheet import document
 from montessori.reporting.tables import Cell, Table, findings, summary_table
 from montessori.reporting.text import compact, count, duration, label, percent, scientific, short, size
 
@@ -51,25 +51,13 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     sections = {anchor: section(anchor, title, parts) for anchor, title, parts in chapters}
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in chapters if sections[anchor])
     body = "\n".join(text for text in sections.values() if text)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(report.run.name)} – Montessori report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{_header(report)}
+    body = f"""{_header(report)}
 <nav aria-label="Sections">{links}</nav>
 <main>
 {_warnings(report.iterations)}
 {body}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return document(f"{escape(report.run.name)} – Montessori report", body)
 
 
 def _header(report: Report) -> str:

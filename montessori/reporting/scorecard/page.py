@@ -19,7 +19,7 @@ from montessori.reporting.scorecard.html import MORE, escape, folded, table
 from montessori.reporting.scorecard.layout import Cell, Group, Head, Table, arrow, ordered, span
 from montessori.reporting.scorecard.metrics import metrics, numbers
 from montessori.reporting.scorecard.tables import Marks, everything, judge_ability, marked
-from montessori.reporting.stylesheet import POLICY, STYLE
+from montessori.reporting.stylesheet import document
 from montessori.reporting.text import compact, duration
 
 PREFERENCE = "Preference: the judge's for the first answer, from 0 to 1."
@@ -68,25 +68,13 @@ def page(card: Card, tables: Sequence[Table], leaders: Marks, pictures: Sequence
     sections = {anchor: section(anchor, title, parts) for anchor, title, parts in chapters}
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in chapters if sections[anchor])
     body = "\n".join(text for text in sections.values() if text)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(card.name)} – Montessori evaluation</title>
-<style>{STYLE}{MORE}</style>
-</head>
-<body>
-{_header(card, leaders)}
+    body = f"""{_header(card, leaders)}
 <nav aria-label="Sections">{links}</nav>
 <main>
 {_warnings(card.warnings)}
 {body}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return document(f"{escape(card.name)} – Montessori evaluation", body, MORE)
 
 
 def findings(card: Card, leaders: Marks) -> list[str]:
