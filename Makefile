@@ -52,7 +52,7 @@ compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock})
 install: .venv/installed
 
 .venv/installed: pyproject.toml
-	@echo "Installing into .venv: 2 GB, one to four minutes."
+	@echo "Installing into .venv: 2.6 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
 	$(bin)/pip install --quiet --editable '.[models,evaluation,test]'
@@ -62,7 +62,7 @@ vllm: .venv-vllm/installed
 
 # torchvision and its like come as CUDA builds, which cannot be imported without a GPU.
 .venv-vllm/installed:
-	@echo "Installing vLLM into .venv-vllm: 3.5 GB, three to seven minutes."
+	@echo "Installing vLLM into .venv-vllm: 4 GB, three to seven minutes."
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
 	$(vllm)/pip install --quiet torch==2.13.0

@@ -49,8 +49,8 @@ def test_a_stage_runs_in_the_worker_on_a_read_only_system(images, name, tmp_path
     request = next(r for r in plan(settings)[0].requests.values() if r.stage == name)
     (tmp_path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
     tmp_path.chmod(0o777)
-    command = "python -m montessori.stage /work/request.json --store /work/store"
-    inside("worker-cpu", "sh", "-c", command, options=("--volume", f"{tmp_path}:/work"))
+    command = "python -m montessori.stage /job/request.json --store /job/store"
+    inside("worker-cpu", "sh", "-c", command, options=("--volume", f"{tmp_path}:/job"))
     manifest = json.loads((tmp_path / "store" / request.address / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["versions"]["commit"] != "unknown"
 
