@@ -61,7 +61,7 @@ def run_in(
     here: Path, tiny_llama: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, generation: dict[str, Any]
 ) -> tuple[Path, str]:
     """All artifacts of a run: the texts made by the real stages, models copied, the rest empty."""
-    monkeypatch.setattr("montessori.stages.asking._engine", lambda job, settings: Teacher())
+    monkeypatch.setattr("montessori.stages.asking._engine", lambda *_: Teacher())
     monkeypatch.setattr("montessori.artifacts.store._user", lambda: USER)
     monkeypatch.setattr("socket.gethostname", lambda: HOST)
     for name in ("teacher-model", "student-model"):
