@@ -15,8 +15,7 @@ from montessori.evaluation import judging
 from montessori.evaluation.cost import PEOPLE_LABEL
 from montessori.evaluation.subjects import Subject
 from montessori.evaluation.suite import Benchmark, Judge, Suite
-from montessori.spending import price_of
-from tasks.steps import Address, ask
+from tasks.steps import Address, ask, budgeted
 
 # Settings that change no artifact, and so are no part of an evaluation.
 CHANGES_NOTHING: Any = {
@@ -26,6 +25,7 @@ CHANGES_NOTHING: Any = {
     "vllm": True,
     "judge": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
 }
+JUDGED = ("verdicts", "grades")  # the stages in which the judge is asked
 # MT-Bench's own temperatures, by category (FastChat, llm_judge/common.py).
 TEMPERATURES = {
     **dict.fromkeys(("writing", "roleplay"), 0.7),
@@ -44,10 +44,6 @@ class Plan:
     def card(self) -> Address:
         """The evaluation's own artifact."""
         return self.requests[-1].address
-
-    def of_judge(self) -> list[Request]:
-        """Those in which the judge is asked."""
-        return [request for request in self.requests if request.stage in ("verdicts", "grades")]
 
 
 def plan(
@@ -269,20 +265,10 @@ class _Planner:
 
     def _with_budget(self) -> list[Request]:
         """The requests, those of the judge held to the budget together."""
-        limits = self._suite.budget.model_dump(exclude_none=True)
-        judge = self._suite.judge
-        judged = [address for address, request in self._requests.items() if request.stage in ("verdicts", "grades")]
-        if not limits or not judge:
-            return list(self._requests.values())
-        price = price_of(judge.openai) if judge.engine == "openai" else None
-        budget = {
-            "limits": limits,
-            "parts": judged,
-            "paid": judged if judge.engine == "openai" else [],
-            "price": price.model_dump() if price else None,
-        }
+        judge, judged = self._suite.judge, {r.address: r for r in self._requests.values() if r.stage in JUDGED}
+        more = budgeted(self._suite.budget, list(judged.values()), judge.openai) if judge else {}
         return [
-            request.model_copy(update={"means": {**request.means, "budget": budget}}) if address in judged else request
+            request.model_copy(update={"means": {**request.means, **more}}) if address in judged else request
             for address, request in self._requests.items()
         ]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from montessori import stages
 from montessori.artifacts import Request
-from montessori.config import DataSource, Model, Settings
+from montessori.config import Budget, DataSource, Model, OpenAI, Settings
 from montessori.sources import POCKET
 from montessori.spending import price_of
 from montessori.synthesis import prompts
@@ -44,15 +44,7 @@ class Steps:
         """`parts` are all requests of the run, where a budget is to be held over them."""
         self.settings, self.sources, self._submit = settings, sources, submit
         self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
-        limits = settings.budget.model_dump(exclude_none=True)
-        price = price_of(settings.generation.openai)
-        budget = {
-            "limits": limits,
-            "parts": [part.address for part in parts],
-            "paid": [part.address for part in parts if part.settings.get("engine") == "openai"],
-            "price": price.model_dump() if price else None,
-        }
-        self._means = {"budget": budget} if limits else {}
+        self._means = budgeted(settings.budget, parts, settings.generation.openai)
 
     def rows(self, role: str, source: DataSource) -> Address:
         """Seeds, reference set or test points."""
@@ -271,6 +263,19 @@ def ask(
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
     version = stages.STAGES[stage].version
     return Request(stage=stage, version=version, settings=plain, inputs=inputs, seed=seed, shard=shard, label=label)
+
+
+def budgeted(budget: Budget, parts: Sequence[Request], endpoint: OpenAI) -> dict[str, Any]:
+    """What each of `parts` works with so that `budget` is held over them all; nothing where there is no limit."""
+    limits = budget.model_dump(exclude_none=True)
+    price = price_of(endpoint)
+    told = {
+        "limits": limits,
+        "parts": [part.address for part in parts],
+        "paid": [part.address for part in parts if part.settings.get("engine") == "openai"],
+        "price": price.model_dump() if price else None,
+    }
+    return {"budget": told} if limits else {}
 
 
 def _seed(seed: int, purpose: str) -> int:

@@ -35,3 +35,14 @@ def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path)
     assert few.verdicts == 2 * 6 + 3 * 6 * 2 + 7 * 2 + 3 * 2 * 2
     said = cost.sentence(suite, requests, Folder(tmp_path), counts)
     assert said.startswith("judge  gpt-4o (openai): about 6,5") and "$" in said and "budget.usd" in said
+
+
+def test_a_budget_is_held_over_what_the_judge_does_alone():
+    suite = Suite.model_validate({**SUITE, "budget": {"usd": 3}})
+    requests = evaluating.plan(suite, [Subject(name, f"hub:user/{name}") for name in ("a", "b")], "a", FOUND).requests
+    judged = [request for request in requests if request.stage in ("verdicts", "grades")]
+    assert judged and all("budget" not in request.means for request in requests if request not in judged)
+    for request in judged:
+        budget = request.means["budget"]
+        assert budget["limits"] == {"usd": 3} and budget["price"] == {"input": 2.5, "output": 10}
+        assert budget["parts"] == budget["paid"] == [one.address for one in judged]
