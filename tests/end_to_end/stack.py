@@ -178,6 +178,7 @@ def stack(images, tmp_path_factory) -> Iterator[Stack]:
     if not (shutil.which("docker-compose") or answers(DOCKER, "compose", "version")):
         pytest.skip("no Docker Compose")
     stack = Stack(tmp_path_factory.mktemp("stack"))
+    stack.make("down", "ARGS=-v")  # tests that were killed have left theirs, with finished runs in its store
     try:
         stack.make("up")
         yield stack
