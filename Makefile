@@ -47,7 +47,7 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini test check images engine up down
+.PHONY: install vllm serve server demo alpaca-mini test check images engine wheels up down
 
 install: .venv/installed
 
@@ -105,9 +105,11 @@ images: $(addprefix image-,$(TARGETS))
 engine:
 	@$(DOCKER) info >/dev/null 2>&1 || { echo "No Docker Engine answers to '$(DOCKER) info': start one, or say DOCKER=path." >&2; exit 2; }
 
-# Wheels that pip on this machine prefers, such as torch's for the CPU, are preferred in the image too.
-image-%: engine
+# Wheels that pip on this machine prefers, such as torch's for the CPU, are preferred in the images too.
+wheels:
 	@$(if $(PIP_FIND_LINKS),cp -n $(wildcard $(PIP_FIND_LINKS)/*.whl) docker/wheels/cpu/)
+
+image-%: engine wheels
 	DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --target $* --tag $(IMAGES)-$*:$(TAG) \
 	  --build-arg BASE_IMAGE=$(BASE_IMAGE) $(if $(filter-out undefined,$(origin VLLM)),--build-arg VLLM=$(VLLM)) \
 	  $(labels) $(secrets) .
