@@ -44,6 +44,8 @@ def plan(settings: Settings, night: str, store: Store) -> tuple[Steps, Night]:
     """
     if settings.teacher is None:
         raise InputError("teacher is missing: a refresh tunes one")
+    if settings.method != "montessori":
+        raise InputError(f"method = {settings.method}: a refresh is of montessori")
     one = settings.model_copy(update={"iterations": 1})  # the only number that means a night
     steps = Steps(one, sources.addresses(one), submit=lambda _: None)
     entries = champions.history(store, one.name)

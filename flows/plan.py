@@ -1,27 +1,42 @@
 """The stages of a run in their order, and what a run would do; without Prefect."""
 
-from flows.iteration import System, base, iteration, no_fine_tuning, taught_by
+from dataclasses import replace
+
+from flows import iteration, llm2llm, self_reward
+from flows.iteration import Base, Iteration, System, base, no_fine_tuning, taught_by, taught_on
 from montessori import sources
 from montessori.config import Settings
 from tasks.steps import Address, Steps
+
+METHODS = {
+    "montessori": iteration.iterations,
+    "self-reward": self_reward.iterations,
+    "llm2llm": llm2llm.iterations,
+}
 
 
 def order(steps: Steps) -> Address:
     """Ask for every stage of a run; the address of the run's own artifact."""
     start = base(steps)
-    systems = [no_fine_tuning(steps, start), taught_by(steps, start, start.writer, "Self-Instruct")]
-    teacher, writer, student = start.teacher, start.writer, start.student
-    iterations = []
-    for number in range(1, steps.settings.iterations + 1):
-        probed = start.student if steps.settings.probing.student == "base" else student
-        assert teacher, "the settings have a teacher wherever one is tuned"
-        done = iteration(steps, start, teacher, writer, probed, number)
-        teacher, student = done.teacher, done.system.student
-        writer = teacher
-        iterations.append(done)
-        systems.append(done.system)
+    systems, iterations = compared(steps, start)
     made = {f"{i.number}:{name}": found for i in iterations for name, found in i.inputs.items()}
     return steps.report({**inputs_of(systems), **made, "reference": [start.reference]})
+
+
+def compared(steps: Steps, start: Base) -> tuple[list[System], list[Iteration]]:
+    """Ask for all that a run compares: the base student, Self-Instruct, the method's iterations, further students."""
+    untrained = no_fine_tuning(steps, start)
+    self_instruct = taught_by(steps, start, start.writer, "Self-Instruct")
+    iterations = METHODS[steps.settings.method](steps, start, self_instruct)
+    systems = [untrained, self_instruct, *(done.system for done in iterations)]
+    for name, model in steps.settings.transfer.items():
+        own = steps.for_student(name)
+        other = replace(start, student=own.base_model("student", model, start.seeds))
+        systems.append(replace(no_fine_tuning(own, other), name=f"No fine-tuning, {name}"))
+        for system in (self_instruct, *(done.system for done in iterations)):
+            label = f"{system.name}, {name}"
+            systems.append(taught_on(own, other, system.pairs, label, system.instructions))
+    return systems, iterations
 
 
 def inputs_of(systems: list[System]) -> dict[str, list[Address]]:

@@ -10,7 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, model_validator
 
 EstimatorName = Literal["taylor", "directional", "exact"]
-Split = Literal["zero", "momentum", "prompt_mean"]
+Method = Literal["montessori", "self-reward", "llm2llm"]
+Signal = Literal["influence", "training_loss", "rating"]
+Split = Literal["zero", "momentum", "prompt_mean", "best_worst"]
 
 
 class Frozen(BaseModel):
@@ -144,6 +146,7 @@ class Responses(Frozen):
 
     sampling: ResponseSampling = ResponseSampling()
     shards: int = Field(1, ge=1)
+    samples: int = Field(4, ge=2)  # of an instruction, where a teacher learns to answer (Self-Reward: 4)
 
 
 class Price(Frozen):
@@ -227,6 +230,8 @@ class Training(Frozen):
     weight_decay: float = Field(0.0, ge=0)  # paper
     gradient_checkpointing: bool = False
     max_gradient_norm: float = Field(1.0, gt=0)
+    # Ends after this share of the steps, the schedule as if it went on: a checkpoint on the way. At 1 in no dump.
+    stop: float = Field(1.0, gt=0, le=1, exclude_if=lambda share: share == 1)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -271,6 +276,57 @@ class Preferences(Frozen):
 
     split: Split = "zero"  # paper; docs/method.md says when another is better
     max_pairs: int | None = Field(None, ge=1)  # a seeded sample when there are more
+    # What a point's score is: an ablation of the paper. Influence is in no dump.
+    signal: Signal = Field("influence", exclude_if=lambda signal: signal == "influence")
+
+    @model_validator(mode="after")
+    def _split_fits_the_signal(self) -> Self:
+        if self.signal != "influence" and self.split in ("zero", "momentum"):
+            raise ValueError(
+                f"split ({self.split}) is a bound on influence; "
+                f"with signal: {self.signal} set prompt_mean or best_worst"
+            )
+        return self
+
+
+class Asked(Frozen):
+    """A model that is asked to judge: where it is, and how often it may fail to."""
+
+    source: str | None = None  # a model folder or hub name, where the engine loads one
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    trust_remote_code: bool = False
+    batch_size: int = Field(16, ge=1)  # prompts at once, of transformers
+    context: int | None = Field(None, ge=16)
+    openai: OpenAI = OpenAI()
+    vllm: Vllm = Vllm()
+    max_tokens: int = Field(512, ge=1)  # of a verdict with its reason
+    tries: int = Field(3, ge=1)  # of one verdict that cannot be read
+    max_unreadable: int = Field(20, ge=1)  # of a stage, and half of its verdicts, before it gives up
+
+
+class Rating(Asked):
+    """Who rates points 1 to 5, as in Self-Reward (arXiv 2401.10020).
+
+    teacher: the model that wrote them, as it is. rule: no model; in the pocket world 5 for a right answer, else 1.
+    """
+
+    engine: Literal["teacher", "rule", "transformers", "vllm", "openai"] = "teacher"
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> Self:
+        if self.engine == "openai" and not self.openai.model:
+            raise ValueError("openai.model is missing: the name that the endpoint knows the judge by")
+        if (self.engine in ("transformers", "vllm")) != (self.source is not None):
+            raise ValueError(
+                "give `source`, a model folder or hub name, when engine is transformers or vllm, only then"
+            )
+        return self
+
+
+class Llm2llm(Frozen):
+    """LLM2LLM (arXiv 2403.15042): new points like those that the student gets wrong."""
+
+    new_share: float = Field(0.25, gt=0, le=1)  # of the training points, written anew in each iteration
 
 
 class Refresh(Frozen):
@@ -311,11 +367,13 @@ class PocketWorld(Frozen):
 
 
 class Settings(Frozen):
-    """One run of Montessori-Instruct."""
+    """One run of a method: Montessori-Instruct, or one that it is compared with, beside Self-Instruct."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
     seed: int = Field(0, ge=0, lt=2**31)
+    method: Method = "montessori"
     iterations: int = Field(2, ge=0)  # 0: Self-Instruct alone
+    update: Literal["instructions", "responses", "bootstrap"] = "instructions"  # what the teacher learns (ablation)
     store: str = "store"
     pocket: PocketWorld = PocketWorld()
     seeds: Source = DataSource(source="vicgalle/alpaca-gpt4")  # paper
@@ -331,8 +389,12 @@ class Settings(Frozen):
     influence: Influence = Influence()
     preferences: Preferences = Preferences()
     dpo: Dpo = Dpo()
+    bootstrap: Training = Training()  # of the teacher, where update is bootstrap
+    rating: Rating = Rating()
+    llm2llm: Llm2llm = Llm2llm()
     training_size: int = Field(10_000, ge=1)  # paper
     sft: Training = Training()
+    transfer: dict[str, Model] = {}  # further students, by name, that learn from what the others learn from
     evaluation: Evaluation = Evaluation()
     refresh: Refresh = Refresh()
     compute: Compute = Compute()
@@ -340,8 +402,12 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> Self:
-        if self.teacher is None and (self.generation.engine != "openai" or self.iterations):
-            raise ValueError("teacher is missing: only generation.engine: openai with iterations: 0 can do without")
+        tunes = self.iterations and self.method != "llm2llm"
+        if self.teacher is None and (self.generation.engine != "openai" or tunes):
+            raise ValueError(
+                "teacher is missing: only generation.engine: openai can do without, "
+                "with iterations: 0 or method: llm2llm"
+            )
         return self
 
     @model_validator(mode="after")
@@ -360,6 +426,8 @@ class Settings(Frozen):
         trainings: dict[str, Training] = {"sft": self.sft}
         if self.iterations:
             trainings |= {"warm_up": self.warm_up, "dpo": self.dpo}
+        if self.update == "bootstrap":
+            trainings["bootstrap"] = self.bootstrap
         for name, training in trainings.items():
             at_once = training.per_device_batch_size * self.compute.training_processes
             if training.batch_size % at_once:
@@ -368,6 +436,12 @@ class Settings(Frozen):
                     f"times compute.training_processes ({training.per_device_batch_size} x "
                     f"{self.compute.training_processes})"
                 )
+        answers = self.method == "self-reward" or self.update == "responses"
+        if self.iterations and answers and self.responses.samples > self.probing.probing:
+            raise ValueError(
+                f"responses.samples ({self.responses.samples}) exceeds the points to score "
+                f"(probing.probing = {self.probing.probing})"
+            )
         points = self.training_size
         if self.iterations:
             points = min(points, self.probing.warm_up + self.probing.probing)

@@ -25,16 +25,21 @@ PAIRS = 0.5  # preference pairs a scored point
 SPEED = {"gpu": {"learn": 4e14, "write": 1e14}, "cpu": {"learn": 2e10, "write": 5e9}}
 LARGE = 5e8  # parameters; above it a GPU is assumed
 ROW_BYTES = 1500
+RATING_PROMPT, RATING = 230, 100  # tokens of a judge's prompt without the point, and of a rating with its reason
 HUB_SIZE = re.compile(r"(\d+(?:\.\d+)?)[bB]\b")  # in a model's name
 
-MODELS = {"scratch-teacher", "scratch-student", "warm-up", "reference-gradient", "teacher", "student"}
+MODELS = {"scratch-teacher", "scratch-student", "warm-up", "reference-gradient", "teacher", "bootstrap", "student"}
+WRITING = {"instructions", "responses", "ratings"}  # by the teacher; a rating by another judge is taken for one too
+LIGHT = {"seeds", "reference", "test", "split", "tokens", "preferences", "rule", "union", "report", "refresh"}
 # How much of its work a stage has done, by its manifest's summary.
 DONE: dict[str, Callable[[dict[str, Any]], float]] = {
     "instructions": lambda s: s["instructions"],
     "responses": lambda s: s["pairs"],
+    "ratings": lambda s: s["points"],
     "warm-up": lambda s: s["encoded"] + s["dropped"],
     "influence": lambda s: s["points"],
     "teacher": lambda s: s["trained"],
+    "bootstrap": lambda s: s["encoded"] + s["dropped"],
     "student": lambda s: s["encoded"] + s["dropped"],
 }
 
@@ -153,6 +158,10 @@ class _Estimator:
         if request.stage == "responses":
             line.prompts = work
             line.tokens_in, line.tokens_out = work * self.lengths.instruction, work * self.lengths.response
+        if request.stage == "ratings":
+            line.prompts = work
+            line.tokens_in = work * (RATING_PROMPT + self.lengths.instruction + self.lengths.response)
+            line.tokens_out = work * RATING
         line.hours = self._hours(request, line, work)
         return line
 
@@ -164,31 +173,27 @@ class _Estimator:
             return float(s["target"])
         if request.stage == "responses":
             (instructions,) = request.inputs["instructions"]
-            asked = float(self._requests[instructions].settings["target"])
-            return asked / request.shard[1]
+            there = s["limit"] if "limit" in s else self._requests[instructions].settings["target"]
+            return float(there * s.get("samples", 1)) / request.shard[1]
+        if request.stage == "ratings":
+            return points / request.shard[1]
         if request.stage == "warm-up":
             return settings.probing.warm_up
-        if request.stage == "student":
+        if request.stage in {"student", "mistakes"}:
             return settings.training_size
         if request.stage == "influence":
             tokens = self._requests[request.inputs["tokens"][0]].settings
             there = settings.training_size if tokens["file"] == "pairs.parquet" else points
             scored = float(min(tokens["limit"], there))
             return scored / request.shard[1]
-        if request.stage == "teacher":
+        if request.stage in {"teacher", "bootstrap"}:
             return min(settings.preferences.max_pairs or math.inf, PAIRS * points)
         return 1.0
 
     def _hours(self, request: Request, line: Line, work: float) -> float | None:
         """Operations over speed: two a parameter and token that is read or written, six that is learned from."""
-        teaches = request.stage in {"instructions", "responses", "teacher", "scratch-teacher"}
-        if request.settings.get("engine") == "openai" or request.stage in {
-            "seeds",
-            "reference",
-            "test",
-            "report",
-            "refresh",
-        }:
+        teaches = request.stage in {*WRITING, "teacher", "bootstrap", "scratch-teacher"}
+        if request.settings.get("engine") == "openai" or request.stage in LIGHT:
             return 0.0
         model = self._settings.teacher if teaches else self._settings.student
         parameters = _parameters(model) if model else None
@@ -196,7 +201,7 @@ class _Estimator:
             return None
         speed = SPEED["gpu" if parameters > LARGE else "cpu"]
         point = self.lengths.instruction + self.lengths.response
-        if request.stage in {"instructions", "responses"}:
+        if request.stage in WRITING:
             return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["write"] / 3600
         if request.stage.startswith("scratch-") and model and model.scratch:
             tokens = float(model.scratch.steps * model.scratch.batch_size * model.scratch.context)
@@ -204,15 +209,18 @@ class _Estimator:
         if request.stage == "teacher":  # two texts a pair, each read by the teacher and by its frozen copy
             tokens = 2 * work * (self.lengths.prompt + self.lengths.text) * self._settings.dpo.epochs
             return 8 * parameters * tokens / speed["learn"] / 3600
+        if request.stage == "bootstrap":
+            tokens = work * (self.lengths.prompt + self.lengths.text) * self._settings.bootstrap.epochs
+            return 6 * parameters * tokens / speed["learn"] / 3600
         if request.stage in {"warm-up", "student"}:
             epochs = float(request.settings["training"].get("epochs", 1))
             return 6 * parameters * work * point * epochs / speed["learn"] / 3600
-        if request.stage in {"influence", "reference-gradient", "evaluation"}:
+        if request.stage in {"influence", "reference-gradient", "evaluation", "mistakes"}:
             return 6 * parameters * max(work, 256) * point / speed["learn"] / 3600
         return 0.0
 
     def _bytes(self, request: Request) -> float:
-        teaches = request.stage in {"teacher", "scratch-teacher"}
+        teaches = request.stage in {"teacher", "bootstrap", "scratch-teacher"}
         model = self._settings.teacher if teaches else self._settings.student
         if request.stage not in MODELS or model is None:
             return ROW_BYTES * self._work(request)
@@ -223,7 +231,8 @@ class _Estimator:
     def _price(self, request: Request, line: Line) -> float | None:
         if request.settings.get("engine") != "openai":
             return None
-        price = price_of(self._settings.generation.openai)
+        rates = request.stage == "ratings" and self._settings.rating.engine == "openai"
+        price = price_of(self._settings.rating.openai if rates else self._settings.generation.openai)
         return dollars(price, line.tokens_in, line.tokens_out) if price else None
 
 

@@ -1,11 +1,13 @@
-"""From influence scores to preference pairs: which of the teacher's outputs to one prompt it should prefer.
+"""From scores to preference pairs: which of the teacher's outputs to one prompt it should prefer.
 
-In: instruction rows and their scores.  Out: rows of prompt, chosen, rejected, and a summary.
-The split says which points count as positive:
+In: the outputs and their scores, influences or other signals.  Out: rows of prompt, chosen, rejected, and a summary.
+The split says which points count as positive, all others being negative:
 
     zero         I > 0, as in Montessori-Instruct (arXiv 2410.14208), section 3.3
     momentum     I > I(∅): the step lowers the loss by more than the momentum alone would
     prompt_mean  I > the mean over the scored samples of the same prompt
+    best_worst   the first of the best of a prompt against the first of the worst, unless they are equal; the others
+                 are left out, as in Self-Reward (arXiv 2401.10020), section 2.3
 """
 
 import math
@@ -25,6 +27,7 @@ REMEDY = {
     "zero": "set preferences.split=momentum or preferences.split=prompt_mean",
     "momentum": "set preferences.split=prompt_mean",
     "prompt_mean": "raise instructions.samples_per_prompt, so that more prompts have several scored samples",
+    "best_worst": "the scores of a prompt's samples hardly differ: take a judge that tells them apart",
 }
 
 
@@ -45,38 +48,26 @@ class Summary:
 
 
 def pair(
-    instructions: Sequence[Row],
+    outputs: Sequence[Row],
     scores: Sequence[Row],
     split: Split,
     momentum_influence: float | None = None,
     max_pairs: int | None = None,
     seed: int = 0,
 ) -> tuple[list[dict[str, Any]], Summary]:
-    """Every (positive, negative) pair within each prompt, in the order of `instructions`.
+    """Every (positive, negative) pair within each prompt, in the order of `outputs`.
 
-    `instructions` have `id, prompt_id, prompt, raw`; `scores` have `id, influence, status`, in any order, for
+    `outputs` have `id, prompt_id, prompt, raw`; `scores` have `id, influence, status`, in any order, for
     some of those ids. With more than `max_pairs` pairs a seeded sample of that many is kept, in order.
     A row has `prompt, chosen, rejected` (the teacher's raw outputs), `chosen_id, rejected_id` and `margin`,
     the difference of the two influences. Raises StageError, saying what to set, when there is not one pair.
     """
-    influences = {s["id"]: float(s["influence"]) for s in scores if s["status"] == "ok"}
-    prompts: dict[str, list[Row]] = {}
-    for row in instructions:
-        if row["id"] in influences:
-            prompts.setdefault(row["prompt_id"], []).append(row)
-    _require_all_found(influences, prompts)
-    if not influences:
-        raise StageError(
-            f"none of the {len(scores)} points has an influence score; their status says why "
-            f"({', '.join(sorted({str(s['status']) for s in scores})) or 'there are no points'})"
-        )
-
+    influences = scored(scores)
+    prompts = _by_prompt(outputs, influences)
     pairs: list[dict[str, Any]] = []
     prompts_with_pairs = positives = 0
     for rows in prompts.values():
-        limit = threshold(split, momentum_influence, [influences[row["id"]] for row in rows])
-        positive = [row for row in rows if influences[row["id"]] > limit]
-        negative = [row for row in rows if influences[row["id"]] <= limit]
+        positive, negative = _sides(rows, influences, split, momentum_influence)
         positives += len(positive)
         prompts_with_pairs += bool(positive and negative)
         pairs += [_preference(p, n, influences) for p in positive for n in negative]
@@ -105,6 +96,32 @@ def pair(
     )
 
 
+def positives(
+    outputs: Sequence[Row], scores: Sequence[Row], split: Split, momentum_influence: float | None = None
+) -> list[Row]:
+    """The outputs that the split counts as positive, in order. Arguments are those of `pair`.
+
+    Raises StageError when there is none.
+    """
+    influences = scored(scores)
+    prompts = _by_prompt(outputs, influences)
+    found = [row for rows in prompts.values() for row in _sides(rows, influences, split, momentum_influence)[0]]
+    if not found:
+        raise StageError(f"none of the {len(influences)} scored points is positive with preferences.split={split}")
+    return found
+
+
+def scored(scores: Sequence[Row]) -> dict[str, float]:
+    """The score of each point that has one, by id. Raises StageError when none has."""
+    found = {s["id"]: float(s["influence"]) for s in scores if s["status"] == "ok"}
+    if not found:
+        raise StageError(
+            f"none of the {len(scores)} points has a score; their status says why "
+            f"({', '.join(sorted({str(s['status']) for s in scores})) or 'there are no points'})"
+        )
+    return found
+
+
 def threshold(split: Split, momentum_influence: float | None, of_prompt: list[float]) -> float:
     """What an influence must exceed to count as positive; `of_prompt` are those of the same prompt's samples."""
     if split == "zero":
@@ -114,6 +131,28 @@ def threshold(split: Split, momentum_influence: float | None, of_prompt: list[fl
     if momentum_influence is None:
         raise InputError("preferences.split=momentum needs scores that have a momentum share; set zero or prompt_mean")
     return momentum_influence
+
+
+def _sides(
+    rows: list[Row], influences: Mapping[str, float], split: Split, momentum_influence: float | None
+) -> tuple[list[Row], list[Row]]:
+    """The positive and the negative ones of a prompt's samples."""
+    if split == "best_worst":
+        best = max(rows, key=lambda row: influences[row["id"]])
+        worst = min(rows, key=lambda row: influences[row["id"]])
+        return ([best], [worst]) if influences[best["id"]] > influences[worst["id"]] else ([], [])
+    limit = threshold(split, momentum_influence, [influences[row["id"]] for row in rows])
+    positive = [row for row in rows if influences[row["id"]] > limit]
+    return positive, [row for row in rows if influences[row["id"]] <= limit]
+
+
+def _by_prompt(outputs: Sequence[Row], influences: Mapping[str, float]) -> dict[str, list[Row]]:
+    prompts: dict[str, list[Row]] = {}
+    for row in outputs:
+        if row["id"] in influences:
+            prompts.setdefault(row["prompt_id"], []).append(row)
+    _require_all_found(influences, prompts)
+    return prompts
 
 
 def _preference(chosen: Row, rejected: Row, influences: Mapping[str, float]) -> dict[str, Any]:

@@ -29,6 +29,13 @@ def addresses(settings: Settings) -> dict[str, str]:
     for role, given in (("teacher", settings.teacher), ("student", settings.student)):
         if given and given.source != "scratch":
             found[role] = model(given.source, f"{role}.source")
+    for name, given in settings.transfer.items():
+        if given.source != "scratch":
+            found[f"transfer.{name}"] = model(given.source, f"transfer.{name}.source")
+    if settings.rating.engine == "openai":
+        found["rating"] = f"api:{settings.rating.openai.model}@{settings.rating.openai.base_url}"
+    elif settings.rating.source:
+        found["rating"] = model(settings.rating.source, "rating.source")
     _check_rows(settings, found)
     return found
 

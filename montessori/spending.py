@@ -79,9 +79,9 @@ def reached(limits: dict[str, float | None], spent: Usage, coming: Usage | None 
 def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[], Usage]:
     """What all parts of a run (but `own`, if given) have used, looked up when it is asked for but not too often.
 
-    `budget` has `parts`, the addresses of a run's requests, `paid`, those that an endpoint answers, and `price`.
+    `budget` has `parts`, the addresses of a run's requests, and `paid`, the prices of those that an endpoint answers.
     """
-    price = Price.model_validate(budget["price"]) if budget["price"] else None
+    prices = {address: Price.model_validate(price) for address, price in budget["paid"].items()}
     made: dict[str, Usage] = {}  # for good
     missing = [address for address in budget["parts"] if address != own]
     last, total = -LOOK_EVERY_S, Usage()
@@ -92,7 +92,7 @@ def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[
             so_far = Usage()
             for address in list(missing):
                 there = store.exists(address)  # before it is read: it may be made in between
-                found = usage(store.usage(address), price if address in budget["paid"] else None)
+                found = usage(store.usage(address), prices.get(address))
                 if there:
                     made[address] = found
                     missing.remove(address)

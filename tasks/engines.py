@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from montessori.artifacts import Request
-from montessori.config import Settings
+from montessori.config import Budget, Compute, Rating, Settings
 from montessori.errors import InputError
-from montessori.evaluation.suite import Suite
+from montessori.evaluation.suite import Judge, Suite
 from montessori.spending import price_of
 from tasks.places import gpus
 
@@ -49,13 +49,14 @@ def said(settings: Settings) -> str:
 
 def check(settings: Settings, missing: list[Request]) -> None:
     """Raise InputError when an engine that one of the `missing` requests needs cannot be had, or cannot do it."""
+    rated = [request for request in missing if request.stage == "ratings"]
+    if rated and settings.rating.engine != "teacher":
+        check_judge(settings.rating, "rating", settings.compute, settings.budget)
+        missing = [request for request in missing if request.stage != "ratings"]
     needed = {request.settings["engine"] for request in missing if "engine" in request.settings}
     generation = settings.generation
     if "vllm" in needed:
-        if settings.compute.place == "inline":
-            raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
-        if settings.compute.place == "process":  # a pool's workers have their own
-            _check_vllm(generation.vllm.python)
+        _check_place("vllm", generation.vllm.python, "generation.vllm", settings.compute)
     if "openai" in needed:
         from montessori.synthesis.engines.openai import OpenAIEngine
 
@@ -74,25 +75,30 @@ def check(settings: Settings, missing: list[Request]) -> None:
 
 def check_suite(suite: Suite) -> None:
     """The same for the engine of the models that a suite measures, and for its judge."""
-    judge = suite.judge
-    engines = [
-        (suite.engine, suite.vllm.python, "vllm"),
-        *([(judge.engine, judge.vllm.python, "judge.vllm")] if judge else []),
-    ]
-    for engine, python, field in engines:
-        if engine == "vllm" and suite.compute.place == "inline":
-            raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
-        if engine == "vllm" and suite.compute.place == "process":
-            _check_vllm(python, field)
-    if judge and judge.engine == "openai":
+    _check_place(suite.engine, suite.vllm.python, "vllm", suite.compute)
+    if suite.judge:
+        check_judge(suite.judge, "judge", suite.compute, suite.budget)
+
+
+def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Budget) -> None:
+    """The same for a judge, which the settings call `field`."""
+    _check_place(judge.engine, judge.vllm.python, f"{field}.vllm", compute)
+    if judge.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 
-        OpenAIEngine(judge.openai, "judge.openai")
-        if suite.budget.usd and not price_of(judge.openai):
+        OpenAIEngine(judge.openai, f"{field}.openai")
+        if budget.usd and not price_of(judge.openai):
             raise InputError(
                 f"budget.usd: the price of {judge.openai.model} is not known; "
-                "set judge.openai.price={input: …, output: …}, in dollars for a million tokens"
+                f"set {field}.openai.price={{input: …, output: …}}, in dollars for a million tokens"
             )
+
+
+def _check_place(engine: str, python: str, field: str, compute: Compute) -> None:
+    if engine == "vllm" and compute.place == "inline":
+        raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
+    if engine == "vllm" and compute.place == "process":  # a pool's workers have their own
+        _check_vllm(python, field)
 
 
 def _interpreter(python: str) -> Path | None:
@@ -100,7 +106,7 @@ def _interpreter(python: str) -> Path | None:
     return path.absolute() if path.is_file() else None  # not resolved: the link is what makes it an environment
 
 
-def _check_vllm(python: str, field: str = "generation.vllm") -> None:
+def _check_vllm(python: str, field: str) -> None:
     path = _interpreter(python)
     if path is None:
         raise InputError(f"{field}.python = {python}: no such interpreter; `make vllm` builds the environment")

@@ -265,8 +265,8 @@ class _Planner:
 
     def _with_budget(self) -> list[Request]:
         """The requests, those of the judge held to the budget together."""
-        judge, judged = self._suite.judge, {r.address: r for r in self._requests.values() if r.stage in JUDGED}
-        more = budgeted(self._suite.budget, list(judged.values()), judge.openai) if judge else {}
+        judged = {r.address: r for r in self._requests.values() if r.stage in JUDGED}
+        more = budgeted(self._suite.budget, list(judged.values()))
         return [
             request.model_copy(update={"means": {**request.means, **more}}) if address in judged else request
             for address, request in self._requests.items()

@@ -6,6 +6,7 @@ the request what it likes: run it as a Prefect task, or nothing, when only the p
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from montessori import stages
 from montessori.artifacts import Request
 from montessori.config import Budget, DataSource, Model, OpenAI, Settings
+from montessori.evaluation import judging
 from montessori.sources import POCKET
 from montessori.spending import price_of
 from montessori.synthesis import prompts
@@ -28,6 +30,7 @@ CHANGES_NOTHING: Any = {
     "budget": True,
     "refresh": True,
     "generation": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
+    "rating": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
 }
 
 
@@ -44,7 +47,14 @@ class Steps:
         """`parts` are all requests of the run, where a budget is to be held over them."""
         self.settings, self.sources, self._submit = settings, sources, submit
         self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
-        self._means = budgeted(settings.budget, parts, settings.generation.openai)
+        self._means = budgeted(settings.budget, parts)
+
+    def for_student(self, name: str) -> "Steps":
+        """The steps of the same run with the student `transfer.<name>` in place of its own."""
+        other = copy(self)
+        other.settings = self.settings.model_copy(update={"student": self.settings.transfer[name]})
+        other.sources = self.sources | {"student": self.sources.get(f"transfer.{name}", "")}
+        return other
 
     def rows(self, role: str, source: DataSource) -> Address:
         """Seeds, reference set or test points."""
@@ -91,6 +101,15 @@ class Steps:
         means = self._at_hand(teacher)
         return self._shards("responses", f"{label}: responses", settings, inputs, asked.shards, means)
 
+    def samples(self, teacher: Address, written: Address, label: str, limit: int, file: str) -> Shards:
+        """Several answers to each of the first `limit` instructions in the file of `written`."""
+        asked = self.settings.responses
+        settings = {"sampling": asked.sampling, "samples": asked.samples, "limit": limit, "file": file}
+        inputs = {"teacher": [teacher], "instructions": [written]}
+        shards = min(asked.shards, limit)
+        settings |= self._writing(teacher)
+        return self._shards("responses", f"{label}: samples", settings, inputs, shards, self._at_hand(teacher))
+
     def split(self, pairs: Shards, label: str) -> Address:
         """Warm-up set and probing set."""
         sizes = {"warm_up": self.settings.probing.warm_up, "probing": self.settings.probing.probing}
@@ -131,10 +150,37 @@ class Steps:
         inputs = {"student": [warm], "tokens": [tokens], **against}
         return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
 
+    def ratings(self, writer: Address, points: Shards, file: str, label: str) -> Shards:
+        """How a judge, which may be `writer` itself, rates each point."""
+        asked, label = self.settings.rating, f"{label}: ratings"
+        if asked.engine == "rule":
+            return [self._step("rule", label, {"file": file}, {"points": points})]
+        settings: dict[str, Any] = {"file": file, "wording": judging.wording("ratings")}
+        settings |= asked.model_dump(mode="json", include={"max_tokens", "tries", "max_unreadable"})
+        if asked.engine == "teacher":
+            judge, means = writer, self._at_hand(writer)
+            settings |= self._writing(writer)
+        else:
+            judge = self.sources["rating"]
+            means = {"openai": asked.openai.model_dump(mode="json"), "vllm": asked.vllm.model_dump(mode="json")}
+            settings |= {"engine": asked.engine, "context": asked.context}
+            if asked.engine == "transformers":
+                settings["batch_size"] = asked.batch_size
+            if asked.engine != "openai":
+                settings |= {"dtype": asked.dtype, "trust_remote_code": asked.trust_remote_code}
+        inputs = {"judge": [judge], "points": points}
+        return self._shards("ratings", label, settings, inputs, self.settings.responses.shards, means)
+
     def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:
-        """Pairs of teacher outputs."""
+        """Pairs of instructions."""
         settings = {"preferences": self.settings.preferences}
         inputs = {"instructions": [instructions], "scores": scores}
+        return self._step("preferences", f"{label}: preferences", settings, inputs)
+
+    def preferred_responses(self, responses: Shards, scores: Shards, label: str, **changes: str) -> Address:
+        """Pairs of responses to one instruction; `changes` are to the settings."""
+        settings = {"preferences": self.settings.preferences.model_copy(update=changes), "outputs": "responses"}
+        inputs = {"responses": responses, "scores": scores}
         return self._step("preferences", f"{label}: preferences", settings, inputs)
 
     def update_teacher(self, teacher: Address, preferences: Address, label: str) -> Address:
@@ -145,6 +191,27 @@ class Steps:
         settings |= self._loading(model)
         inputs = {"teacher": [teacher], "preferences": [preferences]}
         return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs, means=self._processes())
+
+    def bootstrap(self, teacher: Address, instructions: Address, scores: Shards, label: str) -> Address:
+        """The teacher after fine-tuning on its own best outputs."""
+        model = self.settings.teacher
+        assert model, "the settings have a teacher wherever one is tuned"
+        settings: dict[str, Any] = {"training": self.settings.bootstrap, "preferences": self.settings.preferences}
+        settings |= {"max_length": model.max_length, "lora": model.lora, **self._loading(model)}
+        inputs = {"teacher": [teacher], "instructions": [instructions], "scores": scores}
+        return self._step("bootstrap", f"{label}: bootstrap", settings, inputs, means=self._processes())
+
+    def mistakes(self, student: Address, pairs: Shards, label: str) -> Address:
+        """What the student gets wrong of what it has learned from; fit to be shown to a teacher."""
+        shown = self.settings.instructions
+        settings = {"evaluation": self.settings.evaluation, "least": shown.seed_shots + shown.generated_shots}
+        inputs = {"student": [student], "pairs": pairs}
+        return self._step("mistakes", f"{label}: mistakes", settings | self._student(), inputs)
+
+    def union(self, old: Shards, mistakes: Address, new: Shards, label: str) -> Address:
+        """A training set with all of `new`, filled up with `old`."""
+        inputs = {"old": old, "mistakes": [mistakes], "new": new}
+        return self._step("union", f"{label}: training set", {"size": self.settings.training_size}, inputs)
 
     def train_student(self, student: Address, pairs: Shards, label: str, purpose: str = "") -> Address:
         """The base student fine-tuned on a training set; `purpose` makes the randomness its own."""
@@ -186,7 +253,8 @@ class Steps:
         run["compute"] = {"threads": self.settings.compute.threads}
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder
-                run[role]["source"] = stages.location(address)
+                block, _, name = role.partition(".")
+                (run[block][name] if name else run[block])["source"] = stages.location(address)
         return run
 
     def _writing(self, teacher: Address) -> dict[str, Any]:
@@ -265,15 +333,15 @@ def ask(
     return Request(stage=stage, version=version, settings=plain, inputs=inputs, seed=seed, shard=shard, label=label)
 
 
-def budgeted(budget: Budget, parts: Sequence[Request], endpoint: OpenAI) -> dict[str, Any]:
+def budgeted(budget: Budget, parts: Sequence[Request]) -> dict[str, Any]:
     """What each of `parts` works with so that `budget` is held over them all; nothing where there is no limit."""
     limits = budget.model_dump(exclude_none=True)
-    price = price_of(endpoint)
+    paid = [part for part in parts if part.settings.get("engine") == "openai"]
+    prices = {part.address: price_of(OpenAI.model_validate(part.means["openai"])) for part in paid}
     told = {
         "limits": limits,
         "parts": [part.address for part in parts],
-        "paid": [part.address for part in parts if part.settings.get("engine") == "openai"],
-        "price": price.model_dump() if price else None,
+        "paid": {address: price.model_dump() for address, price in prices.items() if price},
     }
     return {"budget": told} if limits else {}
 

@@ -137,7 +137,7 @@ def test_no_pair_at_all_stops_with_the_split_the_share_and_the_remedy():
 
 
 def test_points_without_a_single_score_say_why():
-    with pytest.raises(StageError, match=r"none of the 2 points has an influence score.*not-finite"):
+    with pytest.raises(StageError, match=r"none of the 2 points has a score.*not-finite"):
         pair(*rows([[None, None]]), "zero")
 
 

@@ -18,8 +18,8 @@ def make(store: Store, address: str, **usage: float) -> None:
         store.commit(address, folder, about)
 
 
-def spent(store: Store, paid: list[str], price: object = PRICE) -> Usage:
-    budget = {"parts": ["a/1", "b/2", "own/0"], "paid": paid, "price": price}
+def spent(store: Store, paid: list[str]) -> Usage:
+    budget = {"parts": ["a/1", "b/2", "own/0"], "paid": dict.fromkeys(paid, PRICE)}
     return others(store, budget, "own/0")()
 
 
@@ -37,8 +37,7 @@ def test_what_was_made_before_the_price_was_known_is_paid_by_its_tokens(tmp_path
     make(store, "a/1")
     make(store, "b/2")
     assert spent(store, ["a/1"]).usd == pytest.approx((READ * 1.0 + WRITTEN * 2.0) / 1e6)
-    assert spent(store, ["a/1"], None).usd == 0
-    assert spent(store, []).usd == 0  # by an engine here
+    assert spent(store, []).usd == 0  # by an engine here, or of no known price
 
 
 def test_a_part_that_is_made_while_it_is_looked_at_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -51,7 +50,7 @@ def test_a_part_that_is_made_while_it_is_looked_at_is_looked_at_again(tmp_path: 
             make(store, "a/1", usd=3)
         return found
 
-    look = others(store, {"parts": ["a/1"], "paid": [], "price": None}, "own/0")
+    look = others(store, {"parts": ["a/1"], "paid": {}}, "own/0")
     monkeypatch.setattr(Store, "usage", made_in_between)
     look()
     assert look().usd == 3

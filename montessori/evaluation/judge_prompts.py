@@ -140,6 +140,29 @@ you can show that both are right. {_CRITERIA}
     ),
 }
 
+# Self-Reward's scale is additive (arXiv 2401.10020, figure 2): a point for each of five things. The words are ours.
+RATING = Template(
+    """\
+Rate an assistant's answer to a task by adding up points. Start at 0 and give one point for each of these that holds:
+
+1. The answer has to do with the task.
+2. It covers a good part of what was asked.
+3. It is of real use to the person who set the task: the main thing is done, and right.
+4. It is complete, clear and well ordered, and says nothing beside the point.
+5. An expert would not know how to improve it.
+
+<task>
+{instruction}
+</task>
+
+<answer>
+{response}
+</answer>
+
+Give your reason in one to three sentences. Then end with the points, from 1 (1 also where none holds) to 5, in double \
+square brackets, as in: Points: [[3]]"""
+)
+
 
 def version(templates: Mapping[str, Template]) -> str:
     """12 hexadecimal digits that another wording changes."""

@@ -13,7 +13,7 @@ from montessori.chat import Message
 from montessori.config import Sampling
 from montessori.errors import StageError
 from montessori.evaluation import judge_prompts
-from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, Template
+from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, RATING, Template
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import number_from
@@ -32,7 +32,8 @@ OTHER_WORDING = (
 
 # A line with nothing but the letter, whatever the marks around it: "A", " b.", "[[B]]", "Answer: **A**"
 _LETTER = re.compile(r"^[\W_]*(?:answer[\W_]+)?([ab])[\W_]*$", re.IGNORECASE | re.MULTILINE)
-_GRADE = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]\]")
+_NUMBER = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*(?:5|10)\s*)?\]\]")
+_OURS = {"verdicts": {"pairwise": PAIRWISE}, "grades": GRADING, "ratings": {"rating": RATING}}
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Verdict:
 
 
 def wording(stage: str) -> str:
-    """The version of our own prompts for `verdicts` or `grades`: in their settings, so that others make others."""
-    return judge_prompts.version({"pairwise": PAIRWISE} if stage == "verdicts" else GRADING)
+    """The version of our own prompts for `verdicts`, `grades` or `ratings`: part of what these stages read."""
+    return judge_prompts.version(_OURS[stage])
 
 
 def check(path: str) -> None:
@@ -112,8 +113,17 @@ def grading(
 
 def grade(reply: Generation) -> float | None:
     """The grade in double brackets, where there is one from 1 to 10, and no other."""
-    found = {float(number) for number in _GRADE.findall(reply.text)}
-    return next((number for number in found if 1 <= number <= 10), None) if len(found) == 1 else None
+    return _bracketed(reply, 10)
+
+
+def rating(reply: Generation) -> float | None:
+    """The rating in double brackets, where there is one from 1 to 5, and no other."""
+    return _bracketed(reply, 5)
+
+
+def _bracketed(reply: Generation, highest: int) -> float | None:
+    found = {float(number) for number in _NUMBER.findall(reply.text)}
+    return next((number for number in found if 1 <= number <= highest), None) if len(found) == 1 else None
 
 
 def judge(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.config import Budget, Compute, DataSource, Frozen, OpenAI, ResponseSampling, Source, Vllm
+from montessori.config import Asked, Budget, Compute, DataSource, Frozen, ResponseSampling, Source, Vllm
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -72,21 +72,11 @@ class MtBench(Frozen):
     shards: int = Field(1, ge=1)
 
 
-class Judge(Frozen):
+class Judge(Asked):
     """Who compares and grades: a model behind one of the generation engines."""
 
     engine: EngineName
-    source: str | None = None  # a model folder or hub name, where the engine loads one
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    trust_remote_code: bool = False
-    batch_size: int = Field(16, ge=1)  # prompts at once, of transformers
-    context: int | None = Field(None, ge=16)
-    openai: OpenAI = OpenAI()
-    vllm: Vllm = Vllm()
     prompts: str | None = None  # a file of prompts in MT-Bench's form, in place of our own
-    max_tokens: int = Field(512, ge=1)  # of a grade with its reason
-    tries: int = Field(3, ge=1)  # of one verdict that cannot be read
-    max_unreadable: int = Field(20, ge=1)  # of a stage, and half of its verdicts, before it gives up
 
     @model_validator(mode="after")
     def _model_is_named(self) -> Self:

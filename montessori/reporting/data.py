@@ -64,7 +64,7 @@ class Iteration:
     influences: list[float]  # of the probing points; NaN or infinite where scoring failed
     positive_share: float  # of the points written before the teacher's update, above `threshold`
     pairs: int
-    split: str
+    split: str  # "" where no influence was measured
     momentum_influence: float | None = None  # I(∅): of a step with zero gradient
     influences_after: list[float] = field(default_factory=list)  # of what the updated teacher wrote, same student
     positive_share_after: float | None = None

@@ -92,7 +92,8 @@ def _warnings(iterations: Sequence[Iteration]) -> str:
 
 
 def _iterations(iterations: Sequence[Iteration]) -> str:
-    """What scoring gave, a row an iteration."""
+    """What scoring gave, a row an iteration; where points were scored."""
+    iterations = [iteration for iteration in iterations if iteration.split]
     if not iterations:
         return ""
     rows = []

@@ -1,4 +1,4 @@
-"""What `warm_up` and `student` share: a student fine-tuned on rows."""
+"""What `warm_up`, `student` and `bootstrap` share: a model fine-tuned on rows."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from montessori.training.sft import SftResult, fine_tune
 
 
 class Settings(Frozen):
-    """How the student is loaded and trained."""
+    """How the model is loaded and trained."""
 
     training: config.Training
     dtype: str
@@ -21,9 +21,11 @@ class Settings(Frozen):
     trust_remote_code: bool
 
 
-def learn(job: Job, settings: Settings, rows: list[Row]) -> tuple[Any, Any, SftResult, dict[str, Any]]:
-    """Fine-tune the input `student` on `rows` and write `log.json`; model, tokenizer, result, summary."""
-    source = job.model("student")
+def learn(
+    job: Job, settings: Settings, rows: list[Row], role: str = "student"
+) -> tuple[Any, Any, SftResult, dict[str, Any]]:
+    """Fine-tune the input that `role` names on `rows` and write `log.json`; model, tokenizer, result, summary."""
+    source = job.model(role)
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
     model = models.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)
     encoded = encode(model, tokenizer, rows, settings.max_length)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,12 @@ from montessori.stages import Job
 
 log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration
-ITERATION = "Montessori iteration {}"  # the system of an iteration, by its number
+# The system of an iteration, by the run's method and its number.
+ITERATION = {
+    "montessori": "Montessori iteration {}",
+    "self-reward": "Self-Reward iteration {}",
+    "llm2llm": "LLM2LLM iteration {}",
+}
 LABELS = 10  # first words shown where rows have no family
 
 Label = Callable[[str], str | None]
@@ -32,7 +38,7 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather what the stages made and write it for people and for programs."""
-    found = gather(job, settings.run, ITERATION)
+    found = gather(job, settings.run, ITERATION[settings.run["method"]])
     return write(found, summarise(found), job.out)
 
 
@@ -49,12 +55,11 @@ def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
     """Everything that the report shows, from the artifacts; `tuned` is what systems of tuned teachers are called."""
     inputs = job.request.inputs
     names = [name.removesuffix(":metrics") for name in inputs if name.endswith(":metrics")]
-    numbers = sorted(int(name.partition(":")[0]) for name in inputs if name.endswith(":preferences"))
+    numbers = sorted({int(name.partition(":")[0]) for name in inputs if name.partition(":")[0].isdecimal()})
     reference = job.rows("reference", "rows.parquet")
     label = _labels(job, reference)
-    split = run["preferences"]["split"]
-    iterations = [_iteration(job, number, tuned.format(number), split, label) for number in numbers]
-    points = {number: _points(job, number, label) for number in numbers}
+    iterations = [_iteration(job, number, tuned.format(number), run, label) for number in numbers]
+    points = {number: _points(job, number, label) for number in numbers if job.has(f"{number}:scores")}
     rejections, rejected = _rejections(job)
     manifests = job.manifests("stages")
     return report.Report(
@@ -93,7 +98,7 @@ def summarise(found: report.Report) -> dict[str, Any]:
                 "pairs": i.pairs,
                 "positive_share": i.split_share,
                 "above": "zero" if i.threshold == 0 else "momentum",
-                "above_before": i.positive_share,
+                "above_before": None if math.isnan(i.positive_share) else i.positive_share,
                 "above_after": i.positive_share_after,
                 "momentum_influence": i.momentum_influence,
                 "families_before": {label or "unrecognised": share for label, share in i.families_before.items()},
@@ -142,31 +147,38 @@ def _system(job: Job, name: str, baseline: bool) -> report.System:
     )
 
 
-def _iteration(job: Job, number: int, name: str, split: str, label: Label) -> report.Iteration:
-    summary = json.loads((job.folder(f"{number}:preferences") / "summary.json").read_text())
-    before = [row["influence"] for row in job.rows(f"{number}:scores", "scores.parquet")]
-    after = (
-        [row["influence"] for row in job.rows(f"{number}:scores-after", "scores.parquet")]
-        if job.has(f"{number}:scores-after")
-        else []
-    )
-    threshold = 0.0 if split == "zero" else summary["momentum_influence"]
+def _iteration(job: Job, number: int, name: str, run: dict[str, Any], label: Label) -> report.Iteration:
+    """What there is of an iteration: not every method scores points, or updates the teacher."""
+
+    def has(part: str) -> bool:
+        return job.has(f"{number}:{part}")
+
+    def influences(part: str) -> list[float]:
+        return [row["influence"] for row in job.rows(f"{number}:{part}", "scores.parquet")] if has(part) else []
+
+    summary: dict[str, Any] = {"pairs": 0, "positive_share": None, "momentum_influence": None, "warning": None}
+    if has("preferences"):
+        summary |= json.loads((job.folder(f"{number}:preferences") / "summary.json").read_text())
+    before, after = influences("scores"), influences("scores-after")
+    threshold = 0.0 if run["preferences"]["split"] == "zero" else summary["momentum_influence"] or 0.0
     return report.Iteration(
         number=number,
         influences=before,
         influences_after=after,
         threshold=threshold,
         split_share=summary["positive_share"],
-        positive_share=_share_above(threshold, before),
+        positive_share=_share_above(threshold, before) if before else math.nan,
         positive_share_after=_share_above(threshold, after) if after else None,
         pairs=summary["pairs"],
-        split=split,
+        split=run["preferences"]["split"] if before else "",
         momentum_influence=summary["momentum_influence"],
         warning=summary["warning"],
-        families_before=_mix(job.rows(f"{number}:instructions", "instructions.parquet"), label),
+        families_before=_mix(job.rows(f"{number}:instructions", "instructions.parquet"), label)
+        if has("instructions")
+        else {},
         families_after=_mix(job.rows(f"{name}:instructions", "instructions.parquet"), label),
-        warm_up=_curve(job.folder(f"{number}:warm-up")),
-        dpo=_curve(job.folder(f"{number}:teacher")),
+        warm_up=_curve(job.folder(f"{number}:warm-up")) if has("warm-up") else [],
+        dpo=_curve(job.folder(f"{number}:teacher")) if has("teacher") else [],
         sft=_curve(job.folder(f"{name}:student")),
     )
 

@@ -1,9 +1,9 @@
 """The teacher's answers to its instructions, as `pairs.parquet` (`id, prompt_id, instruction, response, …`).
 
-A shard answers every n-th instruction.
+A shard answers every n-th instruction. Several answers to one are samples of the prompt that the instruction is.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from montessori import config
 from montessori.chat import user
@@ -17,20 +17,23 @@ class Settings(Writing):
     """How answers are sampled. How many shards there are is in the request."""
 
     sampling: config.Sampling
+    samples: int = 1  # of an instruction
+    file: Literal["instructions.parquet", "probing.parquet"] = "instructions.parquet"  # of the input `instructions`
+    limit: int | None = None  # the first instructions of the file
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """One answer to each instruction of this shard; a row whose answer is empty stays, and is counted."""
+    """Answers to each instruction of this shard; a row whose answer is empty stays, and is counted."""
     index, count = job.request.shard
     teacher = asker(job, settings)
-    rows = job.rows("instructions", "instructions.parquet")[index::count]
+    rows = job.rows("instructions", settings.file)[: settings.limit][index::count]
     seeds = [number_from(f"{job.seed}-{row['id']}") for row in rows]
-    answers = teacher.ask([user(row["instruction"]) for row in rows], settings.sampling, 1, seeds)
+    answers = teacher.ask([user(row["instruction"]) for row in rows], settings.sampling, settings.samples, seeds)
     source = provenance(job, settings, settings.sampling)
     pairs = [
         {
-            "id": row["id"],
-            "prompt_id": row["prompt_id"],
+            "id": row["id"] if settings.samples == 1 else f"{row['id']}-{number}",
+            "prompt_id": row["prompt_id"] if settings.samples == 1 else row["id"],
             "instruction": row["instruction"],
             "response": text.text.strip(),
             "finish_reason": text.finish_reason,
@@ -40,7 +43,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             **source,
         }
         for row, seed, answer in zip(rows, seeds, answers, strict=True)
-        for text in answer.generations
+        for number, text in enumerate(answer.generations)
     ]
     write_rows(job.out / "pairs.parquet", pairs)
     return {
