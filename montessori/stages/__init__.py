@@ -47,7 +47,7 @@ STAGES = {
     "mistakes": Stage("mistakes"),
     "union": Stage("union", light=True),
     "student": Stage("student"),
-    "evaluation": Stage("evaluation", version=3),
+    "evaluation": Stage("evaluation", version=4),
     "report": Stage("report", version=2, light=True, torch=True),
     "refresh": Stage("refresh", light=True, torch=True),
     "benchmark": Stage("benchmark"),

@@ -31,7 +31,8 @@ class Settings(Frozen):
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """`metrics.json`: a mean, its standard error and n for each number. `losses.parquet`: each example by itself.
 
-    Its columns are `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those that
+    `right.parquet` has the accuracy on each by `id, right`. The columns of the other are `set, id, loss, tokens, bytes`.
+    The loss is the mean over the answer's tokens, among them those that
     end the turn; the bytes are of the answer's text alone.
     """
     source = job.model("student")
@@ -64,6 +65,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     else:
         right = next_token_accuracy(model, encode_pairs(tokenizer, rows, settings.max_length).examples)
     metrics["accuracy"] = measure(right)
+    write_rows(
+        job.out / "right.parquet", [{"id": row["id"], "right": hit} for row, hit in zip(rows, right, strict=True)]
+    )
     write_rows(job.out / "losses.parquet", each)
     (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return {**metrics, "encoded": counts}
