@@ -118,7 +118,16 @@ def test_the_page_tells_how_it_was_measured_and_what_replays_it(text: str) -> No
 def test_examples_are_shown_with_what_the_judge_said(text: str) -> None:
     shown = text[text.index('id="examples-section"') : text.index('id="contamination-section"')]
     assert "Light scatters." in shown and "Rating: [[2]]" in shown and "0.97" in shown
-    assert shown.count("Other answer") == 1  # a grade has none
+    assert shown.count("The answer it is compared with") == 1  # a grade has none
+    assert "Judge’s preference" in shown and "Judge’s grade" in shown
+    assert f"A: {MODELS[3]}" in shown and f"A: {MODELS[1]}" in shown
+
+
+def test_the_time_is_that_of_all_stages_by_who_worked(text: str) -> None:
+    header = text[: text.index("</header>")]
+    assert "<dt>time of the models</dt><dd>25 h 0 min</dd>" in header
+    assert "<dt>time of the judge</dt><dd>1 h 10 min</dd>" in header
+    assert "<dt>tokens of the judge</dt><dd>5.1 M</dd>" in header
 
 
 def test_long_tables_of_categories_are_folded(text: str) -> None:

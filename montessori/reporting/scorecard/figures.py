@@ -32,7 +32,17 @@ from montessori.reporting.figures.canvas import (
     panels,
     rows_of,
 )
-from montessori.reporting.scorecard.layout import MISSING, arrow, clean, digits_of, even, ordered, value_of, written
+from montessori.reporting.scorecard.layout import (
+    MISSING,
+    arrow,
+    clean,
+    digits_of,
+    error_of,
+    even,
+    ordered,
+    value_of,
+    written,
+)
 from montessori.reporting.text import label, percent
 
 ACROSS = 3  # panels
@@ -128,10 +138,9 @@ def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
         if measure is None and model == column.baseline:
             text = even(column)
         elif measure:
-            error = column.scale * measure.standard_error if math.isfinite(measure.standard_error) else 0
             ax.errorbar(
-                column.scale * measure.mean, row, xerr=error, fmt="o", color=ink, markersize=5, elinewidth=1.5,
-                capsize=2.5,
+                column.scale * measure.mean, row, xerr=error_of(measure, column), fmt="o", color=ink, markersize=5,
+                elinewidth=1.5, capsize=2.5,
             )  # fmt: skip
         ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
         texts.append(f"{_short(model)} {text if text != MISSING else 'not measured'}")
@@ -202,7 +211,7 @@ def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: 
         rows_of(ax, [_short(model) for model in found], show=position == 0)
         for row, groups in enumerate(found.values()):
             if name in groups:
-                mean, error = (column.scale * value for value in (groups[name].mean, groups[name].standard_error))
+                mean, error = column.scale * groups[name].mean, error_of(groups[name], column)
                 ax.barh(row, mean, height=0.6, color=ACCENT, xerr=error, ecolor=INK, capsize=2.5)
         ax.set_title(label(name))
         ax.set_xlabel(label(column.unit))
