@@ -12,7 +12,7 @@ from montessori import config_file
 from montessori.artifacts import identity
 from montessori.config import Frozen
 from montessori.data import Row, read_rows
-from montessori.evaluation import agreement, alpaca, duels, harness, mt_bench
+from montessori.evaluation import agreement, alpaca, duels, examples, harness, mt_bench
 from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
 from montessori.evaluation.metrics import linearised, measure
 from montessori.evaluation.subjects import compared_with
@@ -33,11 +33,22 @@ NAMES = {
     "hellaswag": "HellaSwag",
 }
 LOSSES = (
-    Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
-    Column("Bits per byte", "reference_bits_per_byte", "bits/byte", lower_is_better=True),
+    Column(
+        "Reference loss",
+        "reference_loss",
+        "nats/token",
+        lower_is_better=True,
+        protocol="mean over examples of the loss on the answer's tokens",
+    ),
+    Column(
+        "Bits per byte",
+        "reference_bits_per_byte",
+        "bits/byte",
+        lower_is_better=True,
+        protocol="bits of all answers over their bytes, the same examples",
+    ),
 )
 HALF = 0.5
-EXAMPLES = 3  # of the clearest wins, and as many of the clearest losses
 KINDS = {"evaluation": 0, "benchmark": 0, "answers": 0, "verdicts": 1, "grades": 1}  # of SPENT, by stage
 COMPARED = {"alpaca_eval": "AlpacaEval", "duel": "head to head", "verdicts": "what people judged"}  # by input
 WIN_RATES = ("alpaca_eval_lc", "alpaca_eval", "alpaca_eval_others")
@@ -118,7 +129,7 @@ class _Gathered:
             unreadable = sum(row["grade"] is None for row in rows)
             if unreadable < len(rows):
                 self.scores[model, "mt_bench"] = mt_bench.score(rows)
-                self.examples += _graded(model, rows)
+                self.examples += examples.graded(model, rows)
             else:
                 self.missing[model, "mt_bench"] = UNREAD
             self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
@@ -204,15 +215,18 @@ class _Gathered:
             self.missing[model, "alpaca_eval_lc"] = "; ".join(rates.notes)
         else:
             controlled = Measure(rates.length_controlled / 100, (rates.lc_sampling_error or 0.0) / 100, rates.n)
-            self.scores[model, "alpaca_eval_lc"] = Score(controlled, rates.linearised, notes=rates.notes)
+            self.scores[model, "alpaca_eval_lc"] = Score(
+                controlled, rates.linearised, unreadable=rates.unreadable, notes=rates.notes
+            )
             for note in rates.notes:
                 self._warn(note, "AlpacaEval", model)
         self._column(columns[1])
         self.scores[model, "alpaca_eval"] = Score(plain, rates.items, unreadable=rates.unreadable)
         others = [row for row in rows if row["index"] >= asked.selected_on and row["preference"] is not None]
         if 0 < len(others) < rates.n:
-            name = f"AlpacaEval WR, from no. {asked.selected_on + 1} on"
-            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=drawn, baseline=baseline))
+            first = asked.selected_on + 1
+            name, protocol = f"AlpacaEval WR {first}+", f"from instruction no. {first} on; {drawn}"
+            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=protocol, baseline=baseline))
             items = {row["id"]: row["preference"] for row in others}
             apart = measure(list(items.values()))
             self.scores[model, "alpaca_eval_others"] = Score(
@@ -220,10 +234,9 @@ class _Gathered:
             )
             self._warn(
                 f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
-                "teacher that was selected on them is measured on the others alone in the column from no. "
-                f"{asked.selected_on + 1} on"
+                f"teacher that was selected on them is measured on the others alone in the column {name}"
             )
-        self.examples += _compared(model, baseline, rows)
+        self.examples += examples.compared(model, baseline, rows)
 
     def _rows(self, name: str, file: str) -> Iterator[tuple[str, list[Row]]]:
         for number, model in enumerate(self._settings.models):
@@ -275,29 +288,6 @@ def _losses(rows: list[Row], key: str) -> list[float]:
     if key == "reference_loss":
         return [row["loss"] for row in rows]
     return linearised([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
-
-
-def _compared(model: str, baseline: str, rows: list[Row]) -> list[Example]:
-    return [
-        Example(
-            "alpaca_eval", r["question"], model, r["right"], baseline, r["left"], r["preference"], r["said"],
-            first=model if r["swapped"] else baseline,
-        )
-        for r in _clearest(rows, "preference")
-    ]  # fmt: skip
-
-
-def _graded(model: str, rows: list[Row]) -> list[Example]:
-    return [
-        Example("mt_bench", r["question"], model, r["answer"], "", "", r["grade"], r["said"])
-        for r in _clearest(rows, "grade")
-    ]
-
-
-def _clearest(rows: list[Row], value: str) -> list[Row]:
-    """The rows with the highest values, and then those with the lowest."""
-    known = sorted((row for row in rows if row[value] is not None), key=lambda row: (-row[value], row["id"]))
-    return known if len(known) <= 2 * EXAMPLES else [*known[:EXAMPLES], *known[-EXAMPLES:]]
 
 
 def _duels(job: Job, settings: Settings) -> Iterator[Duel]:

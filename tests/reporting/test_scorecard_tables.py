@@ -52,7 +52,7 @@ def test_columns_stand_in_the_papers_order_then_losses_then_the_rest(table: Tabl
 
 
 def test_a_part_of_a_benchmark_stands_behind_the_whole(card: Card) -> None:
-    part = Column("AlpacaEval WR, from no. 257 on", "alpaca_eval_others", "%")
+    part = Column("AlpacaEval WR 257+", "alpaca_eval_others", "%")
     keys = [column.key for column in ordered(replace(card, columns=[part, *card.columns]))]
     assert keys[:4] == ["alpaca_eval_lc", "alpaca_eval", "alpaca_eval_others", "mt_bench"]
 

@@ -79,7 +79,7 @@ def values(card: Card) -> Drawing | None:
         "Results by model",
         clean(f"Dot plots. {'; '.join(texts)}."),
         "Bars: one standard error over items. Arrows point to the better side: ↓ lower, ↑ higher. Dashed: the baseline "
-        "that win rates are against. In grey: the baseline of the comparisons.",
+        "that win rates are against. In grey: the model that the others are compared with.",
         figure,
     )
 
@@ -123,7 +123,10 @@ def categories(card: Card) -> Drawing | None:
         f"{_short(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
         for model, groups in found.items()
     ]
-    caption = f"Mean grade ({column.unit}). The table has the errors, which are wide: a category has few questions."
+    centre = ", 0 in the centre" if len(names) > 2 else ""
+    caption = (
+        f"Mean grade ({column.unit}{centre}). The table has the errors, which are wide: a category has few questions."
+    )
     return Drawing("mt-bench", f"{clean(column.name)}: grades by category", "; ".join(texts) + ".", caption, figure)
 
 
@@ -189,8 +192,8 @@ def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column:
         handles.append(Line2D([], [], linewidth=1.6, markersize=5, **style))
     highest = max(m.mean * column.scale for groups in found.values() for m in groups.values())
     rings = range(1, max(3, math.ceil(highest)) + 1)  # from the lowest grade to the next whole one
-    ax.set_ylim(rings[0], rings[-1])
-    ax.set_yticks(rings[1:])
+    ax.set_ylim(0, rings[-1])  # so that lines of lowest grades do not meet in the centre
+    ax.set_yticks(rings)
     ax.set_xticks(angles, [label(name, 18) for name in names])
     ax.tick_params(axis="y", labelsize=7.5, labelcolor=MUTED)
     ax.set_rlabel_position(180 / len(names))

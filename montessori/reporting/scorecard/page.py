@@ -23,9 +23,10 @@ from montessori.reporting.stylesheet import document
 from montessori.reporting.text import compact, duration, listed
 
 PREFERENCE = (
-    "The clearest wins of each model, then its clearest losses. The judge's preference: 1 where it is sure that the "
-    "model's answer is the better one, 0 where that of the other."
+    "Each model's clearest wins, then its clearest losses. A preference of 1: the judge is sure that the answer is the "
+    "better one; of 0: that the other is."
 )
+PREFERRED, GRADED = "Judge's preference for the answer, 0 to 1", "Judge's grade, 1 to 10"
 GRADE = "Each model's highest grades, then its lowest. Grades are from 1 to 10; each turn has its own."
 
 
@@ -102,9 +103,9 @@ def _header(card: Card, leaders: Marks) -> str:
     facts = {"models": f"{len(card.models)}", "measures": f"{len(card.columns)}"}
     judge = card.usage.get("the judge", {})
     if judge.get("prompts"):
-        facts["prompts to the judge"] = f"{judge['prompts']:,.0f}"
+        facts["judge's prompts"] = f"{judge['prompts']:,.0f}"
     if tokens := judge.get("prompt_tokens", 0) + judge.get("completion_tokens", 0):
-        facts["tokens of the judge"] = compact(tokens)
+        facts["judge's tokens"] = compact(tokens)
     if judge.get("usd"):
         facts["US dollars"] = f"{judge['usd']:,.2f}"
     for kind in SPENT[:2]:
@@ -131,7 +132,7 @@ def _examples(card: Card) -> list[str]:
         shown = [example for example in card.examples if example.column == key]
         paired = any(example.other for example in shown)
         titles = ["Question", "Answer", *(["The answer it is compared with"] if paired else []), "The judge's reply"]
-        head = f'<th scope="col" class="narrow">{"Judge’s preference" if paired else "Judge’s grade"}</th>'
+        head = f'<th scope="col" class="narrow">{PREFERRED if paired else GRADED}</th>'
         head += "".join(f'<th scope="col">{title}</th>' for title in titles)
         name = next((column.name for column in card.columns if key in (column.key, column.name)), key)
         rows = [_example(example, paired) for example in shown]
@@ -145,7 +146,7 @@ def _example(example: Example, paired: bool) -> str:
         model_text(example.question),
         *(f'<span class="muted small">{escape(model)}</span>{model_text(answer)}' for model, answer in answers),
         model_text(example.said)
-        + (f'<span class="muted small">A: {escape(example.first)}</span>' if example.first else ""),
+        + (f'<span class="muted small">A is {escape(example.first)}</span>' if example.first else ""),
     ]
     cells = "".join(f"<td>{text}</td>" for text in texts)
     return f'<tr><td><span class="influence">{example.value:.3g}</span></td>{cells}</tr>'
@@ -191,7 +192,7 @@ def _protocol(card: Card) -> Table:
             f"{arrow(column)} ({column.unit})",
             "; ".join(part for part in (column.protocol, against) if part),
             span(score.measure.n for score in scores.values()),
-            f"{unread:,}",
+            f"{unread:,}" if unread else "",
             " ".join(notes),
         )
         rows.append([Cell(text) for text in texts])
