@@ -57,7 +57,7 @@ STAGES = {
     "grades": Stage("grades", journaled=True),
     "people": Stage("people", light=True),
     "overlap": Stage("overlap", light=True),
-    "scorecard": Stage("scorecard", light=True, torch=True),
+    "scorecard": Stage("scorecard", version=2, light=True, torch=True),
 }
 
 
