@@ -28,17 +28,20 @@ def compared(steps: Steps, start: Base) -> tuple[list[System], list[Iteration]]:
     untrained, unchanged = no_fine_tuning(steps, start), self_instruct(steps, start)
     iterations = METHODS[steps.settings.method](steps, start)
     learned = [unchanged, *(done.system for done in iterations)]
-    return [untrained, *learned, *transferred(steps, start, learned)], iterations
+    others = [replace(s, name=f"{s.name}, {student}") for student, s in transferred(steps, start, learned)]
+    return [untrained, *learned, *others], iterations
 
 
-def transferred(steps: Steps, start: Base, systems: list[System]) -> list[System]:
-    """Ask for what the settings' further students do, as they are and after each training set of `systems`."""
-    found = []
+def transferred(steps: Steps, start: Base, systems: list[System]) -> list[tuple[str, System]]:
+    """Ask for what the settings' further students do, as they are and after each training set of `systems`, by name."""
+    found: list[tuple[str, System]] = []
     for name, model in steps.settings.transfer.items():
         own = steps.for_student(name)
         other = replace(start, student=own.base_model("student", model, start.seeds))
-        found.append(replace(no_fine_tuning(own, other), name=f"No fine-tuning, {name}"))
-        found += [taught_on(own, other, s.pairs, f"{s.name}, {name}", s.instructions) for s in systems]
+        found.append((name, no_fine_tuning(own, other)))
+        for system in systems:
+            taught = taught_on(own, other, system.pairs, f"{system.name}, {name}", system.instructions)
+            found.append((name, replace(taught, name=system.name)))
     return found
 
 

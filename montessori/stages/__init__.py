@@ -50,6 +50,7 @@ STAGES = {
     "evaluation": Stage("evaluation", version=4),
     "report": Stage("report", version=2, light=True, torch=True),
     "refresh": Stage("refresh", light=True, torch=True),
+    "study": Stage("study", light=True, torch=True),
     "benchmark": Stage("benchmark"),
     "questions": Stage("questions", light=True),
     "answers": Stage("answers", journaled=True),

@@ -25,6 +25,10 @@ def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any
     return {
         "evaluation": card.id,
         "name": card.name,
+        "columns": [
+            {"key": c.key, "name": c.name, "unit": c.unit, "lower_is_better": c.lower_is_better}
+            for c in columns.values()
+        ],
         "models": {
             model: {key: _score(score, c) for key, c in columns.items() if (score := card.scores.get((model, key)))}
             for model in card.models
