@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows import automations
-from flows.launch import evaluate, launch, refresh
+from flows.launch import evaluate, launch, refresh, study
 from flows.stage import stage
 from montessori.artifacts import open_store
 from montessori.errors import InputError
@@ -36,6 +36,12 @@ from tasks.places import gpus, side_by_side
 TEMPLATES = Path(__file__).parents[1] / "infra"
 QUEUE = "stages"
 NIGHTLY = "0 2 * * *"
+# Deployments of the flow `montessori` that begin with another method, and with which of its fields.
+METHODS: dict[str, dict[str, Any]] = {
+    "self-instruct": {"iterations": 0},
+    "self-reward": {"method": "self-reward"},
+    "llm2llm": {"method": "llm2llm"},
+}
 OFF = "off"
 SIZES = {"docker": r"\d+[bkmg]?", "kubernetes": r"\d+([kMGT]i?|Ki)?"}
 IMAGES = {"flow": "montessori-orchestrator:local", "stage": "montessori-worker-cpu:local"}
@@ -150,13 +156,21 @@ def _register(client: SyncPrefectClient, wanted: Wanted) -> Iterator[str]:
     asked = {"config": wanted.config, **there}
     run = _deployment(client, wanted, launch, "default", asked, _job(wanted))
     yield "deployment  montessori/montessori"
+    others = []
+    for name, means in METHODS.items():
+        others.append(_deployment(client, wanted, launch, "default", {**asked, **means}, _job(wanted), name=name))
+        yield f"deployment  montessori/{name}"
+    compared = _deployment(client, wanted, study, "default", there, _job(wanted))
+    yield "deployment  study/study"
     measured = _deployment(client, wanted, evaluate, "default", there, _job(wanted))
     yield "deployment  evaluate/evaluate"
     night = _deployment(client, wanted, refresh, "default", asked, _job(wanted), alone=True)
     nightly = wanted.nightly != OFF
     _schedule(client, night, _cron(wanted.nightly if nightly else NIGHTLY), active=nightly)
     yield f"deployment  teacher-refresh/teacher-refresh, {wanted.nightly if nightly else 'no schedule'}"
-    for name in automations.register(client, [run, measured, night], stages, night if nightly else None, block):
+    for name in automations.register(
+        client, [run, *others, compared, measured, night], stages, night if nightly else None, block
+    ):
         yield f"automation  {name}"
 
 
@@ -219,12 +233,13 @@ def _deployment(
     parameters: dict[str, Any],
     job: dict[str, Any],
     alone: bool = False,
+    name: str | None = None,
 ) -> UUID:
-    """A deployment named as its flow; `alone`: a second run at the same time is cancelled."""
+    """A deployment, by default named as its flow; `alone`: a second run at the same time is cancelled."""
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     made = RunnerDeployment.from_flow(
         flow,
-        flow.name,
+        name or flow.name,
         work_pool_name=wanted.pool,
         work_queue_name=queue,
         parameters=parameters,

@@ -1,4 +1,4 @@
-"""The flows `montessori`, `teacher-refresh` and `evaluate` as deployed: parameters are the fields of the UI's form.
+"""The flows `montessori`, `teacher-refresh`, `evaluate` and `study` as deployed, their parameters a form in the UI.
 
 The command line runs the same with settings of its own (flows/montessori.py, flows/refresh.py).
 """
@@ -21,13 +21,16 @@ from prefect.states import Completed, Failed
 from pydantic import Field, NonNegativeInt
 from pydantic.json_schema import SkipJsonSchema
 
+from flows import study as studies
 from flows.evaluate import prepare
-from flows.montessori import THREADS, follow, run
-from flows.shards import show
+from flows.montessori import THREADS, follow, present, run
+from flows.shards import Shards, show
 from montessori import config_file
 from montessori.artifacts import Request
-from montessori.config import EstimatorName, Settings
+from montessori.config import EstimatorName, Method, Settings
 from montessori.errors import InputError, MontessoriError, StageError
+from tasks.execution import Execution
+from tasks.places import check, open_place
 from tasks.steps import Address
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -48,6 +51,10 @@ Config = Annotated[
         "The name of a settings file that comes with Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or "
         "the path of one on the worker.",
     ),
+]
+TheMethod = Annotated[
+    Method | Nothing,
+    _shown("Method", "How the teacher is made to write better data. Left empty: as in the settings."),
 ]
 Iterations = Annotated[
     NonNegativeInt | Nothing,
@@ -92,6 +99,7 @@ def _named() -> str:
 @flow(name="montessori", flow_run_name=_named, task_runner=THREADS, persist_result=False)
 def launch(
     config: Config = "tiny",
+    method: TheMethod = None,
     iterations: Iterations = None,
     teacher: Teacher = None,
     student: Student = None,
@@ -104,7 +112,9 @@ def launch(
 
     What the store has is not done again, so a run that was stopped or has crashed goes on where it was.
     """
-    return ended(lambda: run(settings(config, iterations, teacher, student, estimator, overrides, place, store)))
+    return ended(
+        lambda: run(settings(config, method, iterations, teacher, student, estimator, overrides, place, store))
+    )
 
 
 @flow(name="teacher-refresh", flow_run_name=_named, task_runner=THREADS, persist_result=False)
@@ -170,6 +180,41 @@ def evaluate(
     return ended(work)
 
 
+@flow(name="study", flow_run_name="{study}", task_runner=THREADS, persist_result=False)
+def study(
+    study: Annotated[
+        str, _shown("Study", "A study that comes with Montessori (pocket, alpaca-mini, …), or the path of a YAML file.")
+    ] = "pocket",
+    overrides: Overrides = [],  # noqa: B006
+    place: Place = None,
+    store: Store = None,
+) -> State[Any]:
+    """Run systems, students and seeds as a grid, and draw the tables and figures.
+
+    What cells share is made once; what the store has is not made again; a cell that fails stops no other one.
+    """
+    short = {"compute.place": place, "store": store}
+    given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
+
+    def work() -> Address:
+        ready = studies.prepare(str(_file(study, "studies")), [*overrides, *given])
+        studies.check(ready)
+        check(ready.study.compute, ready.store)
+        ready.store.check_writable()
+        place = open_place(ready.study.compute, studies.python_of(ready.grid))
+        execution = Execution(ready.store, place, ready.study.compute)
+        try:
+            with Shards(execution):
+                address = studies.follow(ready, execution)
+        finally:
+            place.close()
+        present(ready.store, address)
+        execution.finish()
+        return address
+
+    return ended(work)
+
+
 def ended(work: Callable[[], Address]) -> State[Any]:
     """The final state after `work`: its message is what was made, or the sentence that says why not.
 
@@ -185,6 +230,7 @@ def ended(work: Callable[[], Address]) -> State[Any]:
 
 def settings(
     config: str,
+    method: str | None = None,
     iterations: int | None = None,
     teacher: str | None = None,
     student: str | None = None,
@@ -195,6 +241,7 @@ def settings(
 ) -> Settings:
     """The settings that a filled-in form means. Raises InputError that names the field."""
     fields: dict[str, Any] = {
+        "method": method,
         "iterations": iterations,
         "influence.estimator": estimator,
         "compute.place": place,
@@ -218,11 +265,11 @@ def not_for_ever() -> None:
         )
 
 
-def _file(config: str) -> Path:
-    if Path(config).suffix or "/" in config:
+def _file(config: str, folder: str = "") -> Path:
+    if config.endswith((".yaml", ".yml")) or "/" in config:
         return Path(config)
-    path = CONFIGS / f"{config}.yaml"
+    path = CONFIGS / folder / f"{config}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in CONFIGS.glob("*.yaml")))
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise InputError(f"config = {config}: no such settings; known: {known}; or give the path of a YAML file")
     return path

@@ -72,9 +72,14 @@ def follow(
             execution.finish()
     finally:
         place.close()
+    present(store, address)
+    return address
+
+
+def present(store: Store, address: Address) -> None:
+    """Show what was made, and a link to its report, in Prefect."""
     report, link = store.locate(address) + "/report.html", report_link(store, address)
     result = (store.open(address) / "result.md").read_text(encoding="utf-8")
     words = f"{result}\n[The whole report]({link})\n"
     show(create_markdown_artifact, markdown=words, key="result", description=f"The comparison: {address}")
     show(create_link_artifact, link=link, link_text="The whole report", key="report", description=report)
-    return address
