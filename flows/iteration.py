@@ -71,9 +71,8 @@ def base(steps: Steps) -> Base:
     )
 
 
-def no_fine_tuning(steps: Steps, base: Base) -> System:
+def no_fine_tuning(steps: Steps, base: Base, name: str = "No fine-tuning") -> System:
     """The base student as it is."""
-    name = "No fine-tuning"
     return System(name, base.student, steps.evaluate(base.student, base.reference, base.test, name))
 
 

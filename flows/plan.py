@@ -38,7 +38,8 @@ def transferred(steps: Steps, start: Base, systems: list[System]) -> list[tuple[
     for name, model in steps.settings.transfer.items():
         own = steps.for_student(name)
         other = replace(start, student=own.base_model("student", model, start.seeds))
-        found.append((name, no_fine_tuning(own, other)))
+        untrained = no_fine_tuning(own, other, f"No fine-tuning, {name}")
+        found.append((name, replace(untrained, name="No fine-tuning")))
         for system in systems:
             taught = taught_on(own, other, system.pairs, f"{system.name}, {name}", system.instructions)
             found.append((name, replace(taught, name=system.name)))
