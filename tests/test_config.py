@@ -50,6 +50,20 @@ def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(wrong, field, r
     assert complaint(minimal(**wrong)) == f"run.yaml: unknown setting {field}; did you mean {right}?"
 
 
+@pytest.mark.parametrize("signal", ["rating", "training_loss"])
+def test_a_bound_on_influence_splits_nothing_else(signal):
+    message = complaint(minimal(preferences={"signal": signal}))
+    assert f"with signal: {signal} set prompt_mean or best_worst" in message
+    parsed = config_file.parse(minimal(preferences={"signal": signal, "split": "prompt_mean"}), "run.yaml")
+    assert parsed.preferences.signal == signal
+
+
+def test_who_rates_is_named_with_its_model():
+    assert "rating: openai.model is missing" in complaint(minimal(rating={"engine": "openai"}))
+    assert "rating: give `source`" in complaint(minimal(rating={"engine": "transformers"}))
+    assert "rating: give `source`" in complaint(minimal(rating={"engine": "rule", "source": "models/judge"}))
+
+
 def test_an_unknown_setting_without_a_near_one_lists_those_there_are():
     message = complaint(minimal(dpo={"zzz": 1}))
     assert message.startswith("run.yaml: unknown setting dpo.zzz; known here: ")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from montessori.errors import InputError, StageError
-from montessori.preferences import pair
+from montessori.preferences import pair, positives
 
 Rows = list[dict[str, Any]]
 
@@ -97,6 +97,34 @@ def test_the_order_of_the_scores_changes_nothing(prompts, split, seed):
 def test_prompt_mean_finds_nothing_to_prefer_among_equals(influence, samples):
     with pytest.raises(StageError, match=r"0% of .*preferences\.split=prompt_mean"):
         pair(*rows([[influence] * samples]), "prompt_mean")
+
+
+@given(PROMPTS)
+def test_best_worst_makes_one_pair_of_each_prompt_whose_samples_differ(prompts):
+    outputs, scores = rows(prompts)
+    expected = {}
+    for p, samples in enumerate(prompts):
+        scored = {f"{p}-{s}": i for s, i in enumerate(samples) if i is not None}
+        if len({*scored.values()}) > 1:
+            expected[f"p{p}"] = (max(scored.values()), min(scored.values()))
+    if not expected:
+        with pytest.raises(StageError):
+            pair(outputs, scores, "best_worst")
+        return
+    pairs, summary = pair(outputs, scores, "best_worst")
+    influence = {s["id"]: s["influence"] for s in scores}
+    prompt = {row["id"]: row["prompt_id"] for row in outputs}
+    found = {prompt[r["chosen_id"]]: (influence[r["chosen_id"]], influence[r["rejected_id"]]) for r in pairs}
+    assert found == expected and len(pairs) == summary.prompts_with_pairs == len(expected)
+
+
+def test_positives_are_the_outputs_that_pairs_could_choose():
+    outputs, scores = rows([[3.0, 1.0, None], [0.5, 0.5], [-1.0]])
+    assert [row["id"] for row in positives(outputs, scores, "zero")] == ["0-0", "0-1", "1-0", "1-1"]
+    assert [row["id"] for row in positives(outputs, scores, "prompt_mean")] == ["0-0"]
+    assert [row["id"] for row in positives(outputs, scores, "momentum", 0.7)] == ["0-0", "0-1"]
+    with pytest.raises(StageError, match=r"none of the 1 scored points is positive with preferences\.split=zero"):
+        positives(*rows([[-1.0]]), "zero")
 
 
 def test_max_pairs_keeps_a_seeded_sample_in_order():
