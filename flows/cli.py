@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import champion, evaluate, reports, status
+from flows import champion, evaluate, reports, status, study
 from flows import store as store_command
 from montessori import config_file
 from montessori.config import Settings
@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     store_command.add_parser(add)
     champion.add_parser(add)
     evaluate.add_parser(add)
+    study.add_parser(add)
     _add_score(add)
     _add_push(add)
     _add_deploy(add)
@@ -501,6 +502,7 @@ COMMANDS = {
     "champion": champion.champion,
     "score": _score,
     "evaluate": lambda options: evaluate.evaluate(options, _leaving_at_once),
+    "study": lambda options: study.study(options, _leaving_at_once),
     "push": _push,
     "deploy": _deploy,
 }

@@ -62,8 +62,8 @@ def add_parser(add: Any) -> None:
         "--baseline",
         metavar="MODEL",
         help="whom the others are compared with: one of the models by its name, a file of answers as AlpacaEval has "
-        "them, or reference: the answers that come with AlpacaEval (default: a run's Self-Instruct student, else the "
-        "first of several models, else reference)",
+        "them (name=FILE names them), or reference: the answers that come with AlpacaEval (default: a run's "
+        "Self-Instruct student, else the first of several models, else reference)",
     )
     parser.add_argument(
         "--judge", metavar="ENGINE:MODEL", help="who judges: openai:NAME, vllm:MODEL, transformers:MODEL"
@@ -222,24 +222,38 @@ def _judge(given: str | None) -> list[str]:
 
 def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") -> tuple[str | None, str | None]:
     """The baseline's name in tables, and the file of its answers, where it is one."""
+    from montessori.evaluation.subjects import REFERENCE, compared_with
+
     labels = [subject.label for subject in subjects]
     if given is None:
         if len(labels) == 1:
-            return ("reference" if suite.alpaca_eval else None), None
-        return ("Self-Instruct" if "Self-Instruct" in labels else labels[0]), None
-    if given in labels or given == "reference":
+            return (REFERENCE if suite.alpaca_eval else None), None
+        return compared_with(labels), None
+    if given in labels or given == REFERENCE:
         return given, None
-    if Path(given).expanduser().is_file():
-        if Path(given).stem in labels:
-            raise InputError(
-                f"--baseline {given}: a model is called {Path(given).stem} too; give that one another name"
-            )
-        if not suite.alpaca_eval:
-            raise InputError(f"--baseline {given}: answers are compared in AlpacaEval; add --set 'alpaca_eval={{}}'")
-        return Path(given).stem, given
-    raise InputError(
-        f"--baseline {given}: no file of answers, and none of the models is called so: {', '.join(labels)}"
-    )
+    name, equals, file = given.partition("=")
+    if not equals or "/" in name:  # a path with a = in it
+        name, file = "", given
+    if not Path(file).expanduser().is_file():
+        raise InputError(
+            f"--baseline {given}: no file of answers, and none of the models is called so: {', '.join(labels)}"
+        )
+    if not suite.alpaca_eval:
+        raise InputError(f"--baseline {given}: answers are compared in AlpacaEval; add --set 'alpaca_eval={{}}'")
+    name = name or _author(Path(file).expanduser())
+    if name in (*labels, REFERENCE):
+        taken = "a model is called so too" if name in labels else "that means AlpacaEval's own answers"
+        raise InputError(f"--baseline {given}: its answers are {name}'s, and {taken}; name them: NAME={file}")
+    return name, file
+
+
+def _author(file: Path) -> str:
+    """Whose answers are in a file: the `generator` of its rows where it is one, as AlpacaEval has it; else its name."""
+    from montessori import data
+
+    authors = {row.get("generator") for _, row in data.file_rows(file, "--baseline") if isinstance(row, dict)}
+    author = authors.pop() if len(authors) == 1 else None
+    return author if isinstance(author, str) and author.strip() else Path(file.name.removesuffix(".gz")).stem
 
 
 def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dict[str, int]]:

@@ -77,10 +77,15 @@ def no_fine_tuning(steps: Steps, base: Base) -> System:
     return System(name, base.student, steps.evaluate(base.student, base.reference, base.test, name))
 
 
+def self_instruct(steps: Steps, base: Base) -> System:
+    """A student taught by the unchanged teacher."""
+    return taught_by(steps, base, base.writer, "Self-Instruct")
+
+
 def taught_by(
     steps: Steps, base: Base, teacher: Address, name: str, purpose: str = "training", seeded: str = ""
 ) -> System:
-    """A student fine-tuned on what `teacher` writes. With the unchanged teacher this is Self-Instruct.
+    """A student fine-tuned on what `teacher` writes.
 
     `purpose` makes the randomness of the writing its own, `seeded` that of the fine-tuning.
     """
@@ -165,7 +170,7 @@ def scored_after(steps: Steps, tuned: Tuned, system: System, name: str) -> dict[
     return {"scores-after": steps.influence(tuned.warm, tuned.against, system.pairs, "pairs.parquet", label)}
 
 
-def iterations(steps: Steps, base: Base, _self_instruct: System) -> list[Iteration]:
+def iterations(steps: Steps, base: Base) -> list[Iteration]:
     """Each tunes the teacher of the one before to what a student learns most from, and trains a student on its data."""
     teacher, writer, student = base.teacher, base.writer, base.student
     done: list[Iteration] = []

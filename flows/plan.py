@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from flows import iteration, llm2llm, self_reward
-from flows.iteration import Base, Iteration, System, base, no_fine_tuning, taught_by, taught_on
+from flows.iteration import Base, Iteration, System, base, no_fine_tuning, self_instruct, taught_on
 from montessori import sources
 from montessori.config import Settings
 from tasks.steps import Address, Steps
@@ -25,18 +25,24 @@ def order(steps: Steps) -> Address:
 
 def compared(steps: Steps, start: Base) -> tuple[list[System], list[Iteration]]:
     """Ask for all that a run compares: the base student, Self-Instruct, the method's iterations, further students."""
-    untrained = no_fine_tuning(steps, start)
-    self_instruct = taught_by(steps, start, start.writer, "Self-Instruct")
-    iterations = METHODS[steps.settings.method](steps, start, self_instruct)
-    systems = [untrained, self_instruct, *(done.system for done in iterations)]
+    untrained, unchanged = no_fine_tuning(steps, start), self_instruct(steps, start)
+    iterations = METHODS[steps.settings.method](steps, start)
+    learned = [unchanged, *(done.system for done in iterations)]
+    others = [replace(s, name=f"{s.name}, {student}") for student, s in transferred(steps, start, learned)]
+    return [untrained, *learned, *others], iterations
+
+
+def transferred(steps: Steps, start: Base, systems: list[System]) -> list[tuple[str, System]]:
+    """Ask for what the settings' further students do, as they are and after each training set of `systems`, by name."""
+    found: list[tuple[str, System]] = []
     for name, model in steps.settings.transfer.items():
         own = steps.for_student(name)
         other = replace(start, student=own.base_model("student", model, start.seeds))
-        systems.append(replace(no_fine_tuning(own, other), name=f"No fine-tuning, {name}"))
-        for system in (self_instruct, *(done.system for done in iterations)):
-            label = f"{system.name}, {name}"
-            systems.append(taught_on(own, other, system.pairs, label, system.instructions))
-    return systems, iterations
+        found.append((name, no_fine_tuning(own, other)))
+        for system in systems:
+            taught = taught_on(own, other, system.pairs, f"{system.name}, {name}", system.instructions)
+            found.append((name, replace(taught, name=system.name)))
+    return found
 
 
 def inputs_of(systems: list[System]) -> dict[str, list[Address]]:

@@ -4,11 +4,11 @@ In the comparison the model that rewards itself is the teacher, and its student 
 the updated teacher writes, on as many points as all others.
 """
 
-from flows.iteration import Base, Iteration, System, taught_by
+from flows.iteration import Base, Iteration, taught_by
 from tasks.steps import Steps
 
 
-def iterations(steps: Steps, base: Base, _self_instruct: System) -> list[Iteration]:
+def iterations(steps: Steps, base: Base) -> list[Iteration]:
     """Each teacher answers its own instructions several times, and learns the best rated answer over the worst."""
     teacher, writer = base.teacher, base.writer
     done: list[Iteration] = []

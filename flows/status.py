@@ -117,15 +117,44 @@ def _one(run: "Status", now: datetime) -> "RenderableType":
     head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} stages and shards, {heard}"
     where = f"{run.who['user']}@{run.who['host']}, begun {run.started:%Y-%m-%d %H:%M} UTC"
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("stage", "state", "progress", "seconds", "artifact, error"):
-        table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
     since = run.heard_s(now) if state == "running" else None
-    for shard in run.shards:
-        _add(table, shard, since)
+    if run.run.startswith("studies/"):
+        table = _cells(run.shards)
+    else:
+        for name in ("stage", "state", "progress", "seconds", "artifact, error"):
+            table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
+        for shard in run.shards:
+            _add(table, shard, since)
     lines: list[RenderableType] = [head, f"[dim]{escape(where)}[/]", table]
     if run.error:
         lines.append(f"[red]{escape(run.error)}[/]")
     return Group(*lines)
+
+
+def _cells(shards: list["Shard"]) -> "Table":
+    """A study's grid: a line a cell, with what fails in it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from montessori.status import OF_CELL
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("cell", "state", "stages", "at work, error"):
+        table.add_column(name, overflow="fold")
+    cells: dict[str, list[Shard]] = {}
+    for shard in shards:
+        cells.setdefault(shard.title.partition(OF_CELL)[0], []).append(shard)
+    for cell, its in cells.items():
+        states = [shard.state for shard in its]
+        finished = sum(state in ("done", "cached") for state in states)
+        if finished == len(its):
+            state = "cached" if set(states) == {"cached"} else "done"
+        else:
+            state = next((one for one in ("failed", "running") if one in states), "waiting")
+        work = [shard.title.partition(OF_CELL)[2] for shard in its if shard.state == "running"]
+        errors = [f"[red]{escape(shard.error)}[/]" for shard in its if shard.state == "failed"]
+        table.add_row(escape(cell), _styled(state), f"{finished}/{len(its)}", "; ".join([*errors, *map(escape, work)]))
+    return table
 
 
 def _add(table: "Table", shard: "Shard", since: float | None) -> None:

@@ -18,6 +18,7 @@ from montessori.config import Budget
 from montessori.estimate import MODELS, Line, total
 from montessori.reporting.scores import Scores
 from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
+from montessori.status import OF_CELL
 from tasks.attempts import Record
 
 EXTREMES = 3  # points shown at either end
@@ -237,6 +238,25 @@ def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...],
         limit = getattr(budget, name)
         if limit is not None and used is not None and used > limit:
             console.print(f"[yellow]warning[/] budget.{name} = {limit:,g} will not do: {used:,.3g} are estimated")
+
+
+def show_grid(console: Console, requests: list[Request], store: Store) -> None:
+    """What a study would do: each cell, its stages, and how many of them the store has."""
+    cells: dict[str, list[bool]] = {}
+    for request in requests:
+        cells.setdefault(request.title.partition(OF_CELL)[0], []).append(store.exists(request.address))
+    table = Table(title="Grid")
+    table.add_column("cell", overflow="fold")
+    for name in ("stages", "to do"):
+        table.add_column(name, justify="right")
+    for cell, there in cells.items():
+        table.add_row(cell, str(len(there)), str(there.count(False)) if not all(there) else "cached")
+    console.print(table)
+    missing = sum(there.count(False) for there in cells.values())
+    console.print(
+        f"{len(cells)} cells, {len(requests)} stages and shards, {missing} to do. A stage that several cells share is "
+        "the first one's. Nothing was started."
+    )
 
 
 def show_plan(console: Console, requests: list[Request], store: Store) -> None:

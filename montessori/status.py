@@ -17,6 +17,7 @@ from montessori.errors import ArtifactError
 PLACE = ".status"
 BEAT_S = 60.0  # a run says something at least so often
 SILENT_S = 3 * BEAT_S
+OF_CELL = " · "  # between the cell of a study and what is made for it, in a title
 
 
 class Shard(Frozen):

@@ -55,6 +55,18 @@ class Attempts:
         self._place = place
         self._lock = threading.Lock()
 
+    def submit(self, request: Request) -> None:
+        """Start the stage as soon as those that make its inputs are done."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Return when all have ended, well or not."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Wait for all, and raise what `raise_failures` does."""
+        raise NotImplementedError
+
     def run(self, request: Request, attempt: int) -> bool:
         """One attempt at `request`; False when the store had its artifact already."""
         record = self.records[request.address]

@@ -12,7 +12,6 @@ from typing import Any
 from montessori import config
 from montessori.artifacts import Request
 from montessori.evaluation import judging
-from montessori.evaluation.cost import PEOPLE_LABEL
 from montessori.evaluation.subjects import Subject
 from montessori.evaluation.suite import Benchmark, Judge, Suite
 from tasks.steps import Address, ask, budgeted
@@ -162,7 +161,7 @@ class _Planner:
             for side in ("left", "right")
         }
         self._inputs["people"] = [self._found["people"]]
-        self._inputs["people:verdicts"] = self._verdicts(PEOPLE_LABEL, sides, 1, both_orders=True)
+        self._inputs["people:verdicts"] = self._verdicts("what people judged", sides, 1, both_orders=True)
 
     def _overlaps(self) -> None:
         """Of each training set with all that was asked."""

@@ -46,9 +46,13 @@ class Execution(Attempts):
         waits = [self._futures[address] for address in inputs if address in self._futures]
         self._futures[request.address] = run.submit(request=request, execution=self, wait_for=waits, return_state=False)
 
+    def wait(self) -> None:
+        """Return when all have ended, well or not."""
+        wait(list(self._futures.values()))
+
     def finish(self) -> None:
         """Wait for all. Raises one error naming all that failed for good: InputError if one of them got wrong input."""
-        wait(list(self._futures.values()))
+        self.wait()
         self.raise_failures()
 
     def on_progress(self, request: Request, record: Record) -> OnProgress:

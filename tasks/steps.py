@@ -219,6 +219,13 @@ class Steps:
         inputs = {"student": [student], "pairs": pairs}
         return self._step("student", f"{label}: student", settings, inputs, purpose, means=self._processes())
 
+    def checkpoint(self, student: Address, pairs: Shards, share: float, label: str) -> Address:
+        """The student as `train_student` has it after `share` of its steps, with its optimiser state."""
+        settings = {"training": self.settings.sft.model_copy(update={"stop": share}), "file": "pairs.parquet"}
+        settings |= {**self._student(), "lora": self.settings.student.lora}
+        inputs = {"student": [student], "pairs": pairs}
+        return self._step("warm-up", f"{label}: checkpoint", settings, inputs, means=self._processes())
+
     def evaluate(self, student: Address, reference: Address, test: Address | None, label: str) -> Address:
         """The student's numbers."""
         settings = {"evaluation": self.settings.evaluation, **self._student()}

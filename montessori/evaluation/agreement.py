@@ -73,11 +73,6 @@ def ability(judge: str, pairs: Iterable[Pair], verdicts: Iterable[Row]) -> Judge
     )
 
 
-def without_majority(pairs: Iterable[Pair]) -> int:
-    """How many pairs each of the people saw differently, so that nothing can be right about them."""
-    return sum(pair.majority is None for pair in pairs)
-
-
 def _majority(said: Sequence[Outcome]) -> Outcome | None:
     verdict, times = Counter(said).most_common(1)[0]
     return verdict if times > 1 else None

@@ -23,15 +23,12 @@ class WinRates:
     standard_error: float
     n: int  # items with a readable verdict
     unreadable: int
-    discrete: float  # each verdict counted as won, drawn or lost
     length_controlled: float | None  # None: the notes say why
-    lc_standard_error: float | None  # the library's; see `length_control.Controlled`
     lc_sampling_error: float | None  # of `linearised`
     control: str  # what the length control used, in a sentence
     items: Mapping[str, float]  # by id: the judge's preference for the model, 0 to 1
-    controlled: Mapping[str, float]  # by id, those of unreadable verdicts too: the library's `glm_preference`
-    linearised: Mapping[str, float]  # by id: what to compare two models' length-controlled rates on
-    notes: Sequence[str]
+    linearised: Mapping[str, float]  # by id, unreadable ones too: what to compare two models' rates on
+    notes: Sequence[str]  # what a reader must know of the length-controlled rate
 
 
 def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, difficulties: str = "hub") -> WinRates:
@@ -52,13 +49,10 @@ def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, di
         standard_error=float(plain["standard_error"]) if len(readable) > 1 else 0.0,
         n=len(readable),
         unreadable=len(rows) - len(readable),
-        discrete=float(plain["discrete_win_rate"]),
         length_controlled=lengths.rate,
-        lc_standard_error=lengths.standard_error,
         lc_sampling_error=lengths.sampling_error,
         control=lengths.used,
         items={row["id"]: row["preference"] - 1 for row in readable},
-        controlled=lengths.predictions,
         linearised=lengths.linearised,
         notes=lengths.notes,
     )

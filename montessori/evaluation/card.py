@@ -6,6 +6,8 @@ A `Score` keeps the value of every item, so that two models are compared on the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+SPENT = ("the models", "the judge", "the rest")  # what takes time: the stages of an evaluation by kind
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -36,6 +38,7 @@ class Score:
     measure: Measure
     items: Mapping[str, float]  # by the item's id; those without a readable verdict are left out
     groups: Mapping[str, Measure] = field(default_factory=dict)  # by category or subject
+    turns: Mapping[str, Measure] = field(default_factory=dict)  # "first turn", "second turn", where there are some
     unreadable: int = 0  # verdicts that could not be read, after all tries
     notes: Sequence[str] = ()  # what a reader must know of this number
 
@@ -64,6 +67,7 @@ class Example:
     other_answer: str
     value: float  # the judge's preference for `model`, 0 to 1, or its grade
     said: str  # the judge's reply
+    first: str = ""  # whose answer the judge was shown first, as A
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ class Overlap:
     benchmark: str
     items: int
     exact: int  # items whose text is a training instruction
-    ngram: int  # items that share 13 words in a row with a training point
+    ngram: int  # items that share `words` words in a row with a training point
     examples: Sequence[str] = ()
     data: str = ""  # whose training data it is
+    words: int = 13
 
 
 @dataclass(frozen=True)
@@ -110,4 +115,5 @@ class Card:
     settings_yaml: str = ""
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    usage: Mapping[str, float] = field(default_factory=dict)  # prompts, tokens, usd, seconds of the judge and models
+    usage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # prompts, tokens, usd, seconds, by `SPENT`
+    missing: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why a model has no score in a column

@@ -11,7 +11,6 @@ from montessori.evaluation.suite import Suite
 from montessori.spending import dollars, price_of
 
 QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80}  # of the hub's
-PEOPLE_LABEL = "what people judged"
 Counts = Mapping[str, int]  # of questions in files, by alpaca_eval, mt_bench and people
 ANSWER, QUESTION, WORDING = 350, 60, 180  # tokens; GPT-4-turbo's answers in AlpacaEval have 350 to 500
 GRADE = 150  # tokens of a grade with its reason
@@ -68,7 +67,7 @@ def sentence(suite: Suite, requests: Sequence[Request], store: Store, counts: Co
 def _questions(suite: Suite, request: Request, counts: Counts) -> int:
     """How many questions a request is about, all of its shards together."""
     kind = "mt_bench" if request.stage == "grades" else "alpaca_eval"
-    if request.stage == "verdicts" and request.label == PEOPLE_LABEL:
+    if any(address.startswith("people/") for address in request.inputs.get("right", [])):
         kind = "people"
     if kind in counts:
         return counts[kind]

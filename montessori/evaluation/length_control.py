@@ -18,11 +18,12 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from montessori.data import Row
-from montessori.evaluation.alpaca_library import DIFFICULTY, FULL, difficulties, given, library
+from montessori.evaluation.alpaca_library import DIFFICULTY, difficulties, given, library
 
 LENGTH, MODEL = "np.tanh(std_delta_len)", "not_gamed_baseline.astype(float)"  # effects, as the library calls them
 GAMED_WEIGHT = 0.1  # of a verdict on the brief or the verbose GPT-4-turbo: the library's lambda of 0.2, halved
 SPLITS = 5  # of the cross-validation that chooses the regression's penalty
+NOTHING_KNOWN = 100 / 12**0.5  # the spread, in %, of a rate that may be anything from 0 to 100
 
 Array = NDArray[np.float64]
 
@@ -33,11 +34,7 @@ class Controlled:
 
     rate: float | None
     used: str  # what it was made with, in a sentence
-    # The library's: how predictions vary over instructions. How uncertain the regression is, is not in it. None without
-    # difficulties, where all predictions are one.
-    standard_error: float | None = None
-    sampling_error: float | None = None  # of `linearised`, so with that uncertainty
-    predictions: Mapping[str, float] = field(default_factory=dict)  # the library's `glm_preference`
+    sampling_error: float | None = None  # of `linearised`: the library's own leaves out what the regression may miss by
     # Values with the rate as their mean, which vary as the rate would over other instructions: two models are compared
     # on these, since predictions of a regression hardly vary. They may lie outside of 0 to 1.
     linearised: Mapping[str, float] = field(default_factory=dict)
@@ -70,7 +67,6 @@ def _as_long(rows: Sequence[Row], win_rate: float) -> Controlled:
         rate=win_rate,
         used="nothing to control: every answer is as long as the baseline's",
         sampling_error=_error(list(values.values())),
-        predictions={row["id"]: win_rate / 100 for row in rows},
         linearised=values,
     )
 
@@ -107,19 +103,23 @@ def _controlled(
     weights = {name: weights[name] for name in (LENGTH, DIFFICULTY, MODEL) if name in weights}
     rate = float(found["length_controlled_winrate"])
     values = _linearised(rows, weights, csv.read_csv(file)).tolist()
-    ids = [row["id"] for row in rows]
+    spread = _error(values)
+    if not any(weights.values()):
+        why = "the regression's penalty left no effect at all, and 50% is where it starts"
+        return Controlled(None, used, notes=[f"no length-controlled win rate: {why}"])
+    if not spread < NOTHING_KNOWN:
+        why = f"the regression finds {rate:.1f}%, and could as well have found anything"
+        return Controlled(None, used, notes=[f"no length-controlled win rate: {why}"])
     return Controlled(
         rate=rate,
         used=used,
-        standard_error=float(found["lc_standard_error"]) if regression == FULL else None,
-        sampling_error=_error(values),
-        predictions=dict(zip(ids, table["glm_preference"].tolist(), strict=True)),
-        linearised=dict(zip(ids, values, strict=True)),
-        notes=_notes(win_rate, rate, weights, {warning.category.__name__ for warning in caught}),
+        sampling_error=spread,
+        linearised=dict(zip([row["id"] for row in rows], values, strict=True)),
+        notes=_notes(win_rate, rate, {warning.category.__name__ for warning in caught}),
     )
 
 
-def _notes(win_rate: float, rate: float, weights: Mapping[str, float], warned: set[str]) -> list[str]:
+def _notes(win_rate: float, rate: float, warned: set[str]) -> list[str]:
     """What a reader must know of a rate."""
     notes = []
     if library().get_is_extreme_changes(win_rate, rate):
@@ -127,8 +127,6 @@ def _notes(win_rate: float, rate: float, weights: Mapping[str, float], warned: s
             f"the length-controlled win rate ({rate:.1f}%) is far from the plain one ({win_rate:.1f}%): "
             "to the library a sign that its regression may have failed"
         )
-    if not any(weights.values()):
-        notes.append("the length control's penalty left no effect at all: 50% is where it starts, and not a finding")
     if "ConvergenceWarning" in warned:
         notes.append("the regression of the length control did not converge")
     return notes

@@ -12,9 +12,11 @@ from montessori.errors import StageError
 from montessori.evaluation.card import Measure, Score
 from montessori.evaluation.metrics import ratio
 
+TURNS = ("first turn", "second turn")
+
 
 def score(grades: Sequence[Row]) -> Score:
-    """The score, with a question's mean grade as its item and the categories as groups. n counts questions.
+    """The score, with a question's mean grade as its item, and the categories and turns by themselves. n: questions.
 
     Grades that could not be read count nowhere. Raises StageError when there is none that could.
     """
@@ -26,15 +28,13 @@ def score(grades: Sequence[Row]) -> Score:
         measure=_measure(readable),
         items={id: sum(given) / len(given) for id, given in _by_question(readable).items()},
         groups={name: _measure(row for row in readable if row["category"] == name) for name in categories},
+        turns={name: _measure(given) for turn, name in enumerate(TURNS) if (given := _of_turn(readable, turn))},
         unreadable=len(grades) - len(readable),
     )
 
 
-def by_turn(grades: Iterable[Row]) -> dict[int, Measure]:
-    """The mean grade of the answers to each turn, the first being 0; turns without a readable grade are left out."""
-    readable = [row for row in grades if row["grade"] is not None]
-    turns = sorted({row["turn"] for row in readable})
-    return {turn: _measure(row for row in readable if row["turn"] == turn) for turn in turns}
+def _of_turn(readable: Iterable[Row], turn: int) -> list[Row]:
+    return [row for row in readable if row["turn"] == turn]
 
 
 def _measure(readable: Iterable[Row]) -> Measure:

@@ -54,7 +54,7 @@ def _overlap(name: str, items: Sequence[Item], instructions: set[str], shared: s
     ngram = [found for item in items if (found := next((g for t in item for g in grams(t, n) if g in shared), None))]
     # What is shared, not the whole item: some benchmarks ask not to be printed where crawlers read.
     examples = dict.fromkeys(" ".join(islice(_words(text), n)) for text in exact) | dict.fromkeys(ngram)
-    return Overlap(name, len(items), len(exact), len(ngram), list(examples)[:EXAMPLES])
+    return Overlap(name, len(items), len(exact), len(ngram), list(examples)[:EXAMPLES], words=n)
 
 
 def _words(text: str) -> list[str]:

@@ -33,6 +33,11 @@ class Subject:
 REFERENCE = "reference"  # as a baseline: the answers that come with AlpacaEval
 
 
+def compared_with(labels: Sequence[str]) -> str:
+    """Which model the others are compared with, where nobody says: a run's Self-Instruct student, else the first."""
+    return "Self-Instruct" if "Self-Instruct" in labels else labels[0]
+
+
 def find(given: Sequence[str], store: Store) -> list[Subject]:
     """The models that `given` stands for, in order. Raises InputError that names the one that is none."""
     found = [(text, subject) for text in given for subject in _named(text, store)]

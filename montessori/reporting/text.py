@@ -1,6 +1,7 @@
 """How numbers and names are written in tables, figures and the page."""
 
 import math
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -78,6 +79,11 @@ def label(text: str | None, limit: int = 30) -> str:
         return "unrecognised"
     line = "".join(c for c in " ".join(text.split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def count(number: int, noun: str) -> str:

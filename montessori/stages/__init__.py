@@ -47,9 +47,10 @@ STAGES = {
     "mistakes": Stage("mistakes"),
     "union": Stage("union", light=True),
     "student": Stage("student"),
-    "evaluation": Stage("evaluation", version=3),
+    "evaluation": Stage("evaluation", version=4),
     "report": Stage("report", version=2, light=True, torch=True),
     "refresh": Stage("refresh", light=True, torch=True),
+    "study": Stage("study", light=True, torch=True),
     "benchmark": Stage("benchmark"),
     "questions": Stage("questions", light=True),
     "answers": Stage("answers", journaled=True),
@@ -57,7 +58,7 @@ STAGES = {
     "grades": Stage("grades", journaled=True),
     "people": Stage("people", light=True),
     "overlap": Stage("overlap", light=True),
-    "scorecard": Stage("scorecard", light=True, torch=True),
+    "scorecard": Stage("scorecard", version=2, light=True, torch=True),
 }
 
 

@@ -24,7 +24,7 @@ class Settings(Writing):
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """One answer to each turn of each question of this shard; an empty one stays, and is counted."""
     index, count = job.request.shard
-    model = asker(job, settings)
+    model = asker(job, settings, block="")
     rows = job.rows("questions", "questions.parquet")[index::count]
     samplings = [_sampling(settings, row["category"]) for row in rows]
     chats: list[list[Message]] = [[] for _ in rows]

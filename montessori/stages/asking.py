@@ -32,8 +32,11 @@ class Judging(Writing):
     max_unreadable: int = 20  # of a stage, and half of its verdicts, before it gives up
 
 
-def asker(job: Job, settings: Writing, role: str = "teacher") -> Asker:
-    """The engine of `job`, loaded when first needed; `role` is the input that names its model."""
+def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "generation.") -> Asker:
+    """The engine of `job`, loaded when first needed; `role` is the input that names its model.
+
+    `block` is where a user's settings have the engine's, for the errors: "" for those of a suite's own models.
+    """
     assert job.journal, "the stage is registered as journaled"
     price = None
     if settings.engine == "openai":
@@ -41,9 +44,9 @@ def asker(job: Job, settings: Writing, role: str = "teacher") -> Asker:
         price = spending.price_of(endpoint)
     budget = job.request.means.get("budget")
     if not budget:
-        return Asker(lambda: _engine(job, settings, role), job.journal, price)
+        return Asker(lambda: _engine(job, settings, role, block), job.journal, price)
     others = spending.others(job.store, budget, job.request.address)
-    return Asker(lambda: _engine(job, settings, role), job.journal, price, budget["limits"], others)
+    return Asker(lambda: _engine(job, settings, role, block), job.journal, price, budget["limits"], others)
 
 
 def provenance(job: Job, settings: Writing, sampling: config.Sampling) -> dict[str, str]:
@@ -62,12 +65,11 @@ def chat_template(job: Job, settings: Writing, role: str = "teacher") -> str:
     return PLAIN_TEMPLATE if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
 
 
-def _engine(job: Job, settings: Writing, role: str) -> Engine:
+def _engine(job: Job, settings: Writing, role: str, block: str) -> Engine:
     if settings.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 
-        field = "generation.openai" if role == "teacher" else f"{role}.openai"
-        return OpenAIEngine(config.OpenAI.model_validate(job.request.means["openai"]), field)
+        return OpenAIEngine(config.OpenAI.model_validate(job.request.means["openai"]), f"{block}openai")
     from montessori.models import load_model, load_tokenizer
 
     source = job.model(role)
@@ -76,7 +78,7 @@ def _engine(job: Job, settings: Writing, role: str) -> Engine:
         from montessori.synthesis.engines.vllm import VllmEngine
 
         share = job.request.means["vllm"]["gpu_memory_utilization"]
-        return VllmEngine(source, tokenizer, settings.dtype, settings.trust_remote_code, settings.context, share)
+        return VllmEngine(source, tokenizer, settings.dtype, settings.trust_remote_code, settings.context, share, block)
     from montessori.synthesis.engines.transformers import TransformersEngine
 
     model = load_model(source, settings.dtype, settings.trust_remote_code)

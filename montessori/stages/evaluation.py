@@ -29,10 +29,10 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """`metrics.json`: a mean, its standard error and n for each number. `losses.parquet`: each example by itself.
+    """`metrics.json`: a mean, its standard error and n for each number. The others have each example by itself.
 
-    Its columns are `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those that
-    end the turn; the bytes are of the answer's text alone.
+    `losses.parquet`: `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those
+    that end the turn; the bytes are of the answer's text alone. `accuracy.parquet`: `id, accuracy`.
     """
     source = job.model("student")
     tokenizer = models.load_tokenizer(source, settings.trust_remote_code)
@@ -60,10 +60,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     rows = job.rows(held_out, "rows.parquet")
     if settings.evaluation.accuracy == "exact_match":
         engine = TransformersEngine(model, tokenizer, settings.evaluation.batch_size)
-        right = exact_match(engine, rows, settings.evaluation.max_tokens)
+        right, measured = exact_match(engine, rows, settings.evaluation.max_tokens), [row["id"] for row in rows]
     else:
-        right = next_token_accuracy(model, encode_pairs(tokenizer, rows, settings.max_length).examples)
+        examples = encode_pairs(tokenizer, rows, settings.max_length).examples
+        right, measured = next_token_accuracy(model, examples), [example.id for example in examples]
     metrics["accuracy"] = measure(right)
+    table = [{"id": id, "accuracy": share} for id, share in zip(measured, right, strict=True)]
+    write_rows(job.out / "accuracy.parquet", table)
     write_rows(job.out / "losses.parquet", each)
     (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return {**metrics, "encoded": counts}

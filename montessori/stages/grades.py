@@ -33,7 +33,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if unknown is not None:
         raise InputError(f"answers: {unknown} is none of the questions; give those that were asked")
     turns = [(row, turn) for row in rows for turn in range(len(row["turns"]))]
-    judge = asker(job, settings, "judge")
+    judge = asker(job, settings, "judge", "judge.")
     verdicts = judging.judge(
         judge,
         [

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from montessori import config_file
+from montessori.artifacts import identity
 from montessori.config import Frozen
 from montessori.data import Row, read_rows
-from montessori.evaluation import agreement, alpaca, duels, harness, mt_bench
-from montessori.evaluation.card import Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
+from montessori.evaluation import agreement, alpaca, duels, examples, harness, mt_bench
+from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
 from montessori.evaluation.metrics import linearised, measure
+from montessori.evaluation.subjects import compared_with
 from montessori.evaluation.suite import Suite
 from montessori.reporting.scorecard import page
+from montessori.reporting.text import count, listed
 from montessori.stages import Job, location
 from montessori.stages.asking import PLAIN_TEMPLATE
 
@@ -30,11 +33,27 @@ NAMES = {
     "hellaswag": "HellaSwag",
 }
 LOSSES = (
-    Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
-    Column("Bits per byte", "reference_bits_per_byte", "bits/byte", lower_is_better=True),
+    Column(
+        "Reference loss",
+        "reference_loss",
+        "nats/token",
+        lower_is_better=True,
+        protocol="mean over examples of the loss on the answer's tokens",
+    ),
+    Column(
+        "Bits per byte",
+        "reference_bits_per_byte",
+        "bits/byte",
+        lower_is_better=True,
+        protocol="bits of all answers over their bytes, the same examples",
+    ),
 )
 HALF = 0.5
-EXAMPLES = 3  # of the clearest wins, and as many of the clearest losses
+KINDS = {"evaluation": 0, "benchmark": 0, "answers": 0, "verdicts": 1, "grades": 1}  # of SPENT, by stage
+COMPARED = {"alpaca_eval": "AlpacaEval", "duel": "head to head", "verdicts": "what people judged"}  # by input
+WIN_RATES = ("alpaca_eval_lc", "alpaca_eval", "alpaca_eval_others")
+UNREAD = "none of the judge's verdicts could be read"
+NO_REFERENCE = "no reference set was named for it (--reference DATA); a run's students bring that of their run"
 
 
 class Settings(Frozen):
@@ -54,7 +73,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "models": len(card.models),
         "columns": [column.key for column in card.columns],
         "warnings": list(card.warnings),
-        "usage": dict(card.usage),
     }
 
 
@@ -65,22 +83,23 @@ def gather(job: Job, settings: Settings) -> Card:
     found.judged()
     found.benchmarks()
     found.losses()
+    found.told()
     manifests = job.manifests("stages")
-    found.warnings += _told(manifests)
     return Card(
         name=suite.name,
         id=job.request.address.partition("/")[2],
         models=settings.models,
         columns=found.columns,
         scores=found.scores,
-        baseline=settings.baseline if settings.baseline in settings.models else None,
+        missing=found.missing,
+        baseline=_baseline(settings),
         duels=list(_duels(job, settings)),
         examples=found.examples,
         overlaps=list(_overlaps(job)),
         ability=_ability(job, suite),
         judge=_judge(suite),
         published=suite.published,
-        warnings=found.warnings,
+        warnings=found.warnings(),
         seed=suite.seed,
         settings_yaml=config_file.dump(settings.suite),
         command=str(job.request.means.get("command", "")),
@@ -96,8 +115,9 @@ class _Gathered:
         self._job, self._settings, self._suite = job, settings, suite
         self.columns: list[Column] = []
         self.scores: dict[tuple[str, str], Score] = {}
+        self.missing: dict[tuple[str, str], str] = {}
         self.examples: list[Example] = []
-        self.warnings: list[str] = []
+        self._warned: dict[tuple[str, str], list[str]] = {}  # which models, by what it is about and the sentence
         self.versions: dict[str, str] = {}
 
     def judged(self) -> None:
@@ -109,31 +129,54 @@ class _Gathered:
             unreadable = sum(row["grade"] is None for row in rows)
             if unreadable < len(rows):
                 self.scores[model, "mt_bench"] = mt_bench.score(rows)
-            self._warn_of_unreadable(f"MT-Bench, {model}", unreadable, len(rows))
+                self.examples += examples.graded(model, rows)
+            else:
+                self.missing[model, "mt_bench"] = UNREAD
+            self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
 
     def benchmarks(self) -> None:
         """Those of the harness."""
         for name, asked in self._suite.benchmarks.items():
             protocol = f"{asked.shots}-shot, {asked.metric}"
             protocol += f", the first {asked.limit} of each task" if asked.limit else ""
-            noted = []
             if any(True for _ in self._rows(name, "items.parquet")):
                 self._column(Column(NAMES.get(name, name), name, "%", scale=100, protocol=protocol))
             for model, rows in self._rows(name, "items.parquet"):
                 notes = self._notes(model, name, len(rows))
-                noted += [f"{model}, {note}" for note in notes]
+                for note in notes:
+                    self._warn(note, NAMES.get(name, name), model)
                 if not rows:
+                    self.missing[model, name] = "; ".join(notes)
                     continue
                 mean, error, n, groups = harness.score(rows, asked.metric)
                 values = {row["id"]: float(json.loads(row["values"])[asked.metric]) for row in rows}
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
-            if noted:
-                self.warnings.append(f"{NAMES.get(name, name)}: {'; '.join(noted)}")
+
+    def told(self) -> None:
+        """What the stages have counted that a reader must know of."""
+        addresses = [identity(address) for address in self._job.request.inputs.get("models", [])]
+        for manifest in self._job.manifests("stages"):
+            asked = manifest["request"]
+            if asked["stage"] == "answers" and manifest["summary"]["chat_template"] == PLAIN_TEMPLATE:
+                whose = identity(asked["inputs"]["teacher"][0])
+                models = [m for m, address in zip(self._settings.models, addresses, strict=True) if address == whose]
+                self._warn("no chat template of its own, so Montessori's plain one was used", "", *models)
+        for name in self._job.request.inputs:
+            *numbers, kind = name.split(":")
+            if kind in COMPARED and self._job.has(name):
+                models = [self._settings.models[int(number)] for number in numbers if number.isdigit()]
+                self._told_of_verdicts(COMPARED[kind], models, [m["summary"] for m in self._job.manifests(name)])
+
+    def warnings(self) -> list[str]:
+        """What was warned of, each sentence once, behind the models that it is about."""
+        about = {key: ", ".join(filter(None, (key[0], listed(models)))) for key, models in self._warned.items()}
+        return [f"{about[key]}: {key[1]}" if about[key] else key[1] for key in self._warned]
 
     def losses(self) -> None:
         """On the reference set, in nats a token and in bits a byte."""
         for number, model in enumerate(self._settings.models):
             if not self._job.has(f"{number}:losses"):
+                self.missing |= {(model, column.key): NO_REFERENCE for column in LOSSES}
                 continue
             folder = self._job.folder(f"{number}:losses")
             metrics = json.loads((folder / "metrics.json").read_text())
@@ -149,8 +192,9 @@ class _Gathered:
         assert asked, "it was measured"
         judge = _judge(self._suite) or ""
         unreadable = sum(row["preference"] is None for row in rows)
-        self._warn_of_unreadable(f"AlpacaEval, {model}", unreadable, len(rows))
+        self._warn_of_unreadable("AlpacaEval", model, unreadable, len(rows))
         if unreadable == len(rows):
+            self.missing |= dict.fromkeys([(model, key) for key in WIN_RATES], UNREAD)
             return
         rates = alpaca.win_rates(rows, model, baseline, judge, self._difficulties())
         drawn = f"which answer is A drawn by seed {self._suite.seed}"
@@ -167,16 +211,22 @@ class _Gathered:
         ]
         plain = Measure(rates.win_rate / 100, rates.standard_error / 100, rates.n)
         self._column(columns[0])
-        if rates.length_controlled is not None:
+        if rates.length_controlled is None:
+            self.missing[model, "alpaca_eval_lc"] = "; ".join(rates.notes)
+        else:
             controlled = Measure(rates.length_controlled / 100, (rates.lc_sampling_error or 0.0) / 100, rates.n)
-            self.scores[model, "alpaca_eval_lc"] = Score(controlled, rates.linearised, notes=rates.notes)
+            self.scores[model, "alpaca_eval_lc"] = Score(
+                controlled, rates.linearised, unreadable=rates.unreadable, notes=rates.notes
+            )
+            for note in rates.notes:
+                self._warn(note, "AlpacaEval", model)
         self._column(columns[1])
-        self.scores[model, "alpaca_eval"] = Score(plain, rates.items, unreadable=rates.unreadable, notes=rates.notes)
-        self.warnings += [f"AlpacaEval, {model}: {note}" for note in rates.notes]
+        self.scores[model, "alpaca_eval"] = Score(plain, rates.items, unreadable=rates.unreadable)
         others = [row for row in rows if row["index"] >= asked.selected_on and row["preference"] is not None]
         if 0 < len(others) < rates.n:
-            name = f"AlpacaEval WR, from no. {asked.selected_on + 1} on"
-            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=drawn, baseline=baseline))
+            first = asked.selected_on + 1
+            name, protocol = f"AlpacaEval WR {first}+", f"from instruction no. {first} on; {drawn}"
+            self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=protocol, baseline=baseline))
             items = {row["id"]: row["preference"] for row in others}
             apart = measure(list(items.values()))
             self.scores[model, "alpaca_eval_others"] = Score(
@@ -184,10 +234,9 @@ class _Gathered:
             )
             self._warn(
                 f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
-                "teacher that was selected on them is measured on the others alone in the column from no. "
-                f"{asked.selected_on + 1} on"
+                f"teacher that was selected on them is measured on the others alone in the column {name}"
             )
-        self.examples += _examples(model, baseline, rows)
+        self.examples += examples.compared(model, baseline, rows)
 
     def _rows(self, name: str, file: str) -> Iterator[tuple[str, list[Row]]]:
         for number, model in enumerate(self._settings.models):
@@ -209,17 +258,29 @@ class _Gathered:
         notes = [f"{cut} of {n} prompts were cut to the model's context"] if cut else []
         return notes + ([f"{long} of {n + long} items are longer than its context and left out"] if long else [])
 
+    def _told_of_verdicts(self, what: str, models: list[str], summaries: list[dict[str, Any]]) -> None:
+        if alone := sum(one["unmatched"] for one in summaries):
+            self._warn(f"{count(alone, 'instruction')} answered on one side alone, and left out", what, *models)
+        shares = [one["letters"] for one in summaries if one["letters"] is not None]
+        if shares and min(shares) < HALF:
+            self._warn(
+                f"the judge's reply begins with A or B with a probability of {min(shares):.0%} on average: its "
+                "verdicts are hardly more than guesses",
+                what,
+                *models,
+            )
+
     def _column(self, column: Column) -> None:
         if all(one.key != column.key for one in self.columns):
             self.columns.append(column)
 
-    def _warn_of_unreadable(self, what: str, unreadable: int, asked: int) -> None:
+    def _warn_of_unreadable(self, what: str, model: str, unreadable: int, asked: int) -> None:
         if unreadable:
-            self._warn(f"{what}: {unreadable} of {asked} verdicts could not be read, and are left out")
+            self._warn(f"{unreadable} of {asked} verdicts could not be read, and are left out", what, model)
 
-    def _warn(self, sentence: str) -> None:
-        if sentence not in self.warnings:
-            self.warnings.append(sentence)
+    def _warn(self, sentence: str, what: str = "", *models: str) -> None:
+        whom = self._warned.setdefault((what, sentence), [])
+        whom += [model for model in models if model not in whom]
 
 
 def _losses(rows: list[Row], key: str) -> list[float]:
@@ -227,17 +288,6 @@ def _losses(rows: list[Row], key: str) -> list[float]:
     if key == "reference_loss":
         return [row["loss"] for row in rows]
     return linearised([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
-
-
-def _examples(model: str, baseline: str, rows: list[Row]) -> list[Example]:
-    readable = sorted(
-        (row for row in rows if row["preference"] is not None), key=lambda row: (row["preference"], row["id"])
-    )
-    clear = readable if len(readable) <= 2 * EXAMPLES else [*readable[:EXAMPLES], *readable[-EXAMPLES:]]
-    return [
-        Example("alpaca_eval", r["question"], model, r["right"], baseline, r["left"], r["preference"], r["said"])
-        for r in reversed(clear)
-    ]
 
 
 def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
@@ -266,31 +316,11 @@ def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
     return agreement.ability(_judge(suite) or "", pairs, verdicts)
 
 
-def _told(manifests: list[dict[str, Any]]) -> list[str]:
-    """What the stages have counted that a reader must know of."""
-    told = []
-    for label, summaries in _by_label(manifests, "answers").items():
-        if summaries[0]["chat_template"] == PLAIN_TEMPLATE:
-            told.append(f"{label}: the model has no chat template, so Montessori's plain one was used")
-    for label, summaries in _by_label(manifests, "verdicts").items():
-        if alone := sum(one["unmatched"] for one in summaries):
-            told.append(f"{label}: {alone} instructions are answered on one side alone, and left out")
-        shares = [one["letters"] for one in summaries if one["letters"] is not None]
-        if shares and min(shares) < HALF:
-            told.append(
-                f"{label}: the judge's reply begins with A or B with a probability of {min(shares):.0%} on average: "
-                "its verdicts are hardly more than guesses"
-            )
-    return told
-
-
-def _by_label(manifests: list[dict[str, Any]], stage: str) -> dict[str, list[dict[str, Any]]]:
-    """The summaries of a stage's shards, by the label that they share."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for manifest in manifests:
-        if manifest["request"]["stage"] == stage:
-            found.setdefault(manifest["request"]["label"], []).append(manifest["summary"])
-    return found
+def _baseline(settings: Settings) -> str | None:
+    """Whom the models are compared with: one of them, also where win rates are against answers of others."""
+    if len(settings.models) < 2 or settings.baseline in settings.models:
+        return settings.baseline if settings.baseline in settings.models else None
+    return compared_with(settings.models)
 
 
 def _judge(suite: Suite) -> str | None:
@@ -299,11 +329,13 @@ def _judge(suite: Suite) -> str | None:
     return suite.judge.openai.model if suite.judge.engine == "openai" else suite.judge.source
 
 
-def _usage(manifests: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the judge: prompts, tokens, dollars, seconds."""
-    whole: dict[str, float] = {}
+def _usage(manifests: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
+    whole: dict[str, dict[str, float]] = {}
     for manifest in manifests:
-        if manifest["request"]["stage"] in ("verdicts", "grades"):
-            for name, value in manifest["summary"].get("usage", {}).items():
-                whole[name] = round(whole.get(name, 0) + value, 6)
-    return whole
+        used = dict(manifest["summary"].get("usage", {}))
+        used["seconds"] = max(manifest["seconds"], used.get("seconds", 0))  # or of all attempts
+        kind = whole.setdefault(SPENT[KINDS.get(manifest["request"]["stage"], -1)], {})
+        for name, value in used.items():
+            kind[name] = round(kind.get(name, 0) + value, 6)
+    return {kind: whole[kind] for kind in SPENT if kind in whole}

@@ -47,7 +47,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         for pair in pairs[index::count]
         for swapped in ((False, True) if settings.both_orders else (_drawn(job.seed, pair.id),))
     ]
-    judge = asker(job, settings, "judge")
+    judge = asker(job, settings, "judge", "judge.")
     verdicts = judging.judge(
         judge,
         [_question(pair, swapped) for pair, swapped in asked],

@@ -1,17 +1,28 @@
-"""The student after the warm-up set: `model/` (adapters kept apart), AdamW's state beside it, and `log.json`."""
+"""A student with its optimiser: `model/` (adapters kept apart), AdamW's state beside it, and `log.json`.
 
-from typing import Any
+After the warm-up set; or, for a look at a student on its way, after a part of the training of the stage `student`.
+"""
+
+from typing import Any, Literal
 
 from montessori import models
-from montessori.stages import Job
-from montessori.stages.learning import Settings, learn
+from montessori.stages import Job, learning
+from montessori.stages.learning import learn
 
-__all__ = ["Settings", "run"]
+
+class Settings(learning.Settings):
+    """How the student is loaded and trained, and on what."""
+
+    file: Literal["warm-up.parquet", "pairs.parquet"] = "warm-up.parquet"  # of the input `split`, or `pairs`
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Fine-tune on the warm-up set; keep the weights, both moments, the step count and the learning rate."""
-    model, tokenizer, result, summary = learn(job, settings, job.rows("split", "warm-up.parquet"))
+    """Fine-tune; keep the weights, both moments, the step count and the learning rate."""
+    if settings.file == "pairs.parquet":
+        rows = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])  # as `student` has them
+    else:
+        rows = job.rows("split", "warm-up.parquet")
+    model, tokenizer, result, summary = learn(job, settings, rows)
     if job.writes:
         models.save_unmerged(model, tokenizer, job.out / "model")
         result.optimizer.save(job.out)

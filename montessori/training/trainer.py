@@ -65,6 +65,8 @@ def train(
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
     sampler = ByLength(lengths, settings.batch_size, seed)
     on_gpu = torch.cuda.is_available()
+    if settings.stop < 1:
+        config = config | {"max_steps": math.ceil(settings.stop * steps)}
     # What TRL would prepare is prepared: the rows are montessori.chat's tokens, in the sampler's order.
     ours: dict[str, Any] = {
         "_prepare_dataset": lambda _, dataset, *__: dataset,

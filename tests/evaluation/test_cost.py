@@ -28,6 +28,7 @@ def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path)
     models = [Subject(name, f"hub:user/{name}") for name in ("a", "b", "c")]
     requests = evaluating.plan(suite, models, "a", FOUND).requests
     counts = {"people": 7}
+    requests = [request.model_copy(update={"label": "another name"}) for request in requests]  # for people alone
     found = cost.expected(suite, requests, Folder(tmp_path), counts)
     against, duels, people, grades = 2 * 805, 3 * 805 * 2, 7 * 2, 3 * 10 * 2
     assert abs(found.verdicts - (against + duels + people + grades)) <= 6  # of three shards each a third, rounded

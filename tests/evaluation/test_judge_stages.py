@@ -552,6 +552,16 @@ def test_answers_to_other_questions_are_wrong_input(bench: Bench) -> None:
             bench.verdicts(endpoint, answers, baseline=questions)
 
 
+def test_an_error_names_the_setting_of_whoever_writes(bench: Bench) -> None:
+    questions = bench.questions("alpaca_eval", instructions(2))
+    with Endpoint() as endpoint:
+        answers = bench.answers(questions, endpoint)
+    with pytest.raises(InputError, match=r"^openai\.base_url = .*: cannot be reached"):  # a model under test
+        bench.answers(bench.questions("alpaca_eval", instructions(3)), endpoint)
+    with pytest.raises(InputError, match=r"^judge\.openai\.base_url = .*: cannot be reached"):
+        bench.verdicts(endpoint, answers, left=answers)
+
+
 def test_the_texts_an_endpoint_gives_are_the_answers(bench: Bench) -> None:
     questions = bench.questions("alpaca_eval", instructions(3))
     with Endpoint() as endpoint:

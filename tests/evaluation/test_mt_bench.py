@@ -6,7 +6,7 @@ import pytest
 
 from montessori.errors import StageError
 from montessori.evaluation.card import Measure
-from montessori.evaluation.mt_bench import by_turn, score
+from montessori.evaluation.mt_bench import score
 
 
 def graded(**questions):
@@ -42,10 +42,11 @@ def test_categories_and_turns_have_their_own_means():
         "math": Measure(4, pytest.approx(math.sqrt(2 * 2 * 2**2) / 3), 2),
         "writing": Measure(8, 0, 1),
     }
-    assert by_turn(GRADES) == {
-        0: Measure(pytest.approx(17 / 3), pytest.approx(math.sqrt(37 / 9)), 3),
-        1: Measure(5.5, pytest.approx(1.5), 2),
+    assert score(GRADES).turns == {
+        "first turn": Measure(pytest.approx(17 / 3), pytest.approx(math.sqrt(37 / 9)), 3),
+        "second turn": Measure(5.5, pytest.approx(1.5), 2),
     }
+    assert list(score(graded(a=("x", 1), b=("x", 9))).turns) == ["first turn"]
 
 
 def test_questions_without_a_category_make_no_group():

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from montessori.evaluation.card import Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
+from montessori.evaluation.mt_bench import TURNS
 
 HOSTILE = "50%_of $x & {y} \\input~^#<b>'\"`|*[z]--</td><script>alert(1)</script>é中😀\ud800\u202e"
 MODELS = ("No fine-tuning", "Self-Instruct", "Montessori iteration 1", "Montessori iteration 2")
@@ -57,7 +58,8 @@ def realistic() -> Card:
         grades = {
             f"{i}/{turn}": min(10.0, max(1.0, round(draw.gauss(4 + place, 1.5)))) for i in range(80) for turn in (0, 1)
         }
-        scores[model, "mt_bench"] = score(grades, lambda i: CATEGORIES[i // 20], unreadable=place)
+        turns = {name: measure(list(grades.values())[turn::2]) for turn, name in enumerate(TURNS)}
+        scores[model, "mt_bench"] = score(grades, lambda i: CATEGORIES[i // 20], unreadable=place, turns=turns)
         losses = {str(i): 2.5 - 0.2 * place + draw.gauss(0, 0.3) for i in range(256)}
         scores[model, "reference_loss"] = score(losses)
         scores[model, "bits_per_byte"] = score({id: loss / 3 for id, loss in losses.items()})
@@ -76,8 +78,11 @@ def realistic() -> Card:
             Duel("No fine-tuning", "Self-Instruct", 20, 45, 740),
         ],
         examples=[
-            Example("alpaca_eval", "Why blue?", MODELS[3], "Light scatters. " * 40, MODELS[1], "It is.", 0.97, "1"),
-            Example("alpaca_eval", "Name a colour.", MODELS[3], "Perhaps.", MODELS[1], "Red.", 0.02, "Better: 2."),
+            Example(
+                "alpaca_eval", "Why blue?", MODELS[3], "Light scatters. " * 40, MODELS[1], "It is.", 0.97, "A",
+                MODELS[3],
+            ),
+            Example("alpaca_eval", "Name a colour.", MODELS[3], "Perhaps.", MODELS[1], "Red.", 0.02, "A", MODELS[1]),
             Example("mt_bench", "Write a haiku.", MODELS[2], "…", "", "", 2.0, "Rating: [[2]]"),
         ],
         overlaps=[
@@ -91,7 +96,14 @@ def realistic() -> Card:
         settings_yaml="name: paper\nseed: 0\n",
         command="montessori evaluate paper.yaml --model models/a --model models/b",
         versions={"montessori": "0.1.0", "lm_eval": "0.4.13"},
-        usage={"prompts": 6420, "tokens": 5_100_000, "usd": 12.5, "seconds": 4210.0},
+        usage={
+            "the models": {"seconds": 90_000.0},
+            "the judge": {
+                "prompts": 6420, "prompt_tokens": 5_000_000, "completion_tokens": 100_000,
+                "usd": 12.5, "seconds": 4210,
+            },
+        },
+        missing={("No fine-tuning", "gpqa"): "all items are longer than its context"},
     )  # fmt: skip
 
 
@@ -110,5 +122,6 @@ def hostile() -> Card:
         },
         HOSTILE, [Duel(HOSTILE, other, 1, 0, 0)], [Example(HOSTILE, *[HOSTILE * 10] * 5, 0.5, HOSTILE)],
         [Overlap(HOSTILE, 3, 1, 1, [HOSTILE], HOSTILE)], JudgeAbility(HOSTILE, Measure(0.5, 0.1, 3), None, 0, 0),
-        HOSTILE, [HOSTILE], "8B", 0, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: 1.0},
+        HOSTILE, [HOSTILE], "8B", 0, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: {HOSTILE: 1.0}},
+        {(other, "mt_bench"): HOSTILE},
     )  # fmt: skip

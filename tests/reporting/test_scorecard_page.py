@@ -118,12 +118,32 @@ def test_the_page_tells_how_it_was_measured_and_what_replays_it(text: str) -> No
 def test_examples_are_shown_with_what_the_judge_said(text: str) -> None:
     shown = text[text.index('id="examples-section"') : text.index('id="contamination-section"')]
     assert "Light scatters." in shown and "Rating: [[2]]" in shown and "0.97" in shown
-    assert shown.count("Other answer") == 1  # a grade has none
+    assert shown.count("The answer it is compared with") == 1  # a grade has none
+    assert "Judge's preference for the answer, 0 to 1" in shown and "Judge's grade, 1 to 10" in shown
+    assert f"A is {MODELS[3]}" in shown and f"A is {MODELS[1]}" in shown
+
+
+def test_the_time_is_that_of_all_stages_by_who_worked(text: str) -> None:
+    header = text[: text.index("</header>")]
+    assert "<dt>time of the models</dt><dd>25 h 0 min</dd>" in header
+    assert "<dt>time of the judge</dt><dd>1 h 10 min</dd>" in header
+    assert "<dt>judge's tokens</dt><dd>5.1 M</dd>" in header
 
 
 def test_long_tables_of_categories_are_folded(text: str) -> None:
     assert "<summary>MMLU by category: 57 rows</summary>" in text
     assert "<summary>MT-Bench by category" not in text
+
+
+def test_a_model_with_a_long_name_does_not_make_a_table_of_categories_wider_than_the_page(tmp_path: Path) -> None:
+    name = "organisation/Llama-3.2-1B-Instruct-montessori-iteration-"
+    names = [f"{name}{number}" for number in range(6)]
+    column = Column("MT-Bench", "mt_bench", "1–10")
+    grades = {"math": measure([3, 4]), "stem": measure([5])}
+    card = Card("c", "c", names, [column], {(n, "mt_bench"): Score(measure([3, 4, 5]), {}, grades) for n in names})
+    text = write(card, tmp_path).read_text(encoding="utf-8")
+    assert text.count('<th scope="col" class="long">organisation/') == len(names)
+    assert "5.00</td>" in text  # one question has no error
 
 
 def test_whatever_models_and_names_hold_is_shown_and_never_interpreted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from scorecard_card import HOSTILE, MODELS, SUBJECTS, hostile, measure, realisti
 from montessori.evaluation import published
 from montessori.evaluation.bootstrap import against_baseline
 from montessori.evaluation.card import Card, Column, JudgeAbility, Measure, Score
-from montessori.reporting.scorecard import markdown
+from montessori.reporting.scorecard import latex, markdown
 from montessori.reporting.scorecard.layout import Table, number, ordered, written
 from montessori.reporting.scorecard.metrics import metrics, numbers
 from montessori.reporting.scorecard.tables import (
@@ -52,7 +52,7 @@ def test_columns_stand_in_the_papers_order_then_losses_then_the_rest(table: Tabl
 
 
 def test_a_part_of_a_benchmark_stands_behind_the_whole(card: Card) -> None:
-    part = Column("AlpacaEval WR, from no. 257 on", "alpaca_eval_others", "%")
+    part = Column("AlpacaEval WR 257+", "alpaca_eval_others", "%")
     keys = [column.key for column in ordered(replace(card, columns=[part, *card.columns]))]
     assert keys[:4] == ["alpaca_eval_lc", "alpaca_eval", "alpaca_eval_others", "mt_bench"]
 
@@ -66,8 +66,16 @@ def test_a_cell_is_the_mean_with_its_standard_error_in_the_columns_unit(card: Ca
 
 def test_a_model_that_was_not_measured_has_a_dash_and_the_baseline_an_even_win_rate(table: Table) -> None:
     rows = {row[0].text: [cell.text for cell in row] for row in table.groups[0].rows}
-    assert rows["No fine-tuning"][5] == "–"
+    assert rows["No fine-tuning"][5] == "–¹"
+    assert table.caption.endswith(" ¹ All items are longer than its context.")
     assert rows["Self-Instruct"][1:3] == ["50", "50"]
+
+
+def test_a_reason_that_models_share_is_told_once(card: Card, leaders: Marks) -> None:
+    keys = [(model, key) for model in MODELS for key in ("gpqa", "mmlu")]
+    bare = replace(card, scores={}, missing={**dict.fromkeys(keys, "none was given"), keys[1]: "all are too long"})
+    caption = results(bare, leaders).caption
+    assert caption.endswith("¹ All are too long. ² None was given.")
 
 
 def test_only_leads_beyond_the_noise_are_marked(table: Table) -> None:
@@ -132,8 +140,13 @@ def test_comparisons_give_each_model_minus_the_baseline(card: Card) -> None:
 
 def test_each_column_with_groups_has_a_table_of_its_own(card: Card) -> None:
     bench, mmlu = categories(card)
-    assert bench.name == "categories-mt_bench" and [row[0].text for row in bench.rows][3] == "math"
-    assert [row[-1].text for row in bench.rows] == ["20"] * 8
+    assert bench.name == "categories-mt_bench" and [row[0].text for row in bench.groups[0].rows][3] == "math"
+    assert [row[-1].text for row in bench.groups[0].rows] == ["20"] * 8
+    assert bench.groups[1].title == "By turn"
+    assert [(row[0].text, row[-1].text) for row in bench.groups[1].rows] == [
+        ("first turn", "80"),
+        ("second turn", "80"),
+    ]
     assert [row[0].text for row in mmlu.rows] == list(SUBJECTS)
     assert [head.title for head in mmlu.header] == ["Category", *MODELS, "n"]
     own = card.scores[MODELS[0], "mmlu"].groups[SUBJECTS[0]]
@@ -148,6 +161,9 @@ def test_duels_and_overlaps_show_counts_and_shares(card: Card) -> None:
     ]  # fmt: skip
     assert [cell.text for cell in shared.rows[0]] == ["AlpacaEval", "805", "256 (31.8%)", "135 (16.8%)"]
     assert [group.title for group in shared.groups] == ["Training data: iteration 1"]
+    assert shared.header[-1].title == "13 words in a row"
+    shorter = overlaps(replace(card, overlaps=[replace(one, words=8) for one in card.overlaps]))
+    assert shorter and shorter.header[-1].title == "8 words in a row" and "13" not in shorter.caption
     again = overlaps(replace(card, overlaps=[*card.overlaps, replace(card.overlaps[0], data="iteration 2")]))
     assert again and [len(group.rows) for group in again.groups] == [2, 1]
     none = replace(card, duels=[], overlaps=[])
@@ -202,8 +218,8 @@ def test_markdown_shows_marks_and_disarms_what_names_hold(card: Card, table: Tab
 
 
 def test_the_csv_has_plain_numbers_a_line_a_model_and_column(card: Card) -> None:
-    rows = list(csv.DictReader(io.StringIO(numbers(card))))
-    assert len(rows) == len(card.scores)
+    rows = list(csv.DictReader(io.StringIO(numbers(replace(card, published=None)))))
+    assert len(rows) == len(card.scores) and {row["source"] for row in rows} == {"measured"}
     (row,) = [r for r in rows if (r["model"], r["column"]) == (MODELS[3], "alpaca_eval")]
     own = card.scores[MODELS[3], "alpaca_eval"]
     assert float(row["mean"]) == pytest.approx(100 * own.measure.mean) and row["unit"] == "%"
@@ -225,18 +241,41 @@ def test_metrics_hold_everything_in_the_columns_units(card: Card) -> None:
     assert gap["low"] < gap["difference"] < gap["high"] and 0 < gap["p_value"] < 0.05 and gap["unit"] == "%"
     assert told["duels"][0]["wins"] == 412 and told["overlaps"][1]["ngram"] == 10
     assert told["ability"]["accuracy"]["mean"] == 0.712 and told["warnings"] == card.warnings
-    assert told["versions"]["lm_eval"] == "0.4.13" and told["usage"]["usd"] == 12.5
+    assert told["versions"]["lm_eval"] == "0.4.13" and told["usage"]["the judge"]["usd"] == 12.5
+    assert told["models"][MODELS[0]]["mt_bench"]["turns"]["second turn"]["n"] == 80
+    why = "all items are longer than its context"
+    assert told["missing"] == [{"model": "No fine-tuning", "column": "gpqa", "why": why}]
+
+
+def test_what_the_paper_published_stands_apart_in_every_form(card: Card, leaders: Marks) -> None:
+    rows = [row for row in csv.DictReader(io.StringIO(numbers(card))) if row["source"] != "measured"]
+    (own,) = [r for r in rows if (r["model"], r["column"]) == ("Montessori-Instruct, iteration 2", "mmlu")]
+    assert (own["mean"], own["standard_error"], own["n"], own["unit"]) == ("63.44", "", "", "%")
+    assert own["source"].startswith("published: Montessori-Instruct, Table 1") and own["source"].endswith("8B students")
+    told = metrics(card)["published"]
+    assert told["students"] == "8B" and "2410.14208" in told["source"]
+    assert told["methods"]["Self-Instruct"]["alpaca_eval"] == {"mean": 50, "unit": "%"}
+    assert told["methods"].keys() == published.ROWS["8B"].keys()
+    assert metrics(card)["models"].keys() == set(MODELS)
+    assert metrics(replace(card, published=None))["published"] is None
+    tex = latex.document([results(card, leaders)])
+    assert "Published, 8B students" in tex and "63.44" in tex
 
 
 def test_metrics_say_null_where_a_number_is_unknown() -> None:
     broken = Card("c", "c", ["x"], [Column("A", "a", "%")], {("x", "a"): Score(Measure(float("nan"), 0, 0), {})})
     assert metrics(broken)["models"]["x"]["a"]["mean"] is None
+    one = Card("c", "c", ["x"], [Column("A", "a", "%")], {("x", "a"): score({"1": 1.0}, lambda _: "part")})
+    told = metrics(one)["models"]["x"]["a"]
+    assert told["standard_error"] is None and told["groups"]["part"]["standard_error"] is None
+    assert ",1.0,,1,%" in numbers(one)
 
 
 def test_columns_that_nobody_was_measured_in_stay_in_sight(card: Card, leaders: Marks) -> None:
     empty = replace(card, columns=[*card.columns, Column("Later", "later", "%")])
     table = results(empty, {**leaders, "later": {}})
-    assert table.header[-1].title.startswith("Later") and list(table.header[-1].about) == ["%", ""]
+    assert table.header[-1].title.startswith("Later") and list(table.header[-1].about) == ["%"]
+    assert "Later ↑ (%) |" in markdown.rows_of(table).replace("\u00a0", " ")
     assert {row[-1].text for row in table.rows} == {"–"}
     assert ordered(empty)[-1].key == "later"
 

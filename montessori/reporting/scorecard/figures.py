@@ -32,7 +32,17 @@ from montessori.reporting.figures.canvas import (
     panels,
     rows_of,
 )
-from montessori.reporting.scorecard.layout import MISSING, arrow, clean, digits_of, even, ordered, value_of, written
+from montessori.reporting.scorecard.layout import (
+    MISSING,
+    arrow,
+    clean,
+    digits_of,
+    error_of,
+    even,
+    ordered,
+    value_of,
+    written,
+)
 from montessori.reporting.text import label, percent
 
 ACROSS = 3  # panels
@@ -69,7 +79,7 @@ def values(card: Card) -> Drawing | None:
         "Results by model",
         clean(f"Dot plots. {'; '.join(texts)}."),
         "Bars: one standard error over items. Arrows point to the better side: ↓ lower, ↑ higher. Dashed: the baseline "
-        "that win rates are against. In grey: the baseline of the comparisons.",
+        "that win rates are against. In grey: the model that the others are compared with.",
         figure,
     )
 
@@ -113,7 +123,10 @@ def categories(card: Card) -> Drawing | None:
         f"{_short(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
         for model, groups in found.items()
     ]
-    caption = f"Mean grade ({column.unit}). The table has the errors, which are wide: a category has few questions."
+    centre = ", 0 in the centre" if len(names) > 2 else ""
+    caption = (
+        f"Mean grade ({column.unit}{centre}). The table has the errors, which are wide: a category has few questions."
+    )
     return Drawing("mt-bench", f"{clean(column.name)}: grades by category", "; ".join(texts) + ".", caption, figure)
 
 
@@ -128,10 +141,9 @@ def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
         if measure is None and model == column.baseline:
             text = even(column)
         elif measure:
-            error = column.scale * measure.standard_error if math.isfinite(measure.standard_error) else 0
             ax.errorbar(
-                column.scale * measure.mean, row, xerr=error, fmt="o", color=ink, markersize=5, elinewidth=1.5,
-                capsize=2.5,
+                column.scale * measure.mean, row, xerr=error_of(measure, column), fmt="o", color=ink, markersize=5,
+                elinewidth=1.5, capsize=2.5,
             )  # fmt: skip
         ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
         texts.append(f"{_short(model)} {text if text != MISSING else 'not measured'}")
@@ -180,8 +192,8 @@ def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column:
         handles.append(Line2D([], [], linewidth=1.6, markersize=5, **style))
     highest = max(m.mean * column.scale for groups in found.values() for m in groups.values())
     rings = range(1, max(3, math.ceil(highest)) + 1)  # from the lowest grade to the next whole one
-    ax.set_ylim(rings[0], rings[-1])
-    ax.set_yticks(rings[1:])
+    ax.set_ylim(0, rings[-1])  # so that lines of lowest grades do not meet in the centre
+    ax.set_yticks(rings)
     ax.set_xticks(angles, [label(name, 18) for name in names])
     ax.tick_params(axis="y", labelsize=7.5, labelcolor=MUTED)
     ax.set_rlabel_position(180 / len(names))
@@ -202,7 +214,7 @@ def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: 
         rows_of(ax, [_short(model) for model in found], show=position == 0)
         for row, groups in enumerate(found.values()):
             if name in groups:
-                mean, error = (column.scale * value for value in (groups[name].mean, groups[name].standard_error))
+                mean, error = column.scale * groups[name].mean, error_of(groups[name], column)
                 ax.barh(row, mean, height=0.6, color=ACCENT, xerr=error, ecolor=INK, capsize=2.5)
         ax.set_title(label(name))
         ax.set_xlabel(label(column.unit))

@@ -6,6 +6,7 @@ from montessori.reporting.text import count
 
 LONG = 12  # rows, beyond which a table is folded
 WIDE = 7  # columns, beyond which errors stand below their means
+WORD = 14  # characters, beyond which a word of such a table's header is broken
 MARKS = {"best": "<strong>{}</strong>", "second": "<u>{}</u>", None: "{}"}
 MORE = """
 .group th { color: var(--muted); font-style: italic; font-weight: 500; padding-top: 1rem; }
@@ -13,9 +14,10 @@ MORE = """
 .about { display: block; font-weight: 400; white-space: nowrap; }
 .error { color: var(--muted); font-size: .85em; font-weight: 400; white-space: nowrap; }
 .wide .error { display: block; }
-.wide { font-size: .84rem; }
-.wide thead th { font-size: .76rem; white-space: nowrap; }
-.wide tbody th { min-width: 10rem; }
+.wide { font-size: .8rem; }
+.wide thead th { font-size: .73rem; white-space: nowrap; }
+.wide thead th.long { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
+.wide tbody th { min-width: 8rem; }
 .wide td, .wide thead th:not(:first-child) { padding-left: .35rem; }
 td.words { text-align: left; white-space: normal; }
 .numbers thead th.words { text-align: left; }
@@ -63,4 +65,6 @@ def _cell(cell: Cell) -> str:
 def _head(head: Head, kind: str, wide: bool) -> str:
     title = escape(head.title).replace(" ", "<br>") if wide else escape(head.title)
     about = "".join(f'<span class="about">{escape(line)}</span>' for line in head.about)
+    if wide and not kind and max(map(len, head.title.split()), default=0) > WORD:
+        kind = ' class="long"'
     return f'<th scope="col"{kind}>{title}{about}</th>'

@@ -70,8 +70,8 @@ def value_of(card: Card, model: str, column: Column) -> Measure | None:
 
 def digits_of(column: Column, measures: Iterable[Measure | None]) -> int:
     """How many digits let the smallest standard error show two, at most four."""
-    errors = [column.scale * measure.standard_error for measure in measures if measure]
-    positive = [error for error in errors if math.isfinite(error) and error > 0]
+    errors = [error_of(measure, column) for measure in measures if measure]
+    positive = [error for error in errors if error]
     return min(max(1 - math.floor(math.log10(min(positive))), 1), 4) if positive else 2
 
 
@@ -80,9 +80,14 @@ def written(measure: Measure | None, column: Column, digits: int) -> str:
     if measure is None or not math.isfinite(measure.mean):
         return MISSING
     mean = number(column.scale * measure.mean, digits)
-    if measure.n < 2 or not math.isfinite(measure.standard_error):
-        return mean
-    return f"{mean} ± {number(column.scale * measure.standard_error, digits)}"
+    error = error_of(measure, column)
+    return mean if error is None else f"{mean} ± {number(error, digits)}"
+
+
+def error_of(measure: Measure, column: Column) -> float | None:
+    """The standard error in the column's unit; None where it is not known, as of one item."""
+    known = measure.n > 1 and math.isfinite(measure.standard_error)
+    return column.scale * measure.standard_error if known else None
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:

@@ -9,12 +9,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from montessori.evaluation import published
 from montessori.evaluation.bootstrap import Difference, against_baseline
 from montessori.evaluation.card import Card, Column, Measure, Score
-from montessori.reporting.scorecard.layout import ordered
+from montessori.reporting.scorecard.layout import error_of, ordered
 from montessori.reporting.scorecard.tables import Differences
 
-FIELDS = ("model", "column", "mean", "standard_error", "n", "unit", "protocol", "unreadable")
+FIELDS = ("model", "column", "mean", "standard_error", "n", "unit", "protocol", "unreadable", "source")
 
 
 def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any]:
@@ -24,10 +25,21 @@ def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any
     return {
         "evaluation": card.id,
         "name": card.name,
+        "columns": [
+            {"key": c.key, "name": c.name, "unit": c.unit, "lower_is_better": c.lower_is_better}
+            for c in columns.values()
+        ],
         "models": {
             model: {key: _score(score, c) for key, c in columns.items() if (score := card.scores.get((model, key)))}
             for model in card.models
         },
+        "missing": [
+            {"model": model, "column": key, "why": why}
+            for model in card.models
+            for key in columns
+            if (why := card.missing.get((model, key)))
+        ],
+        "published": _published(card),
         "baseline": card.baseline,
         "comparisons": [
             {"model": model, "column": key, **_difference(gap, columns[key])}
@@ -42,12 +54,12 @@ def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any
         "warnings": list(card.warnings),
         "seed": card.seed,
         "versions": dict(card.versions),
-        "usage": {name: _plain(value) for name, value in card.usage.items()},
+        "usage": {kind: {name: _plain(value) for name, value in used.items()} for kind, used in card.usage.items()},
     }
 
 
 def numbers(card: Card) -> str:
-    """A line a model and column, as CSV."""
+    """A line a model and column, as CSV; behind what was measured here what the paper published, with its source."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(FIELDS)
@@ -55,8 +67,25 @@ def numbers(card: Card) -> str:
         for column in ordered(card):
             if score := card.scores.get((model, column.key)):
                 told = _measure(score.measure, column).values()
-                lines.writerow([model, column.key, *told, column.unit, column.protocol, score.unreadable])
+                row = [model, column.key, *told, column.unit, column.protocol, score.unreadable, "measured"]
+                lines.writerow(row)
+    if theirs := _published(card):
+        source = f"published: {theirs['source']}, {theirs['students']} students"
+        for method, values in theirs["methods"].items():
+            for key, value in values.items():
+                lines.writerow([method, key, value["mean"], "", "", value["unit"], "", "", source])
     return out.getvalue()
+
+
+def _published(card: Card) -> dict[str, Any] | None:
+    """What the paper has in these columns, apart from what was measured here; None unless it was asked for."""
+    if card.published is None:
+        return None
+    methods: dict[str, dict[str, Any]] = {}
+    for column in ordered(card):
+        for method, text in published.values(card.published, column).items():
+            methods.setdefault(method, {})[column.key] = {"mean": float(text), "unit": column.unit}
+    return {"source": published.TITLE, "students": card.published, "methods": methods}
 
 
 def _score(score: Score, column: Column) -> dict[str, Any]:
@@ -66,14 +95,19 @@ def _score(score: Score, column: Column) -> dict[str, Any]:
         "protocol": column.protocol,
         "against": column.baseline,
         "groups": {name: _measure(measure, column) for name, measure in score.groups.items()},
+        "turns": {name: _measure(measure, column) for name, measure in score.turns.items()},
         "unreadable": score.unreadable,
         "notes": list(score.notes),
     }
 
 
 def _measure(measure: Measure, column: Column) -> dict[str, Any]:
-    mean, error = (_plain(column.scale * value) for value in (measure.mean, measure.standard_error))
-    return {"mean": mean, "standard_error": error, "n": measure.n}
+    error = error_of(measure, column)
+    return {
+        "mean": _plain(column.scale * measure.mean),
+        "standard_error": None if error is None else _plain(error),
+        "n": measure.n,
+    }
 
 
 def _difference(gap: Difference, column: Column) -> dict[str, Any]:

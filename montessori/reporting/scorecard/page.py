@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from montessori.evaluation.bootstrap import against_baseline
-from montessori.evaluation.card import Card, Example
+from montessori.evaluation.card import SPENT, Card, Example
 from montessori.reporting import html
 from montessori.reporting.figures import Picture
 from montessori.reporting.html import figure, model_text, raw_table, section
@@ -20,9 +20,14 @@ from montessori.reporting.scorecard.layout import Cell, Group, Head, Table, arro
 from montessori.reporting.scorecard.metrics import metrics, numbers
 from montessori.reporting.scorecard.tables import Marks, everything, judge_ability, marked
 from montessori.reporting.stylesheet import document
-from montessori.reporting.text import compact, duration
+from montessori.reporting.text import compact, duration, listed
 
-PREFERENCE = "Preference: the judge's for the first answer, from 0 to 1."
+PREFERENCE = (
+    "Each model's clearest wins, then its clearest losses. A preference of 1: the judge is sure that the answer is the "
+    "better one; of 0: that the other is."
+)
+PREFERRED, GRADED = "Judge's preference for the answer, 0 to 1", "Judge's grade, 1 to 10"
+GRADE = "Each model's highest grades, then its lowest. Grades are from 1 to 10; each turn has its own."
 
 
 def write(card: Card, folder: Path) -> Path:
@@ -59,7 +64,7 @@ def page(card: Card, tables: Sequence[Table], leaders: Marks, pictures: Sequence
         ("comparisons-section", "Comparisons", [tabled.get("comparisons", "")]),
         ("categories-section", "Categories", [drawn.get("mt-bench", ""), *parts]),
         ("duels-section", "Head to head", [drawn.get("duels", ""), tabled.get("duels", "")]),
-        ("examples-section", "Wins and losses", _examples(card)),
+        ("examples-section", "Examples", _examples(card)),
         ("contamination-section", "Contamination", [tabled.get("contamination", ""), _overlapping(card)]),
         ("judge-section", "Judge", _judge(card)),
         ("protocol-section", "Protocol", [table(_protocol(card), titled=False)] if card.columns else []),
@@ -87,24 +92,25 @@ def findings(card: Card, leaders: Marks) -> list[str]:
         best = next((model for model, mark in leaders[column.key].items() if mark == "best"), None)
         (ahead.setdefault(best, []) if best else level).append(column.name)
     sentences = [
-        f"{model} leads all others by more than the noise in {_list(names)}." for model, names in ahead.items()
+        f"{model} leads all others by more than the noise in {listed(names)}." for model, names in ahead.items()
     ]
     if level:
-        sentences.append(f"No model leads all others by more than the noise in {_list(level)}.")
+        sentences.append(f"No model leads all others by more than the noise in {listed(level)}.")
     return sentences
 
 
 def _header(card: Card, leaders: Marks) -> str:
     facts = {"models": f"{len(card.models)}", "measures": f"{len(card.columns)}"}
-    used = card.usage
-    if used.get("prompts"):
-        facts["prompts"] = f"{used['prompts']:,.0f}"
-    if used.get("tokens"):
-        facts["tokens"] = compact(used["tokens"])
-    if used.get("usd"):
-        facts["US dollars"] = f"{used['usd']:,.2f}"
-    if used.get("seconds"):
-        facts["computing time"] = duration(used["seconds"])
+    judge = card.usage.get("the judge", {})
+    if judge.get("prompts"):
+        facts["judge's prompts"] = f"{judge['prompts']:,.0f}"
+    if tokens := judge.get("prompt_tokens", 0) + judge.get("completion_tokens", 0):
+        facts["judge's tokens"] = compact(tokens)
+    if judge.get("usd"):
+        facts["US dollars"] = f"{judge['usd']:,.2f}"
+    for kind in SPENT[:2]:
+        if seconds := card.usage.get(kind, {}).get("seconds"):
+            facts[f"time of {kind}"] = duration(seconds)
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(card, leaders))
     return (
@@ -125,12 +131,12 @@ def _examples(card: Card) -> list[str]:
     for key in dict.fromkeys(example.column for example in card.examples):
         shown = [example for example in card.examples if example.column == key]
         paired = any(example.other for example in shown)
-        titles = ["Question", "Answer", *(["Other answer"] if paired else []), "Judge"]
-        head = f'<th scope="col" class="narrow">{"Preference" if paired else "Grade"}</th>'
+        titles = ["Question", "Answer", *(["The answer it is compared with"] if paired else []), "The judge's reply"]
+        head = f'<th scope="col" class="narrow">{PREFERRED if paired else GRADED}</th>'
         head += "".join(f'<th scope="col">{title}</th>' for title in titles)
         name = next((column.name for column in card.columns if key in (column.key, column.name)), key)
         rows = [_example(example, paired) for example in shown]
-        parts.append(f"<h3>{escape(name)}</h3>" + raw_table(head, rows, PREFERENCE if paired else "", "examples"))
+        parts.append(f"<h3>{escape(name)}</h3>" + raw_table(head, rows, PREFERENCE if paired else GRADE, "examples"))
     return parts
 
 
@@ -139,7 +145,8 @@ def _example(example: Example, paired: bool) -> str:
     texts = [
         model_text(example.question),
         *(f'<span class="muted small">{escape(model)}</span>{model_text(answer)}' for model, answer in answers),
-        model_text(example.said),
+        model_text(example.said)
+        + (f'<span class="muted small">A is {escape(example.first)}</span>' if example.first else ""),
     ]
     cells = "".join(f"<td>{text}</td>" for text in texts)
     return f'<tr><td><span class="influence">{example.value:.3g}</span></td>{cells}</tr>'
@@ -179,13 +186,13 @@ def _protocol(card: Card) -> Table:
             for note in score.notes:
                 by_note.setdefault(note, []).append(model)
         everyone = len(scores)
-        notes = [note if len(who) == everyone > 1 else f"{_list(who)}: {note}" for note, who in by_note.items()]
+        notes = [note if len(who) == everyone > 1 else f"{listed(who)}: {note}" for note, who in by_note.items()]
         against = f"against {column.baseline}" if column.baseline else ""
         texts = (
             f"{arrow(column)} ({column.unit})",
             "; ".join(part for part in (column.protocol, against) if part),
             span(score.measure.n for score in scores.values()),
-            f"{unread:,}",
+            f"{unread:,}" if unread else "",
             " ".join(notes),
         )
         rows.append([Cell(text) for text in texts])
@@ -203,7 +210,14 @@ def _replay(card: Card) -> list[str]:
         parts.append(f'<details class="fold"><summary>Settings</summary>{settings}</details>')
     tables: list[tuple[str, Mapping[str, str]]] = [
         ("Versions", card.versions),
-        ("Usage", {name: f"{value:,.10g}" for name, value in card.usage.items()}),
+        (
+            "Usage of all stages, whenever they were made",
+            {
+                f"{kind}: {name.replace('_', ' ')}": f"{value:,.10g}"
+                for kind, used in card.usage.items()
+                for name, value in used.items()
+            },
+        ),
     ]
     for title, told in tables:
         if told:
@@ -211,8 +225,3 @@ def _replay(card: Card) -> list[str]:
             shown = raw_table('<th scope="col">Name</th><th scope="col">Value</th>', rows, kind="artifacts")
             parts.append(f'<details class="fold"><summary>{title}</summary>{shown}</details>')
     return parts
-
-
-def _list(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -3,7 +3,7 @@
 In: a `Card`.  Out: `Table`s. What was not measured has no table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from montessori.evaluation import published
 from montessori.evaluation.bootstrap import Difference, Mark, marks
@@ -23,7 +23,7 @@ from montessori.reporting.scorecard.layout import (
     value_of,
     written,
 )
-from montessori.reporting.text import count, percent
+from montessori.reporting.text import count, percent, superscript
 
 NAMED = {"reference": "the answers that come with AlpacaEval (GPT-4-turbo's, in the published file)"}
 Differences = Mapping[tuple[str, str], Difference]  # by model and column key
@@ -38,6 +38,7 @@ def marked(card: Card) -> dict[str, dict[str, Mark]]:
 def results(card: Card, found: Marks) -> Table:
     """A row a model, the paper's columns first; below them the rows that the paper published, where asked for."""
     columns = ordered(card)
+    why = _footnotes(card, columns)
     values = {c.key: {model: value_of(card, model, c) for model in card.models} for c in columns}
     digits = {c.key: digits_of(c, values[c.key].values()) for c in columns}
 
@@ -45,7 +46,9 @@ def results(card: Card, found: Marks) -> Table:
         own = values[column.key][model]
         if own is None and model == column.baseline:
             return Cell(even(column), found[column.key].get(model))
-        return Cell(written(own, column, digits[column.key]), found[column.key].get(model))
+        text = written(own, column, digits[column.key])
+        reason = card.missing.get((model, column.key)) if text == MISSING else None
+        return Cell(text + superscript(why[reason]) if reason else text, found[column.key].get(model))
 
     groups = [Group([[Cell(model), *(cell(model, column) for column in columns)] for model in card.models])]
     theirs = {column.key: published.values(card.published, column) for column in columns}
@@ -64,11 +67,12 @@ def results(card: Card, found: Marks) -> Table:
         caption += ", which stands at an even preference." if baseline in card.models else "."
     if methods:
         caption += " Published: with other models, data and judges, and without errors; not compared."
+    caption += "".join(f" {superscript(place)} {reason[0].upper()}{reason[1:]}." for reason, place in why.items())
     return Table("results", "Results", [Head("Model"), *heads], groups, caption)
 
 
 def comparisons(card: Card, found: Differences) -> Table | None:
-    """Each model minus the baseline, column by column."""
+    """Each model minus the one that all are compared with, column by column."""
     groups = []
     for column in ordered(card):
         gaps = {model: gap for model in card.models if (gap := found.get((model, column.key)))}
@@ -90,29 +94,29 @@ def comparisons(card: Card, found: Differences) -> Table | None:
 
 
 def categories(card: Card) -> list[Table]:
-    """A table a column that has groups: a row a category or subject, a column a model."""
+    """A table a column that has groups or turns: a row a category, subject or turn, a column a model."""
     found = []
     for column in ordered(card):
         scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
-        names = list(dict.fromkeys(name for score in scores.values() for name in score.groups))
-        if not names:
+        categories_ = {model: score.groups for model, score in scores.items() if score.groups}
+        turns = {model: score.turns for model, score in scores.items() if score.turns}
+        models = [model for model in scores if model in categories_ or model in turns]
+        if not models:
             continue
-        own = {m: score.groups for m, score in scores.items() if score.groups}
-        digits = digits_of(column, [measure for groups in own.values() for measure in groups.values()])
-        rows = [
-            [
-                Cell(name),
-                *(Cell(written(groups.get(name), column, digits)) for groups in own.values()),
-                Cell(span(groups[name].n for groups in own.values() if name in groups)),
-            ]
-            for name in names
+        parts = [*categories_.values(), *turns.values()]
+        digits = digits_of(column, [measure for part in parts for measure in part.values()])
+        groups = [
+            Group(_parts(own, models, column, digits), title)
+            for own, title in ((categories_, ""), (turns, "By turn"))
+            if own
         ]
-        heads = [Head("Category"), *(Head(model) for model in own), Head("n")]
-        better = "lower" if column.lower_is_better else "higher"
+        heads = [Head("Category"), *(Head(model) for model in models), Head("n")]
         caption = (
-            f"Mean ± one standard error ({column.unit}); {better} is better. The parts are too small to be marked."
+            f"Mean ± one standard error ({column.unit}), the mean alone where n is 1; "
+            f"{'lower' if column.lower_is_better else 'higher'} is better. The parts are too small to be marked."
         )
-        found.append(Table(f"categories-{column.key}", f"{column.name} by category", heads, [Group(rows)], caption))
+        title = f"{column.name} by category{' and turn' if turns else ''}"
+        found.append(Table(f"categories-{column.key}", title, heads, groups, caption))
     return found
 
 
@@ -147,9 +151,10 @@ def overlaps(card: Card) -> Table | None:
         )
         for data in dict.fromkeys(overlap.data for overlap in card.overlaps)
     ]
-    heads = [Head("Benchmark"), Head("Items"), Head("Exact"), Head("13 words in a row")]
+    words = f"{span(overlap.words for overlap in card.overlaps)} words in a row"
+    heads = [Head("Benchmark"), Head("Items"), Head("Exact"), Head(words)]
     caption = (
-        "Exact: the item's text is a training instruction. 13 words in a row: shared with a training instruction or "
+        f"Exact: the item's text is a training instruction. {words}: shared with a training instruction or "
         "its response. Case and punctuation aside; a paraphrase is not found."
     )
     return Table("contamination", "Overlap with the training data", heads, groups, caption)
@@ -177,9 +182,30 @@ def everything(card: Card, leaders: Marks, differences: Differences) -> list[Tab
     return [table for table in tables if table]
 
 
+def _footnotes(card: Card, columns: Sequence[Column]) -> dict[str, int]:
+    """Why models have no number in some columns: each reason once, with its number."""
+    reasons = (card.missing.get((model, column.key)) for column in columns for model in card.models)
+    return {reason: place for place, reason in enumerate(dict.fromkeys(filter(None, reasons)), 1)}
+
+
+def _parts(
+    own: Mapping[str, Mapping[str, Measure]], models: Sequence[str], column: Column, digits: int
+) -> list[list[Cell]]:
+    """A row a part, in the order of their first appearance."""
+    names = dict.fromkeys(name for parts in own.values() for name in parts)
+    return [
+        [
+            Cell(name),
+            *(Cell(written(own.get(model, {}).get(name), column, digits)) for model in models),
+            Cell(span(parts[name].n for parts in own.values() if name in parts)),
+        ]
+        for name in names
+    ]
+
+
 def _about(column: Column, values: Mapping[str, Measure | None]) -> list[str]:
     n = span(measure.n for measure in values.values() if measure)
-    return [column.unit, f"n = {n}" if n else ""]
+    return [part for part in (column.unit, f"n = {n}" if n else "") if part]
 
 
 def _difference(column: Column, gap: Difference, digits: int) -> list[Cell]:

@@ -47,7 +47,9 @@ class VllmEngine:
         trust_remote_code: bool,
         context: int | None,
         gpu_memory_utilization: float,
+        block: str = "generation.",
     ):
+        """`block` is where the settings have `context` and `vllm`, for the errors; "" has no context."""
         name, revision = hub_revision(source)
         cpu = not torch.cuda.is_available()
         try:
@@ -71,8 +73,8 @@ class VllmEngine:
         except ValueError as error:
             said = " ".join(str(error).split())[:400]
             raise InputError(
-                f"{source}: vLLM cannot serve it ({said}); where memory is short, lower generation.context, "
-                "or set generation.vllm.gpu_memory_utilization to what is free"
+                f"{source}: vLLM cannot serve it ({said}); where memory is short, "
+                f"{f'lower {block}context, or ' if block else ''}set {block}vllm.gpu_memory_utilization to what is free"
             ) from error
         self._tokenizer = tokenizer
         self._context = int(self._engine.model_config.max_model_len)

@@ -1,0 +1,211 @@
+"""A study as a grid of cells, each a run of one system with one student and seed: what is asked for; without Prefect.
+
+What two cells share has one address, and so is one request: the same Self-Instruct data, the same warm student.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.iteration import Iteration, System, base, no_fine_tuning, self_instruct
+from flows.plan import METHODS, transferred
+from montessori import config_file, sources
+from montessori.artifacts import Request
+from montessori.evaluation.subjects import Subject
+from montessori.evaluation.suite import Suite
+from montessori.reporting.study.data import SYSTEMS
+from montessori.status import OF_CELL
+from montessori.study import NO_FINE_TUNING, SELF_INSTRUCT, Change, Study
+from tasks import engines, evaluating
+from tasks.steps import Address, Shards, Steps, budgeted
+
+TRANSFER = "transfer"
+ON_ITS_WAY: Change = {"iterations": 1, "influence": {"after": True}}  # of a cell, for a teacher's step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one part of the study's file asks for, with any student and seed."""
+
+    name: str
+    group: str  # SYSTEMS, or the ablation's title
+    change: Change
+    where: str  # in the file
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table with one student and one seed."""
+
+    name: str
+    group: str  # as of an entry, or TRANSFER
+    student: str
+    seed: int
+    system: System
+
+
+@dataclass(frozen=True)
+class Step:
+    """A look at a training on its way: the teacher's, with the student of that teacher, or a student's own."""
+
+    row: str
+    seed: int
+    share: float
+    scores: Shards
+    system: System | None = None
+    teacher: Address | None = None
+
+
+@dataclass
+class Grid:
+    """Everything that a study asks for, in the order in which it is asked."""
+
+    study: Study
+    requests: dict[Address, Request] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    teacher_steps: list[Step] = field(default_factory=list)
+    student_steps: list[Step] = field(default_factory=list)
+    scored: dict[int, Iteration] = field(default_factory=dict)  # by seed: the first iteration of the first method
+    cards: dict[tuple[str, int], Address] = field(default_factory=dict)  # the scorecard of a student and seed
+    cells: list[Steps] = field(default_factory=list)
+
+
+def plan(study: Study, tree: Change, where: str, suite: Suite | None = None, found: dict[str, Address] = {}) -> Grid:  # noqa: B006
+    """What `study` comes to, on the settings `tree`. Raises InputError, beginning with `where`, for a wrong cell.
+
+    `suite` is measured of the systems' students; `found` are the addresses of what it names.
+    """
+    grid = Grid(study)
+    cells = _Cells(study, tree, where, grid)
+    for entry in entries(study):
+        for student in study.students if entry.group == SYSTEMS else list(study.students)[:1]:
+            for seed in study.seeds:
+                _ask(grid, cells, entry, student, seed)
+    if suite:
+        for student in study.students:
+            for seed in study.seeds:
+                _measure(grid, suite, found, student, seed)
+    more = budgeted(study.budget, list(grid.requests.values()))
+    for address, request in grid.requests.items() if more else ():
+        grid.requests[address] = request.model_copy(update={"means": {**request.means, **more}})
+    return grid
+
+
+def entries(study: Study) -> Iterator[Entry]:
+    """The parts of the grid, in the order of the tables' rows; what is asked of each iteration is there last."""
+    yield Entry(SELF_INSTRUCT, SYSTEMS, {"iterations": 0}, "settings")
+    for name, change in study.systems.items():
+        yield Entry(name, SYSTEMS, change, f"systems.{name}")
+    for group, members in study.ablations.items():
+        for name, change in members.items():
+            yield Entry(name, group, merged({"iterations": 1}, change), f"ablations.{group}.{name}")
+
+
+def merged(tree: Mapping[str, Any], change: Mapping[str, Any]) -> Change:
+    """`tree` with the values of `change`, block by block."""
+    found = dict(tree)
+    for key, value in change.items():
+        below = found.get(key)
+        found[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return found
+
+
+class _Cells:
+    """Makes the steps of cells, and notes what they ask for."""
+
+    def __init__(self, study: Study, tree: Change, where: str, grid: Grid):
+        self._study, self._grid, self._where = study, grid, where
+        self._tree = merged(tree, study.change)
+        self._sources: dict[str, dict[str, str]] = {}
+
+    def steps(self, entry: Entry, student: str, seed: int, more: Change | None = None) -> Steps:
+        """Those of one cell; `more` is a change to it."""
+        tree = merged(merged(merged(self._tree, self._study.students[student]), entry.change), more or {})
+        tree |= {"name": self._study.name, "seed": seed, "store": self._study.store}
+        tree["compute"] = self._study.compute.model_dump(mode="json")
+        settings = engines.settled(config_file.parse(tree, f"{self._where}: {entry.where}"))
+        key = settings.model_copy(update={"seed": 0}).model_dump_json()
+        if key not in self._sources:
+            self._sources[key] = sources.addresses(settings)
+        cell = ", ".join(part for part in (entry.name, student, f"seed {seed}") if part)
+
+        def submit(request: Request) -> None:
+            told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label or request.stage}"})
+            self._grid.requests.setdefault(request.address, told)
+
+        steps = Steps(settings, self._sources[key], submit)
+        self._grid.cells.append(steps)
+        return steps
+
+
+def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> None:
+    """One cell, with all that the study looks at on its way."""
+    steps = cells.steps(entry, student, seed)
+    start = base(steps)
+
+    def note(name: str, group: str, system: System) -> None:
+        grid.rows.append(Row(name, group, student, seed, system))
+
+    if not steps.settings.iterations:
+        unchanged = self_instruct(steps, start)
+        if entry.name == SELF_INSTRUCT:
+            note(NO_FINE_TUNING, SYSTEMS, no_fine_tuning(steps, start))
+            _look(grid, steps, start.student, start.reference, Row(entry.name, entry.group, student, seed, unchanged))
+        note(entry.name, entry.group, unchanged)
+        return
+    done = METHODS[steps.settings.method](steps, start)
+    if entry.group == SYSTEMS:
+        for iteration in done:
+            several = f"{entry.name}, iteration {iteration.number}" if len(done) > 1 else entry.name
+            note(several, entry.group, iteration.system)
+    else:
+        note(entry.name, entry.group, done[-1].system)
+    first = steps.settings.method == "montessori" and student == next(iter(grid.study.students))
+    if first and seed not in grid.scored and "scores" in done[0].inputs:
+        grid.scored[seed] = done[0]
+        row = Row(grid.rows[-1].name, entry.group, student, seed, done[-1].system)
+        _look(grid, steps, start.student, start.reference, row)
+        for share in grid.study.teacher_steps:
+            part = cells.steps(entry, student, seed, {**ON_ITS_WAY, "dpo": {"stop": share}})
+            (on_its_way,) = METHODS["montessori"](part, base(part))
+            scores = on_its_way.inputs.get("scores-after", [])
+            grid.teacher_steps.append(Step(entry.name, seed, share, scores, on_its_way.system, on_its_way.teacher))
+    last = done[-1].system
+    if steps.settings.transfer:
+        for other, system in transferred(steps, start, [self_instruct(steps, start), last]):
+            called = entry.name if system.name == last.name else system.name
+            grid.rows.append(Row(called, TRANSFER, other, seed, system))
+
+
+def _look(grid: Grid, steps: Steps, student: Address, reference: Address, row: Row) -> None:
+    """How much of its training set helps the student of `row` on its way; of the study's first student."""
+    if row.student != next(iter(grid.study.students)):
+        return
+    for share in grid.study.student_steps:
+        label = f"{row.system.name}, {share:.0%} trained"
+        checkpoint = steps.checkpoint(student, row.system.pairs, share, label)
+        against = steps.measured_against(checkpoint, reference, label)
+        scores = steps.influence(checkpoint, against, row.system.pairs, "pairs.parquet", label)
+        grid.student_steps.append(Step(row.name, row.seed, share, scores))
+
+
+def _measure(grid: Grid, suite: Suite, found: dict[str, Address], student: str, seed: int) -> None:
+    """The benchmarks of all systems of one student and seed."""
+    mine = [row for row in grid.rows if (row.group, row.student, row.seed) == (SYSTEMS, student, seed)]
+    subjects = [Subject(row.name, row.system.student, tuple(row.system.pairs), row.system.metrics) for row in mine]
+    planned = evaluating.plan(suite, subjects, SELF_INSTRUCT, found)
+    cell = ", ".join(part for part in ("benchmarks", student, f"seed {seed}") if part)
+    for request in planned.requests:
+        told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label}"})
+        grid.requests.setdefault(request.address, told)
+    grid.cards[student, seed] = planned.card
+
+
+def settings_of(study: Study, folder: Path) -> Change:
+    """The settings that all cells begin with. Raises InputError where the file that the study names cannot be read."""
+    if isinstance(study.settings, dict):
+        return study.settings
+    path = Path(study.settings)
+    beside = folder / path
+    return config_file.read(beside if beside.is_file() or not path.is_file() else path)

@@ -1,0 +1,162 @@
+"""`montessori study`: a grid of runs, without Prefect, and what its flow shares with it.
+
+In: a study's file.  Out: its tables and figures in the store. A cell that fails stops no other one.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from montessori import config_file
+
+if TYPE_CHECKING:
+    from flows.grid import Grid
+    from montessori.artifacts import Request, Store
+    from montessori.study import Change, Study
+    from tasks.attempts import Attempts, Record
+    from tasks.steps import Address
+
+EXAMPLES = """examples:
+  montessori study configs/studies/pocket.yaml                       all systems and ablations, five seeds, an hour
+  montessori study configs/studies/pocket.yaml --set 'seeds=[0,1]'   fewer; the same with five seeds then adds three
+  montessori study configs/studies/paper-1.1b.yaml --dry-run         what it would do
+  montessori estimate configs/studies/paper-1.1b.yaml                what it would take
+
+A study is a grid of systems, students and seeds on one set of settings. What cells share is made once, what the store
+has is not made again, and a cell that fails stops no other one: the same command makes what is missing.
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to start."""
+
+    study: "Study"
+    tree: "Change"  # the settings that all cells begin with
+    store: "Store"
+    grid: "Grid"
+
+
+def add_parser(add: Any) -> None:
+    """Add the command; `add` makes a subparser."""
+    parser = add(
+        "study",
+        help="systems × students × seeds, as tables and figures",
+        description="Run every system that the paper compares, and draw its tables and figures from these runs.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("config", metavar="STUDY", help="a study's YAML file; see configs/studies")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change the study, for example change.dpo.beta=0.2 for all its runs; may be repeated",
+    )
+    parser.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
+    parser.add_argument("--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool")
+    parser.add_argument("--dry-run", action="store_true", help="show the grid and what of it is there; start nothing")
+
+
+def study(
+    options: argparse.Namespace, leaving_at_once: Callable[[Callable[[], None]], AbstractContextManager[None]]
+) -> int:
+    """Check, run and show."""
+    short = {"store": options.store, "compute.place": options.place}
+    given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
+    ready = prepare(options.config, [*options.overrides, *given])
+    requests = ready.grid.requests
+
+    from rich.console import Console
+
+    from flows import terminal
+    from tasks import places
+    from tasks.attempts import watching
+    from tasks.direct import Direct
+
+    console = Console()
+    if options.dry_run:
+        terminal.show_grid(console, list(requests.values()), ready.store)
+        return 0
+    check(ready)
+    places.check(ready.study.compute, ready.store)
+    ready.store.check_writable()
+    place = places.open_place(ready.study.compute, python_of(ready.grid))
+    execution = Direct(ready.store, place, ready.study.compute, apart=True)
+    screen = terminal.Screen(console)
+    with screen, watching(screen.watch), leaving_at_once(screen.stop):
+        try:
+            address = follow(ready, execution)
+        finally:
+            place.close()
+    folder = ready.store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    console.print(f"\nreport  {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"study   {ready.store.locate(address)}", highlight=False, markup=False, soft_wrap=True)
+    execution.finish()
+    return 0
+
+
+def prepare(config: str, overrides: Sequence[str]) -> Prepared:
+    """Everything that the study names, looked at before a process starts. Raises InputError that names the field."""
+    from flows import grid
+    from montessori.artifacts import open_store
+    from montessori.study import Study
+
+    path = Path(config)
+    asked = config_file.block(Study, config_file.read(path, list(overrides)), str(path))
+    tree = grid.settings_of(asked, path.parent)
+    store = open_store(asked.store)
+    store.check_readable()
+    return Prepared(asked, tree, store, grid.plan(asked, tree, str(path)))
+
+
+def check(ready: Prepared) -> None:
+    """Raise InputError when an engine that a cell needs cannot be had."""
+    from tasks import engines
+
+    for steps in ready.grid.cells:
+        missing = [request for request in steps.requests.values() if not ready.store.exists(request.address)]
+        engines.check(steps.settings, missing)
+
+
+def python_of(grid: "Grid") -> str:
+    """The interpreter of vLLM's environment."""
+    return str(grid.cells[0].settings.generation.vllm.python)
+
+
+def follow(ready: Prepared, execution: "Attempts") -> "Address":
+    """Run all cells, and draw those that were made; the study's address. What failed is for `execution.finish`."""
+    from flows.drawn import report
+    from tasks.telling import Telling
+
+    whole = report(ready.grid, ready.tree, {})
+    with Telling(ready.store, {**ready.grid.requests, whole.address: whole}, execution.records):
+        for request in ready.grid.requests.values():
+            execution.submit(request)
+        execution.wait()
+        last = report(ready.grid, ready.tree, failures(ready.grid.requests, execution.records))
+        execution.submit(last)
+        execution.wait()
+    if execution.records[last.address].state not in ("done", "cached"):
+        execution.finish()
+    return last.address
+
+
+def failures(requests: "Mapping[Address, Request]", records: "Mapping[Address, Record]") -> "dict[Address, str]":
+    """Of what could not be made, why: its own error, or that of the first input which failed."""
+    found: dict[Address, str] = {}
+    for address, request in requests.items():  # inputs come first
+        record = records[address]
+        if record.state == "failed":
+            found[address] = f"{record.title}: {record.error}"
+        else:
+            inputs = (one for addresses in request.inputs.values() for one in addresses)
+            if broken := next((found[one] for one in inputs if one in found), None):
+                found[address] = broken
+    return found
