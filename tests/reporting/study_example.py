@@ -55,7 +55,7 @@ def realistic() -> Study:
         for seed in SEEDS
     ]
     transfer = [
-        result(row, SYSTEMS, student, seed, gain / 2)
+        result(row, "transfer", student, seed, gain / 2)
         for student in ("Qwen", "Gemma")
         for row, gain in GAIN.items()
         if row != "No fine-tuning"

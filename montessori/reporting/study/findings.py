@@ -16,8 +16,8 @@ from montessori.reporting.study.rows import (
     baseline,
     blocks,
     missing,
+    standings,
     systems,
-    tested,
     transferred,
 )
 from montessori.reporting.study.tables import average, block_title, p_value, whole
@@ -47,7 +47,7 @@ def findings(study: Study) -> list[str]:
 def _headline(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
     """The system with the best mean in the first metric, against the baseline, and what it took."""
     metric = study.metrics[0]
-    found = tested(study, rows, metric)
+    found = standings(study, rows, metric)
     means = {row: measure.mean for row in members if (measure := found[row].measure)}
     if not means:
         return f"{_phrase(metric)} was not measured."
@@ -92,7 +92,7 @@ def _others(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
     verdicts: dict[str, dict[str, list[str]]] = {}  # by system, then by verdict
     level = []
     for metric in study.metrics[1:]:
-        found = tested(study, rows, metric)
+        found = standings(study, rows, metric)
         told = [(found[row].verdict, row.name) for row in members]
         for verdict, name in told:
             if verdict:
@@ -112,7 +112,7 @@ def _ablations(study: Study) -> list[str]:
     """A sentence a block of several rows: which of them leads."""
     metric = study.metrics[0]
     rows = ablations(study)
-    found = tested(study, rows, metric)
+    found = standings(study, rows, metric)
     sentences = []
     for block, members in blocks(rows).items():
         best = next((row.name for row in members if found[row].best), None)
@@ -126,7 +126,7 @@ def _transfer(study: Study) -> list[str]:
     """A sentence a system: for which other students its data is better than the baseline's."""
     metric = study.metrics[0]
     rows = transferred(study)
-    found = tested(study, rows, metric)
+    found = standings(study, rows, metric)
     sentences = []
     for name in dict.fromkeys(row.name for row in rows if row.name != study.baseline):
         own = [row for row in rows if row.name == name]
@@ -143,7 +143,7 @@ def _transfer(study: Study) -> list[str]:
 def _phrase(metric: Metric) -> str:
     """A title as it stands in a sentence: reference loss, MT-Bench."""
     first, *rest = metric.title.split(" ")
-    return " ".join([first.lower() if first.istitle() and first.isalpha() else first, *rest])
+    return " ".join([first.lower() if first[1:].islower() else first, *rest])
 
 
 def _list(names: Iterable[str]) -> str:

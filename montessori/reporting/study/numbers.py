@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from montessori.reporting.study.data import Cost, Metric, Study
-from montessori.reporting.study.rows import Row, Tested, ablations, systems, tested, transferred
+from montessori.reporting.study.rows import Row, Standing, ablations, standings, systems, transferred
 from montessori.reporting.study.tables import average, whole
 
 FIELDS = ("mean", "se", "n", "difference", "low", "high", "p", "p_corrected")
@@ -31,7 +31,7 @@ def results(study: Study, rows: Sequence[Row]) -> str:
     """One table. Costs are means over seeds; differences are from the baseline, on the seeds that both have."""
     head = ["group", "system", "student", "seeds", "training_points"]
     head += [f"{metric.key}_{field}" for metric in study.metrics for field in FIELDS] + [*COSTS]
-    columns = [tested(study, rows, metric).values() for metric in study.metrics]
+    columns = [standings(study, rows, metric).values() for metric in study.metrics]
     lines = []
     for row, *values in zip(rows, *columns, strict=True):
         results = list(row.results.values())
@@ -44,7 +44,7 @@ def results(study: Study, rows: Sequence[Row]) -> str:
     return _csv([head, *lines])
 
 
-def _numbers(metric: Metric, one: Tested) -> list[object]:
+def _numbers(metric: Metric, one: Standing) -> list[object]:
     """As FIELDS."""
     measure, gap = one.measure, one.difference
     found: list[object] = ["", "", 0]

@@ -21,8 +21,7 @@ from montessori.reporting.study.tables import everything
 from montessori.reporting.stylesheet import document
 from montessori.reporting.text import count, duration, scientific
 
-# Figures that have a chapter of their own, by how their names begin; all others stand behind table 1.
-CHAPTERS = {"transfer": "transfer", "cost": "cost"}
+PLACED = {"transfer", "cost"}  # figures that have a chapter of their own; all others stand behind table 1
 # The first column stays where it is while the others scroll.
 STYLE = f"""{MORE}
 main, header {{ max-width: 80rem; }}
@@ -65,8 +64,7 @@ def page(study: Study, tables: Sequence[Table], sentences: Sequence[str], pictur
     tabled = {each.name: each for each in tables}
     drawn: dict[str, list[str]] = {}
     for picture in pictures:
-        chapter = next((c for start, c in CHAPTERS.items() if picture.name.startswith(start)), "")
-        drawn.setdefault(chapter, []).append(figure(picture))
+        drawn.setdefault(picture.name if picture.name in PLACED else "", []).append(figure(picture))
 
     def result(name: str) -> list[str]:
         told = [table(tabled[name], titled=False)] if name in tabled else []
@@ -96,13 +94,13 @@ def page(study: Study, tables: Sequence[Table], sentences: Sequence[str], pictur
 
 def _header(study: Study, sentences: Sequence[str]) -> str:
     groups = list(dict.fromkeys(row.group for row in ablations(study)))
-    lacking = len(missing(study))
+    lacking, made = len(missing(study)), len(study.results) + len(study.transfer)
     facts = {
         "systems": f"{len({row.name for row in systems(study)})}",
         "ablations": f"{len(groups)}" if groups else "",
         "students": f"{len(study.students)}" if len(study.students) > 1 else "",
         "seeds": f"{len(study.seeds)}",
-        "results": f"{len(study.results)}" + (f" of {len(study.results) + lacking}" if lacking else ""),
+        "results": f"{made} of {made + lacking}" if lacking else f"{made}",
         "computing time": duration(study.seconds) if study.seconds else "",
     }
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value)
@@ -148,7 +146,7 @@ def _pairs(title: str, examples: Sequence[Example]) -> str:
 
 
 def _replay(study: Study) -> list[str]:
-    parts = [f"<p>Save the settings below as a file, then:</p><pre>{html.escape(study.command)}</pre>"]
+    parts = [f"<p>Made again by:</p><pre>{html.escape(study.command)}</pre>"]
     if study.settings_yaml:
         settings = f"<pre>{html.escape(study.settings_yaml)}</pre>"
         parts.append(f'<details class="fold"><summary>Settings</summary>{settings}</details>')

@@ -5,7 +5,7 @@ In: a `Study`.  Out: `Row`s, and what each metric says of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from montessori.evaluation.bootstrap import LEVEL
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Standing:
     """What one metric says of a row."""
 
     measure: Measure | None  # over seeds; None where nothing was measured
@@ -54,7 +54,7 @@ def ablations(study: Study) -> list[Row]:
 
 def transferred(study: Study) -> list[Row]:
     """What the systems' data does for other students."""
-    return _rows(study, [], study.transfer)
+    return _rows(study, [], [replace(result, group=SYSTEMS) for result in study.transfer])
 
 
 def blocks(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -65,7 +65,7 @@ def blocks(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
-def tested(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, Tested]:
+def standings(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, Standing]:
     """What `metric` says of each row of one table."""
     others = {student: baseline(study, rows, student) for student in {row.student for row in rows}}
     gaps = {row: _gap(row, others[row.student], metric) for row in rows}
@@ -80,7 +80,7 @@ def tested(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, Teste
         verdict: Literal["better", "worse"] | None = None
         if gap and p < LEVEL:
             verdict = "better" if (gap.mean < 0) == metric.lower_is_better else "worse"
-        found[row] = Tested(over_seeds(row.values(metric)), gap, p, verdict, row in best)
+        found[row] = Standing(over_seeds(row.values(metric)), gap, p, verdict, row in best)
     return found
 
 

@@ -24,12 +24,12 @@ from montessori.reporting.scorecard.layout import (
 from montessori.reporting.study.data import Cost, Metric, Study
 from montessori.reporting.study.rows import (
     Row,
-    Tested,
+    Standing,
     ablations,
     blocks,
     missing,
+    standings,
     systems,
-    tested,
     transferred,
 )
 from montessori.reporting.text import compact, label, rough_duration, scientific
@@ -92,7 +92,7 @@ def differences(study: Study, name: str, title: str, rows: Sequence[Row]) -> Tab
     groups = []
     for metric in study.metrics:
         column = _column(metric)
-        found = tested(study, rows, metric)
+        found = standings(study, rows, metric)
         gaps = [one.difference for one in found.values() if one.difference]
         digits = _digits(column, [Measure(gap.mean, (gap.high - gap.low) / 4, gap.n) for gap in gaps])
         for (group, student), members in blocks(rows).items():
@@ -153,7 +153,7 @@ def average(numbers: Iterable[float]) -> float:
 def _written(study: Study, rows: Sequence[Row], metric: Metric) -> list[Cell]:
     """One column."""
     column = _column(metric)
-    found = tested(study, rows, metric)
+    found = standings(study, rows, metric)
     digits = _digits(column, [one.measure for one in found.values() if one.measure])
     cells = []
     for row, one in found.items():
@@ -177,7 +177,7 @@ def _facts(study: Study, row: Row, paid: bool) -> list[str]:
     return [span(result.training_points for result in results), seeds, *costs]
 
 
-def _difference(one: Tested, metric: Metric, digits: int) -> list[Cell]:
+def _difference(one: Standing, metric: Metric, digits: int) -> list[Cell]:
     gap = one.difference
     assert gap
     mean, low, high = (number(metric.scale * v, digits, signed=True) for v in (gap.mean, gap.low, gap.high))
