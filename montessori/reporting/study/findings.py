@@ -75,8 +75,8 @@ def _against(study: Study, metric: Metric, gap: Difference, corrected: float) ->
     mean, low, high = (number(metric.scale * value, digits, signed=True) for value in (gap.mean, gap.low, gap.high))
     unit = f" {metric.unit}" if metric.unit else ""
     p = p_value(corrected)
-    said = f"against {study.baseline} {mean}{unit} (95% interval {low} to {high}, {count(gap.n, 'seed')}; "
-    said += f"p {p if p.startswith('<') else f'= {p}'} after Holm's correction)"
+    said = f"its difference from {study.baseline} is {mean}{unit} (95% interval {low} to {high}, "
+    said += f"{count(gap.n, 'seed')}; p {p if p.startswith('<') else f'= {p}'} after Holm's correction)"
     return said if corrected < LEVEL else f"{said}, which may be the seeds' doing"
 
 
