@@ -20,7 +20,7 @@ SYMBOLS = {
     "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "√": r"$\surd$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "←": r"$\leftarrow$", "°": r"$^\circ$",
     **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    "–": r"\textendash{}", "—": r"\textemdash{}", "…": r"\ldots{}",
+    "⁻": "$^-$", "†": r"\dag{}", "–": r"\textendash{}", "—": r"\textemdash{}", "…": r"\ldots{}",
     "‘": "{`}", "’": "'", "“": r"\textquotedblleft{}", "”": r"\textquotedblright{}",
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}",
     "ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}",

@@ -1,0 +1,124 @@
+"""The rows of a study's tables: one a system and student, with a result a seed, tested against the baseline.
+
+In: a `Study`.  Out: `Row`s, and what each metric says of them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from montessori.evaluation.bootstrap import LEVEL
+from montessori.evaluation.card import Measure
+from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
+from montessori.reporting.study.data import SYSTEMS, Metric, Missing, Result, Study
+
+NO_RESULT = "no result, and no error was kept"
+
+
+@dataclass(frozen=True, eq=False)  # a key of dicts, by identity
+class Row:
+    """A system and the student that it trained."""
+
+    name: str
+    group: str
+    student: str
+    results: Mapping[int, Result]  # by seed
+
+    def values(self, metric: Metric) -> Values:
+        """By seed, where it was measured."""
+        found = {seed: result.values.get(metric.key, math.nan) for seed, result in self.results.items()}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one metric says of a row."""
+
+    measure: Measure | None  # over seeds; None where nothing was measured
+    difference: Difference | None  # from the baseline, where both share two seeds
+    corrected: float  # the p-value by Holm's correction for the rows of the table; NaN where there is no test
+    verdict: Literal["better", "worse"] | None  # than the baseline, beyond the noise
+    best: bool  # leads every other row of its block beyond the noise
+
+
+def systems(study: Study) -> list[Row]:
+    """Table 1."""
+    return _rows(study, study.students, [result for result in study.results if result.group == SYSTEMS])
+
+
+def ablations(study: Study) -> list[Row]:
+    """Table 2."""
+    return _rows(study, study.students, [result for result in study.results if result.group != SYSTEMS])
+
+
+def transferred(study: Study) -> list[Row]:
+    """What the systems' data does for other students."""
+    return _rows(study, [], [replace(result, group=SYSTEMS) for result in study.transfer])
+
+
+def blocks(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows that are compared with each other, by group and student, as they stand in a table."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.group, row.student), []).append(row)
+    return found
+
+
+def standings(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, Standing]:
+    """What `metric` says of each row of one table."""
+    others = {student: baseline(study, rows, student) for student in {row.student for row in rows}}
+    gaps = {row: _gap(row, others[row.student], metric) for row in rows}
+    corrected = holm({row: gap.p_value for row, gap in gaps.items() if gap})
+    best = {
+        leader({row: row.values(metric) for row in members}, metric.lower_is_better)
+        for members in blocks(rows).values()
+    }
+    found = {}
+    for row, gap in gaps.items():
+        p = corrected.get(row, math.nan)
+        verdict: Literal["better", "worse"] | None = None
+        if gap and p < LEVEL:
+            verdict = "better" if (gap.mean < 0) == metric.lower_is_better else "worse"
+        found[row] = Standing(over_seeds(row.values(metric)), gap, p, verdict, row in best)
+    return found
+
+
+def missing(study: Study) -> list[Missing]:
+    """Every cell without a result: those that failed, and those that nothing is known of."""
+    told = {(cell.row, cell.student, cell.seed) for cell in study.missing}
+    unknown = {
+        (row.name, row.student, seed): Missing(row.name, row.student, seed, NO_RESULT)
+        for row in (*systems(study), *ablations(study))
+        for seed in study.seeds
+        if seed not in row.results and (row.name, row.student, seed) not in told
+    }
+    return [*study.missing, *unknown.values()]
+
+
+def baseline(study: Study, rows: Sequence[Row], student: str) -> Row | None:
+    """The row that this student's others are tested against: of the same table, or else of table 1."""
+    return next((r for r in (*rows, *systems(study)) if (r.name, r.student) == (study.baseline, student)), None)
+
+
+def _gap(row: Row, other: Row | None, metric: Metric) -> Difference | None:
+    if other is None or row.name == other.name:
+        return None
+    return difference(row.values(metric), other.values(metric))
+
+
+def _rows(study: Study, students: Sequence[str], results: Sequence[Result]) -> list[Row]:
+    """By group and student, these first; a row that only failed for one of its students stands there empty."""
+    found: dict[tuple[str, str, str], dict[int, Result]] = {}
+    for result in results:
+        found.setdefault((result.group, result.student, result.row), {})[result.seed] = result
+    names = list(dict.fromkeys((group, name) for group, _, name in found))
+    students = list(dict.fromkeys((*students, *(student for _, student, _ in found))))
+    failed = {(cell.student, cell.row) for cell in study.missing}
+    return [
+        Row(name, group, student, found.get((group, student, name), {}))
+        for block in dict.fromkeys(group for group, _ in names)
+        for student in students
+        for group, name in names
+        if group == block and ((group, student, name) in found or (student, name) in failed)
+    ]
