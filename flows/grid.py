@@ -14,13 +14,12 @@ from montessori import config_file, sources
 from montessori.artifacts import Request
 from montessori.evaluation.subjects import Subject
 from montessori.evaluation.suite import Suite
-from montessori.reporting.study.data import SYSTEMS
+from montessori.reporting.study.data import SYSTEMS, TRANSFER
 from montessori.status import OF_CELL
 from montessori.study import NO_FINE_TUNING, SELF_INSTRUCT, Change, Study
 from tasks import engines, evaluating
 from tasks.steps import Address, Shards, Steps, budgeted
 
-TRANSFER = "transfer"
 ON_ITS_WAY: Change = {"iterations": 1, "influence": {"after": True}}  # of a cell, for a teacher's step
 
 

@@ -15,6 +15,7 @@ from montessori.evaluation import published
 from montessori.reporting.study import page
 from montessori.reporting.study.data import (
     SYSTEMS,
+    TRANSFER,
     Cost,
     Duel,
     Example,
@@ -76,7 +77,6 @@ def gather(job: Job, settings: Settings) -> Study:
     tree, told = settings.study, settings.results
     results = [_result(job, number, row) for number, row in enumerate(told)]
     everything = _ancestors(job, [a for name, found in job.request.inputs.items() for a in found if "card" not in name])
-    seeds = sorted({result.seed for result in results})
     highest, lowest = _examples(job, settings)
     known = {metric for result in results for metric in result.values}
     systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
@@ -87,9 +87,9 @@ def gather(job: Job, settings: Settings) -> Study:
         settings_yaml=config_file.dump(tree),
         metrics=[metric for metric in [*LOSSES, *_benchmarks(job)] if metric.key in known],
         baseline=SELF_INSTRUCT,
-        results=[result for result in results if result.group != "transfer"],
-        transfer=[result for result in results if result.group == "transfer"],
-        seeds=seeds,
+        results=[result for result in results if result.group != TRANSFER],
+        transfer=[result for result in results if result.group == TRANSFER],
+        seeds=list(tree["seeds"]),
         students=list(tree["students"]),
         published=[row for size in tree["published"].values() for row in _published(size)],
         teacher_steps=_teacher_steps(job, settings),
@@ -103,7 +103,7 @@ def gather(job: Job, settings: Settings) -> Study:
         lowest=lowest,
         texts=_texts(job, systems),
         hyperparameters=_hyperparameters(settings.run),
-        missing=[Missing(one["row"], one["student"], one["seed"], one["error"]) for one in settings.missing],
+        missing=[Missing(**one) for one in settings.missing],
         seconds=sum(manifest["seconds"] for manifest in everything),
         versions=max(everything, key=lambda manifest: str(manifest["made_by"]["time"]))["versions"],
     )

@@ -6,7 +6,8 @@ failed, is missing.
 
 from dataclasses import dataclass, field
 
-SYSTEMS = ""  # the group of the systems themselves (table 1); every other group is an ablation (table 2)
+SYSTEMS = ""  # the group of the systems themselves (table 1)
+TRANSFER = "transfer"  # of students that learn from another one's data; every other group is an ablation (table 2)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Missing:
     student: str
     seed: int
     error: str
+    group: str = SYSTEMS  # as of a result
 
 
 @dataclass(frozen=True)

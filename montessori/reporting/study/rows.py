@@ -11,7 +11,7 @@ from typing import Literal
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Measure
 from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
-from montessori.reporting.study.data import SYSTEMS, Metric, Missing, Result, Study
+from montessori.reporting.study.data import SYSTEMS, TRANSFER, Metric, Missing, Result, Study
 
 NO_RESULT = "no result, and no error was kept"
 
@@ -44,17 +44,18 @@ class Standing:
 
 def systems(study: Study) -> list[Row]:
     """Table 1."""
-    return _rows(study, study.students, [result for result in study.results if result.group == SYSTEMS])
+    return _rows(study, study.students, [result for result in study.results if result.group == SYSTEMS], {SYSTEMS})
 
 
 def ablations(study: Study) -> list[Row]:
     """Table 2."""
-    return _rows(study, study.students, [result for result in study.results if result.group != SYSTEMS])
+    titles = {one.group for one in (*study.results, *study.missing)} - {SYSTEMS, TRANSFER}
+    return _rows(study, study.students, [result for result in study.results if result.group != SYSTEMS], titles)
 
 
 def transferred(study: Study) -> list[Row]:
     """What the systems' data does for other students."""
-    return _rows(study, [], [replace(result, group=SYSTEMS) for result in study.transfer])
+    return _rows(study, [], [replace(result, group=SYSTEMS) for result in study.transfer], set())
 
 
 def blocks(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -88,7 +89,7 @@ def missing(study: Study) -> list[Missing]:
     """Every cell without a result: those that failed, and those that nothing is known of."""
     told = {(cell.row, cell.student, cell.seed) for cell in study.missing}
     unknown = {
-        (row.name, row.student, seed): Missing(row.name, row.student, seed, NO_RESULT)
+        (row.name, row.student, seed): Missing(row.name, row.student, seed, NO_RESULT, row.group)
         for row in (*systems(study), *ablations(study))
         for seed in study.seeds
         if seed not in row.results and (row.name, row.student, seed) not in told
@@ -107,18 +108,19 @@ def _gap(row: Row, other: Row | None, metric: Metric) -> Difference | None:
     return difference(row.values(metric), other.values(metric))
 
 
-def _rows(study: Study, students: Sequence[str], results: Sequence[Result]) -> list[Row]:
-    """By group and student, these first; a row that only failed for one of its students stands there empty."""
+def _rows(study: Study, students: Sequence[str], results: Sequence[Result], groups: set[str]) -> list[Row]:
+    """By group and student, these first; a row of `groups` that only failed for a student stands there empty."""
     found: dict[tuple[str, str, str], dict[int, Result]] = {}
     for result in results:
         found.setdefault((result.group, result.student, result.row), {})[result.seed] = result
-    names = list(dict.fromkeys((group, name) for group, _, name in found))
+    failed = [cell for cell in study.missing if cell.group in groups]
+    names = list(dict.fromkeys([(group, name) for group, _, name in found] + [(c.group, c.row) for c in failed]))
     students = list(dict.fromkeys((*students, *(student for _, student, _ in found))))
-    failed = {(cell.student, cell.row) for cell in study.missing}
+    empty = {(cell.group, cell.student, cell.row) for cell in failed}
     return [
         Row(name, group, student, found.get((group, student, name), {}))
         for block in dict.fromkeys(group for group, _ in names)
         for student in students
         for group, name in names
-        if group == block and ((group, student, name) in found or (student, name) in failed)
+        if group == block and ((group, student, name) in found or (group, student, name) in empty)
     ]
