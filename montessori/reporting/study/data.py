@@ -87,7 +87,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class Scored:
-    """Points of one seed, by every signal and estimator that scored the same ones; equal length, NaN where it failed."""
+    """Points of one seed, by every signal and estimator that scored them; equal length, NaN where it failed."""
 
     seed: int
     training_loss: list[float]
