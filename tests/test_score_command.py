@@ -26,7 +26,7 @@ from montessori.influence import (
     plan,
     reference_gradient,
 )
-from montessori.influence.fidelity import spearman
+from montessori.ranks import spearman
 from tasks.places import Inline
 
 POINTS = 12

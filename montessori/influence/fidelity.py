@@ -6,12 +6,12 @@ correlation, and what the next step of the method makes of them: the sign at eac
 
 import math
 import statistics
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from montessori.config import Split
 from montessori.preferences import threshold
+from montessori.ranks import spearman
 
 SAMPLES_OF_A_PROMPT = 4  # as the method draws them; points without prompts are taken in fours, in order
 
@@ -66,13 +66,3 @@ def agreement(
         sign_prompt_mean=same("prompt_mean"),
         pairs=len(true_pairs & found) / max(1, len(true_pairs)),
     )
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation; equal values share the mean of their ranks."""
-    return statistics.correlation(_ranks(a), _ranks(b))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [(bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in values]

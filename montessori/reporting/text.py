@@ -86,6 +86,12 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def both_ends(text: str, limit: int = 26, end: int = 14) -> str:
+    """`text` on one line; of a long one both ends, `end` characters of the last, where names of one family differ."""
+    line = label(text, max(1, len(text)))
+    return line if len(line) <= limit else f"{line[: limit - end - 1]}…{line[-end:]}"
+
+
 def count(number: int, noun: str) -> str:
     """1 point, 1,024 points."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -16,8 +16,9 @@ from montessori.chat import Example
 from montessori.config import EstimatorName, Frozen
 from montessori.data import write_rows
 from montessori.errors import InputError
-from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, fidelity, plan
+from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, plan
 from montessori.influence.batches import Batch
+from montessori.ranks import spearman
 from montessori.stages import Job, tokens
 from montessori.stages.inputs import describe, encode, fitting_budget, optimizer_step
 
@@ -155,7 +156,7 @@ def _agreement(against: str, better: list[Score], scored: list[dict[str, Any]]) 
     return {
         "against": against,
         "points": len(truths),
-        "spearman": fidelity.spearman(checked, [*truths.values()]) if comparable else None,
+        "spearman": spearman(checked, [*truths.values()]) if comparable else None,
         "deviation_of_error": statistics.stdev(errors) if len(errors) > 1 else None,
         "deviation_of_influence": statistics.stdev(truths.values()) if len(truths) > 1 else None,
     }

@@ -20,8 +20,9 @@ from montessori.influence import (
     reference_gradient,
 )
 from montessori.influence.adamw import _product, fused_product
-from montessori.influence.fidelity import agreement, spearman
+from montessori.influence.fidelity import agreement
 from montessori.influence.float64 import in_float64
+from montessori.ranks import spearman
 
 
 def test_agreement_counts_signs_and_pairs_by_hand():

@@ -12,19 +12,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.projections.polar import PolarAxes
 
 from montessori.evaluation import published
 from montessori.evaluation.bootstrap import EVEN
-from montessori.evaluation.card import Card, Column, Duel, Measure
+from montessori.evaluation.card import Card, Column, Measure
 from montessori.reporting.figures import Picture, render
 from montessori.reporting.figures.canvas import (
     ACCENT,
     GRID,
     INK,
     MUTED,
-    PAPER,
     SERIES,
     WIDTH,
     Drawing,
@@ -32,6 +30,7 @@ from montessori.reporting.figures.canvas import (
     panels,
     rows_of,
 )
+from montessori.reporting.figures.verdicts import verdicts
 from montessori.reporting.scorecard.layout import (
     MISSING,
     arrow,
@@ -43,13 +42,10 @@ from montessori.reporting.scorecard.layout import (
     value_of,
     written,
 )
-from montessori.reporting.text import label, percent
+from montessori.reporting.text import both_ends, label
 
 ACROSS = 3  # panels
-NAME = 26  # characters of a model's name
-ENDS = 14  # of them from its end, where names of one family differ
 TITLE = 32  # characters of a column's name
-NARROW = 0.07  # share of a bar that has room for its number
 DASHES = ("-", "--", ":", "-.")
 DOTS = "osD^vP"
 
@@ -64,7 +60,7 @@ def values(card: Card) -> Drawing | None:
     columns = [column for column in ordered(card) if any(value_of(card, model, column) for model in card.models)]
     if not columns:
         return None
-    names = [_short(model) for model in card.models]
+    names = [both_ends(model) for model in card.models]
     rows = -(-len(columns) // ACROSS)
     figure, grid = panels(rows, min(ACROSS, len(columns)), rows * (0.95 + 0.3 * len(names)))
     axes = [ax for row in grid for ax in row]
@@ -86,23 +82,10 @@ def values(card: Card) -> Drawing | None:
 
 def duels(card: Card) -> Drawing | None:
     """A bar a pair of models: wins of the one on the left, ties, wins of the one on the right."""
-    shown = [duel for duel in card.duels if duel.wins + duel.ties + duel.losses]
+    shown = [(d.left, d.right, (d.wins, d.ties, d.losses)) for d in card.duels if d.wins + d.ties + d.losses]
     if not shown:
         return None
-    figure, ((ax,),) = panels(1, 1, 0.95 + 0.36 * len(shown))
-    rows_of(ax, [_short(duel.left) for duel in shown])
-    texts = [_bar(ax, row, duel) for row, duel in enumerate(shown)]
-    right = ax.secondary_yaxis("right")
-    right.set_yticks(range(len(shown)), [_short(duel.right) for duel in shown])
-    right.tick_params(axis="y", length=0)
-    right.spines["right"].set_visible(False)
-    ax.set_xlim(0, 100)
-    ax.set_xlabel("Instructions (%)")
-    inks = {"the model on the left wins": ACCENT, "tie": GRID, "the model on the right wins": SERIES[1]}
-    figure.legend(
-        handles=[Patch(color=ink) for ink in inks.values()], labels=list(inks), loc="outside upper center",
-        ncols=len(inks), frameon=False, fontsize=8.5, handlelength=1,
-    )  # fmt: skip
+    figure, texts = verdicts(shown, "model")
     caption = "A win is an answer that the judge prefers in both orders. Verdicts that could not be read are left out."
     return Drawing("duels", "Wins, ties and losses", "Stacked bars. " + "; ".join(texts) + ".", caption, figure)
 
@@ -120,7 +103,7 @@ def categories(card: Card) -> Drawing | None:
         return None
     figure = _radar(found, names, column) if len(names) > 2 else _bars(found, names, column)
     texts = [
-        f"{_short(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
+        f"{both_ends(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
         for model, groups in found.items()
     ]
     centre = ", 0 in the centre" if len(names) > 2 else ""
@@ -146,7 +129,7 @@ def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
                 elinewidth=1.5, capsize=2.5,
             )  # fmt: skip
         ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
-        texts.append(f"{_short(model)} {text if text != MISSING else 'not measured'}")
+        texts.append(f"{both_ends(model)} {text if text != MISSING else 'not measured'}")
     if column.baseline:
         ax.axvline(column.scale * EVEN, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
     ax.margins(x=0.12)
@@ -154,21 +137,6 @@ def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
     ax.set_title(f"{label(column.name, TITLE)} {'↓' if column.lower_is_better else '↑'}")
     ax.set_xlabel(label(column.unit))
     return texts
-
-
-def _bar(ax: Axes, row: int, duel: Duel) -> str:
-    """Draw one bar; what it shows, in words."""
-    read = duel.wins + duel.ties + duel.losses
-    start = 0.0
-    for number, ink, text in ((duel.wins, ACCENT, PAPER), (duel.ties, GRID, INK), (duel.losses, SERIES[1], PAPER)):
-        share = number / read
-        ax.barh(row, 100 * share, left=100 * start, height=0.62, color=ink)
-        if share >= NARROW:
-            ax.text(
-                100 * (start + share / 2), row, percent(share), ha="center", va="center", color=text, fontsize=8.5
-            )  # fmt: skip
-        start += share
-    return f"{_short(duel.left)} against {_short(duel.right)}: {duel.wins} wins, {duel.ties} ties, {duel.losses} losses"
 
 
 def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
@@ -201,7 +169,7 @@ def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column:
     for angle, text in zip(angles, ax.get_xticklabels(), strict=True):
         text.set_horizontalalignment(_side(angle))
     figure.legend(
-        handles=handles, labels=[_short(model) for model in found], loc="outside right center", frameon=False,
+        handles=handles, labels=[both_ends(model) for model in found], loc="outside right center", frameon=False,
         fontsize=8.5, handlelength=3,
     )  # fmt: skip
     return figure
@@ -211,7 +179,7 @@ def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: 
     """A panel a category, a bar a model."""
     figure, (axes,) = panels(1, len(names), 0.95 + 0.3 * len(found), sharex=True)
     for position, (ax, name) in enumerate(zip(axes, names, strict=True)):
-        rows_of(ax, [_short(model) for model in found], show=position == 0)
+        rows_of(ax, [both_ends(model) for model in found], show=position == 0)
         for row, groups in enumerate(found.values()):
             if name in groups:
                 mean, error = column.scale * groups[name].mean, error_of(groups[name], column)
@@ -219,12 +187,6 @@ def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: 
         ax.set_title(label(name))
         ax.set_xlabel(label(column.unit))
     return figure
-
-
-def _short(model: str) -> str:
-    """A model's name on one line; of a long one both ends."""
-    line = label(model, max(1, len(model)))
-    return line if len(line) <= NAME else f"{line[: NAME - ENDS - 1]}…{line[-ENDS:]}"
 
 
 def _side(angle: float) -> Literal["left", "center", "right"]:

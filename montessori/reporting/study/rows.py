@@ -49,8 +49,13 @@ def systems(study: Study) -> list[Row]:
 
 def ablations(study: Study) -> list[Row]:
     """Table 2."""
-    titles = {one.group for one in (*study.results, *study.missing)} - {SYSTEMS, TRANSFER}
-    return _rows(study, study.students, [result for result in study.results if result.group != SYSTEMS], titles)
+    titles = {one.group for one in study.results} | {one.group for one in study.missing}
+    return _rows(
+        study,
+        study.students,
+        [result for result in study.results if result.group != SYSTEMS],
+        titles - {SYSTEMS, TRANSFER},
+    )
 
 
 def transferred(study: Study) -> list[Row]:

@@ -1,0 +1,90 @@
+"""Rows against each other: head to head, and on students that the teacher was not tuned for."""
+
+from matplotlib.axes import Axes
+
+from montessori.reporting.data import Measure
+from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, rows_of
+from montessori.reporting.figures.verdicts import verdicts
+from montessori.reporting.study.data import Metric, Study
+from montessori.reporting.study.figures.means import digits_of, error_bar, over_seeds, seeds_note, title, written
+from montessori.reporting.text import both_ends, label
+
+ACROSS = 2  # panels
+
+
+def duels(study: Study) -> Drawing | None:
+    """A bar a pair of rows: wins, ties, losses."""
+    shown = [(d.left, d.right, (d.wins, d.ties, d.losses)) for d in study.duels if d.wins + d.ties + d.losses]
+    if not shown:
+        return None
+    figure, texts = verdicts(shown, "system")
+    items = [sum(numbers) for _, _, numbers in shown]
+    several = f"{min(items):,}" if min(items) == max(items) else f"{min(items):,} to {max(items):,}"
+    return Drawing(
+        "duels",
+        "Head to head",
+        "Stacked bars. " + "; ".join(texts) + ".",
+        f"Two students on the same items, all seeds together: n = {several} a bar. No bars of error.",
+        figure,
+    )
+
+
+def transfer(study: Study) -> Drawing | None:
+    """A dot and its error a row, a panel a student."""
+    if not study.metrics:
+        return None
+    metric = study.metrics[0]
+    measured = [r for r in study.transfer if metric.key in r.values and over_seeds([r.values[metric.key]])]
+    if not measured:
+        return None
+    students = list(dict.fromkeys(result.student for result in measured))
+    rows = list(dict.fromkeys(result.row for result in measured))
+    lines = -(-len(students) // ACROSS)
+    figure, grid = panels(lines, min(ACROSS, len(students)), lines * (0.95 + 0.3 * len(rows)))
+    axes = [ax for line in grid for ax in line]
+    for ax in axes[len(students) :]:
+        ax.remove()
+    texts, seeds = [], set()
+    for position, (ax, student) in enumerate(zip(axes, students, strict=False)):
+        found = {
+            row: over_seeds(metric.scale * r.values[metric.key] for r in measured if (r.student, r.row) == key)
+            for row in rows
+            for key in [(student, row)]
+        }
+        rows_of(ax, [both_ends(row) for row in rows], show=position % ACROSS == 0)
+        told = _dots(ax, found, study.baseline)
+        ax.set_title(f"{both_ends(student) or 'Student'} {'↓' if metric.lower_is_better else '↑'}")
+        ax.set_xlabel(f"{label(metric.title)} ({metric.unit})" if metric.unit else label(metric.title))
+        texts.append(f"{both_ends(student)}: {', '.join(told)}")
+        seeds |= {m.n for m in found.values() if m}
+    return Drawing(
+        "transfer",
+        "Transfer to other students",
+        f"Dot plots of {_named(metric)}. {'; '.join(texts)}.",
+        "Each panel is a student, trained on what the teachers of the rows wrote; its axis is its own. "
+        f"{seeds_note(seeds)} The arrow points to the better side. In grey: the baseline.",
+        figure,
+    )
+
+
+def _named(metric: Metric) -> str:
+    return f"{title(metric)} ({metric.unit})" if metric.unit else title(metric)
+
+
+def _dots(ax: Axes, found: dict[str, Measure | None], baseline: str) -> list[str]:
+    """Draw one panel; what it shows, in words."""
+    digits = digits_of(m for m in found.values() if m)
+    texts = []
+    for row, (name, measure) in enumerate(found.items()):
+        ink = MUTED if name == baseline else ACCENT
+        if measure:
+            ax.errorbar(
+                measure.mean, row, xerr=error_bar(measure), fmt="o", color=ink, markersize=5, elinewidth=1.5,
+                capsize=2.5,
+            )  # fmt: skip
+        text = written(measure, digits) if measure else "–"
+        ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
+        texts.append(f"{both_ends(name)} {text if measure else 'not measured'}")
+    ax.margins(x=0.12)
+    ax.locator_params(axis="x", nbins=4)
+    return texts

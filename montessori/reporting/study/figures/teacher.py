@@ -1,0 +1,129 @@
+"""The teacher during its update: how the student that learns from it does, and the influence of what it writes."""
+
+import math
+from statistics import fmean
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from montessori.reporting.data import finite
+from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, SERIES, WIDTH, Drawing, panels, scaled_unit
+from montessori.reporting.figures.influence import bins, histogram, shares
+from montessori.reporting.study.data import Metric, Study, TeacherStep
+from montessori.reporting.study.figures.means import (
+    by_share,
+    digits_of,
+    error_bar,
+    over_seeds,
+    seeds_note,
+    title,
+    written,
+)
+from montessori.reporting.text import both_ends, count, percent, scientific
+
+METRICS = 2  # panels, as in the paper
+STOPS = 5  # distributions that stay readable below each other
+
+
+def scores(study: Study) -> Drawing | None:
+    """The student's score against the DPO steps of its teacher, a panel a metric."""
+    shown = [m for m in study.metrics if any(finite([s.values.get(m.key, math.nan)]) for s in study.teacher_steps)]
+    if not shown:
+        return None
+    shown = shown[:METRICS]
+    figure, ((*axes,),) = panels(1, len(shown), 2.9, width=WIDTH if len(shown) > 1 else 5.6)
+    texts, seeds = [], set()
+    for ax, metric in zip(axes, shown, strict=True):
+        text, numbers = _curve(ax, metric, study.teacher_steps)
+        texts.append(text)
+        seeds |= numbers
+    return Drawing(
+        "teacher-steps",
+        "Student's score by the teacher's steps",
+        "Line charts. " + "; ".join(texts) + ".",
+        "A student is trained on what the teacher writes after that many steps of its update. Line: mean over seeds, "
+        "taken at the same share of all steps. Pale dots: single seeds. " + seeds_note(seeds)
+        + " Arrows point to the better side.",
+        figure,
+    )  # fmt: skip
+
+
+def influences(study: Study) -> Drawing | None:
+    """The influence of the teacher's data before, during and after its update, all seeds together."""
+    stops = [(stop, finite(v for step in stop for v in step.influences)) for stop in _stops(study.teacher_steps)]
+    stops = [(stop, values) for stop, values in stops if values]
+    if not stops:
+        return None
+    stops = [stops[i] for i in sorted({round(i) for i in np.linspace(0, len(stops) - 1, STOPS)})]
+    edges, exponent = bins([v for _, values in stops for v in values], [], max(len(values) for _, values in stops))
+    unit = 10.0**exponent
+    figure, grid = panels(len(stops), 1, 0.75 + 1.15 * len(stops), sharex=True, sharey=True)
+    tallest = max(shares(values, edges).max() for _, values in stops)
+    first = float(np.median(stops[0][1]))
+    texts, hidden = [], 0
+    for position, ((ax,), (stop, values)) in enumerate(zip(grid, stops, strict=True)):
+        step = f"{fmean(s.step for s in stop):.0f} steps, {percent(stop[0].share)}"
+        name, ink = f"During the update ({step})", SERIES[5]
+        if position == 0 and stop[0].step == 0:
+            name, ink = "Before the update", MUTED
+        elif stop[0].share == max(s.share for s in study.teacher_steps):
+            name, ink = f"After the update ({step})", ACCENT
+        hidden += histogram(ax, values, edges, unit, ink)
+        median = float(np.median(values))
+        ax.axvline(0, color=INK, linewidth=0.8)
+        ax.axvline(first / unit, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.5)))
+        ax.axvline(median / unit, color=SERIES[1], linewidth=1.6)
+        positive = percent(float(np.mean(np.array(values) > 0)))
+        about = f"median {scientific(median)}, {positive} positive, {count(len(values), 'point')}"
+        ax.set_title(name)
+        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+        ax.set_ylabel("Points (%)")
+        ax.set_ylim(0, 108 * tallest)
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        texts.append(f"{name}: {about}")
+    grid[-1][0].set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
+    seeds = {step.seed for stop, _ in stops for step in stop}
+    caption = (
+        f"What the teacher writes, scored by one and the same student; {count(len(seeds), 'seed')} together. "
+        "Orange line: the median; dotted: the first panel's. Black: zero."
+    )
+    if hidden:
+        caption += f" {count(hidden, 'point')} outside the axis not drawn."
+    excluded = sum(len(step.influences) for stop, _ in stops for step in stop) - sum(len(v) for _, v in stops)
+    if excluded:
+        caption += f" {count(excluded, 'point')} without a finite influence excluded."
+    return Drawing(
+        "teacher-influence", "Influence during the teacher's update", "Histograms. " + "; ".join(texts) + ".",
+        caption, figure,
+    )  # fmt: skip
+
+
+def _stops(steps: list[TeacherStep]) -> list[list[TeacherStep]]:
+    # A seed's number of steps hangs on its number of pairs, so seeds meet at shares, not at steps.
+    return by_share(steps, lambda step: step.share)
+
+
+def _curve(ax: Axes, metric: Metric, steps: list[TeacherStep]) -> tuple[str, set[int]]:
+    """Draw one panel; what it shows, in words, and how many seeds its means are over."""
+    measured = [s for s in steps if finite([s.values.get(metric.key, math.nan)])]
+    stops = _stops(measured)
+    places = [fmean(s.step for s in stop) for stop in stops]
+    means = [m for stop in stops if (m := over_seeds(metric.scale * s.values[metric.key] for s in stop))]
+    ax.plot(
+        [s.step for s in measured], [metric.scale * s.values[metric.key] for s in measured], "o", color=ACCENT,
+        markersize=4, alpha=0.3, markeredgewidth=0,
+    )  # fmt: skip
+    ax.errorbar(
+        places, [m.mean for m in means], yerr=[error_bar(m) for m in means], fmt="o-", color=ACCENT, markersize=5.5,
+        linewidth=1.6, elinewidth=1.4, capsize=2.5,
+    )  # fmt: skip
+    ax.set_title(title(metric))
+    ax.set_ylabel(metric.unit or "Score")
+    ax.set_xlabel("DPO steps of the teacher")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.margins(x=0.06, y=0.12)
+    ax.grid(axis="y")
+    digits = digits_of(means)
+    values = [f"{written(m, digits)} at {place:.0f}" for place, m in zip(places, means, strict=True)]
+    return f"{both_ends(metric.title)} ({metric.unit or 'score'}) by steps: {', '.join(values)}", {m.n for m in means}
