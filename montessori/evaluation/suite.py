@@ -3,11 +3,11 @@
 Read from YAML (`configs/suites/`) by `config_file.py`. "paper" is Montessori-Instruct (arXiv 2410.14208), section 4.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.config import Budget, Compute, DataSource, Frozen, OpenAI, ResponseSampling, Source, Vllm
+from montessori.config import Budget, Compute, DataSource, Frozen, Name, OpenAI, ResponseSampling, Source, Vllm
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -88,6 +88,13 @@ class Judge(Frozen):
     tries: int = Field(3, ge=1)  # of one verdict that cannot be read
     max_unreadable: int = Field(20, ge=1)  # of a stage, and half of its verdicts, before it gives up
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_is_named(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "engine" not in given and given.keys() <= cls.model_fields.keys():
+            raise ValueError("engine is missing; add it with source or openai.model, or give --judge ENGINE:MODEL")
+        return given
+
     @model_validator(mode="after")
     def _model_is_named(self) -> Self:
         if self.engine == "openai" and not self.openai.model:
@@ -100,7 +107,7 @@ class Judge(Frozen):
 class Suite(Frozen):
     """Everything that is measured of a set of models."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
+    name: Name
     seed: int = Field(0, ge=0, lt=2**31)
     store: str = "store"
     reference: Source | None = None  # for the reference loss; default: of a run's students, the run's own
