@@ -268,7 +268,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dic
         if outputs:
             answers = DataSource(source=outputs)
             found["baseline"] = sources.rows(answers, "--baseline")
-            questions.check(answers, "alpaca_eval")
+            questions.check(answers, "alpaca_eval", role="--baseline")
         if suite.alpaca_eval.difficulties not in ("hub", "none"):
             found["difficulties"] = sources.rows(
                 DataSource(source=suite.alpaca_eval.difficulties), "alpaca_eval.difficulties"

@@ -127,6 +127,8 @@ def _csv_rows(path: Path, field: str) -> Iterator[tuple[str, Row]]:
     where = f"{field}.source = {path}"
     if not path.is_file():
         raise InputError(f"{where}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{where}: the file is empty")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:

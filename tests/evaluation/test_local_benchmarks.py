@@ -152,7 +152,7 @@ def test_the_line_of_a_csv_is_the_files(tmp_path):
         ("a.csv", b"question,answer\nHow m\xfcch?,2\n", "not UTF-8 (byte 0xfc cannot be decoded)"),
         ("a.csv", b'question,answer\n"How many?,2\n', "not CSV (unexpected end of data)"),
         ("a.csv.gz", b"question,answer\n", "not a whole gzip file"),
-        ("a.csv", b"", "no rows of gsm8k"),
+        ("a.csv", b"", "the file is empty"),
         ("a.csv", b"question,answer\n", "no rows of gsm8k"),
         ("a.jsonl", b'{"question": 1}\n{', "line 1: column answer is missing"),
         ("a.jsonl", b"[1]\n", "line 1: expected an object with a field a column"),
