@@ -23,6 +23,7 @@ from montessori.config import Lora
 from montessori.data import Row, read_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import catalogue, harness, local
+from montessori.evaluation.suite import Benchmark
 from montessori.stages import Job, benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 pytestmark = pytest.mark.xdist_group("harness")  # or each worker makes the files, and asks the command, anew
 SUBJECTS = {"astronomy": 9, "college_biology": 4, "high_school_physics": 2, "moral_disputes": 5}  # items of each
 SHOTS, LIMIT = 2, 24
+FIELD = "benchmarks.it"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
 Files = dict[str, tuple[Path, Path | None]]  # a task's items, and the examples shown before them
 Result = tuple[dict[str, Any], list[Row], dict[str, Any]]  # summary, items.parquet, harness.json
@@ -77,7 +79,7 @@ def asked(model: Path, task: str, metric: str, files: tuple[Path | None, Path | 
         inputs={"model": [f"file:{model}#{model.name}"], **inputs},
         seed=0,
         shard=shard,
-        means={"vllm": {"gpu_memory_utilization": 0.9}},
+        means={"vllm": {"gpu_memory_utilization": 0.9}, "field": FIELD},
     )
 
 
@@ -393,11 +395,16 @@ def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path)
 @pytest.mark.parametrize(
     ("task", "metric", "shots", "said"),
     [
-        ("arc_challenge", "exact_match,none", 0, "arc_challenge has acc,none, acc_norm,none"),
-        ("gsm8k", "exact_match", 0, "exact_match,strict-match, exact_match,flexible-extract"),
+        (
+            "arc_challenge",
+            "exact_match,none",
+            0,
+            "metric = exact_match,none: arc_challenge has acc,none, acc_norm,none",
+        ),
+        ("gsm8k", "exact_match", 0, "metric = exact_match: gsm8k has exact_match,strict-match, exact_match,flexible-"),
         ("gpqa", "acc,none", 0, "task = gpqa: a collection of tasks; name one of them: gpqa_diamond_cot"),
         ("mmlu_stem", "acc,none", 0, "task = mmlu_stem: a collection of tasks; name one of them: mmlu_stem_tasks"),
-        ("mmlu", "f1,none", 0, "task = mmlu: the harness has no mean of f1 over all items of this group"),
+        ("mmlu", "f1,none", 0, "metric = f1,none: the harness has no mean of f1 over all items of the group mmlu"),
         ("gpqa_main_zeroshot", "acc,none", 5, "shots = 5: the harness shows no examples in gpqa_main_zeroshot; set 0"),
         ("arc_challenge", "acc,none", 31, "shots = 31: arc_challenge needs 31 examples, and there are 30"),
         ("hellaswag", "acc,none", 30, "shots = 30: hellaswag needs 31 examples, and there are 30"),
@@ -407,20 +414,25 @@ def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path)
 def test_settings_that_do_not_fit_the_task_are_refused(task, metric, shots, said, files, tmp_path):
     items, examples = files.get(task, files["mmlu"])
     with pytest.raises(InputError) as raised:
-        catalogue.load(task, metric, shots, tmp_path, items, examples or items)
-    assert said in str(raised.value)
+        catalogue.load(task, metric, shots, tmp_path, FIELD, items, examples or items)
+    assert str(raised.value).startswith(f"{FIELD}.{said}")
+    before = raised.value
+    one = Benchmark(task=task, metric=metric, shots=shots)
+    with pytest.raises(InputError) as raised:
+        catalogue.check(one, FIELD, local.read(items, task), local.read(examples or items, task))
+    assert str(raised.value) == str(before)
 
 
 def test_examples_come_from_a_file_of_their_own(files, tmp_path):
     items, _ = files["mmlu"]
-    with pytest.raises(InputError, match="shots_file is missing: 2 examples are shown before each item"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, items)
+    with pytest.raises(InputError, match=r"benchmarks.it.shots_file is missing: 2 examples are shown before each item"):
+        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items)
     some = table(tmp_path / "some.csv", ["subject", "question", *"ABCD", "answer"], [["virology", *"qabcd", "A"]])
-    with pytest.raises(InputError, match="shots_file: no examples of mmlu_astronomy"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, items, some)
+    with pytest.raises(InputError, match=r"benchmarks.it.shots_file: no examples of mmlu_astronomy"):
+        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items, some)
     with pytest.raises(InputError, match="the harness shows other items as examples"):
-        catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, *gpqa(tmp_path, "Which?", "What?"))
-    assert catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, *gpqa(tmp_path, "Which?", "Which?"))
+        catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "What?"))
+    assert catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "Which?"))
 
 
 def gpqa(folder: Path, *questions: str) -> tuple[Path, ...]:
@@ -454,17 +466,17 @@ def test_without_files_a_group_is_the_hubs(files, model, tmp_path, monkeypatch):
 
 def test_a_group_that_weighs_its_tasks_alike_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match="task = metabench: the harness has no mean of acc over all items of this group"
+        InputError, match=r"it.metric = acc,none: the harness has no mean of acc over all items of the group metabench"
     ):
-        catalogue.load("metabench", "acc,none", 0, tmp_path)
+        catalogue.load("metabench", "acc,none", 0, tmp_path, FIELD)
 
 
 def test_a_hub_out_of_reach_is_not_wrong_input(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(StageError, match="task = arc_challenge: the hub cannot be reached"):
-        catalogue.load("arc_challenge", "acc,none", 0, tmp_path)
+    with pytest.raises(StageError, match=r"benchmarks.it.task = arc_challenge: the hub cannot be reached"):
+        catalogue.load("arc_challenge", "acc,none", 0, tmp_path, FIELD)
 
 
 def item(task: str, doc: int, value: float) -> Row:

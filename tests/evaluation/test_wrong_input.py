@@ -71,3 +71,43 @@ def test_a_judge_without_an_engine_is_told_what_to_add(said: Said) -> None:
 
 def test_a_folder_is_no_suite(said: Said) -> None:
     assert said({}, "--suite", "./model") == "model: a folder; expected a YAML file of settings"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"metric": "acc,none"},
+            ".metric = acc,none: gsm8k has exact_match,strict-match, exact_match,flexible-extract",
+        ),
+        ({"shots": 4, "shots_file": "items.jsonl"}, ".shots = 4: gsm8k needs 4 examples, and there are 3"),
+        pytest.param(
+            {"task": "gsm9k"},
+            ".task = gsm9k: lm-evaluation-harness has no such task; it has gsm8k",
+            marks=pytest.mark.slow,  # all tasks of the harness are looked through
+        ),
+    ],
+)
+def test_a_benchmark_that_does_not_fit_its_task_is_named_as_it_was_written(
+    said: Said, change: dict[str, Any], sentence: str
+) -> None:
+    suite = {"benchmarks": {"sums": {**GSM8K, "file": "items.jsonl", **change}}}
+    assert said(suite, "--dry-run").startswith(f"benchmarks.sums{sentence}")
+
+
+def test_a_hub_out_of_reach_is_said_once_for_all_benchmarks(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    suite: dict[str, Any] = {"benchmarks": {"a": GSM8K, "b": {"task": "arc_challenge", "metric": "acc,none"}}}
+    assert said(suite).startswith("benchmarks.a, benchmarks.b: the hub cannot be reached for the data (")
+    assert said(suite).endswith("there is no local copy; benchmarks.NAME.file can name a file of one's own")
+    (tmp_path / "cache" / "openai___gsm8k").mkdir(parents=True)
+    assert said(suite).startswith("benchmarks.b: the hub")
+
+
+def test_what_the_store_has_is_not_looked_at_again(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("montessori.artifacts.Folder.exists", lambda self, address: address.startswith("benchmark/"))
+    monkeypatch.setattr("montessori.evaluation.catalogue.check", None)
+    assert cli.main(["evaluate", "model", "--suite", "quick", "--dry-run"]) == 0
