@@ -106,15 +106,15 @@ class _Twice(yaml.YAMLError):
 class _Loader(yaml.SafeLoader):
     """YAML without keys that override each other."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         """As ever, unless a key is there twice."""
+        node = super().compose_mapping_node(anchor)
         known = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in known:
                 raise _Twice(key.value, key.start_mark.line + 1)
-            if isinstance(key, yaml.ScalarNode):
-                known.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+            known.add((key.tag, key.value))
+        return node
 
 
 def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:

@@ -197,8 +197,11 @@ def test_a_key_that_is_there_twice_is_wrong_input(tmp_path):
     with pytest.raises(InputError) as error:
         config_file.load(path)
     assert str(error.value) == f"{path}, line 4: the key beta is there twice; keep one of them"
-    path.write_text("a: &a {beta: 1}\nb:\n  <<: *a\n  beta: 2\n")  # YAML's own way to override
-    assert config_file.read(path)["b"] == {"beta": 2}
+    path.write_text("a: &a {x: 1}\nb:\n  c: &c {<<: *a, x: 2}\nd: {<<: *c, x: 3}\n")  # YAML's own way to override
+    assert config_file.read(path) == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 3}}
+    path.write_text("? [a, b]\n: 1\n")
+    with pytest.raises(InputError, match="not YAML"):
+        config_file.read(path)
 
 
 def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
