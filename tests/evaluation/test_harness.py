@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 pytestmark = pytest.mark.xdist_group("harness")  # or each worker makes the files, and asks the command, anew
-SUBJECTS = {"astronomy": 9, "college_biology": 4, "high_school_physics": 2, "moral_disputes": 5}  # items of each
-SHOTS, LIMIT = 2, 24
+SUBJECTS = {"astronomy": 26, "college_biology": 26, "high_school_physics": 22, "moral_disputes": 26}  # items of each
+SHOTS, LIMIT = 2, 100
+ITEMS, EXAMPLES = 110, 30  # of each file
 FIELD = "benchmarks.it"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
 Files = dict[str, tuple[Path, Path | None]]  # a task's items, and the examples shown before them
@@ -120,17 +121,17 @@ def files(tmp_path_factory, model) -> Files:
         columns, *rows = csv.reader(file)
     table(made["mmlu"][0], columns, [row for s, n in SUBJECTS.items() for row in [r for r in rows if r[0] == s][:n]])
     for task, source in (("arc_challenge", "arc/arc_challenge_test"), ("hellaswag", "hellaswag/hellaswag_val_1000")):
-        rows = jsonl(DATA / f"{source}.jsonl", 60)
-        made[task] = lines(folder / f"{task}.jsonl", rows[:30]), lines(folder / f"{task}-shots.jsonl", rows[30:])
+        rows = jsonl(DATA / f"{source}.jsonl", ITEMS + EXAMPLES)
+        made[task] = lines(folder / f"{task}.jsonl", rows[:ITEMS]), lines(folder / f"{task}-shots.jsonl", rows[ITEMS:])
     examples = lines(folder / "gsm8k-shots.jsonl", jsonl(DATA / "gsm8k" / "train.jsonl.gz", 40))
-    made["gsm8k"] = lines(folder / "gsm8k.jsonl", jsonl(DATA / "gsm8k" / "test.jsonl", 30)), examples
-    sums = [[f"What is {n} and {n * n % 17} together, in words or as a number?", *answers(n)] for n in range(30)]
+    made["gsm8k"] = lines(folder / "gsm8k.jsonl", jsonl(DATA / "gsm8k" / "test.jsonl", ITEMS)), examples
+    sums = [[f"What is {n} and {n * n % 17} together, in words or as a number?", *answers(n)] for n in range(ITEMS)]
     made["gpqa_main_zeroshot"] = table(folder / "gpqa.csv", GPQA, sums), None
-    # A model without sense is right in every other item of GSM8K only where the answers are made to be its own.
+    # A model without sense is right in some items of GSM8K only where the answers are made to be its own.
     metric = "exact_match,flexible-extract"
-    said = run(folder, model(768), "gsm8k", metric, made["gsm8k"], shots=SHOTS, limit=LIMIT)[1]
+    said = run(folder, model(768), "gsm8k", metric, made["gsm8k"], shots=SHOTS, limit=24)[1]
     right = [(re.findall(r"-?[$0-9.,]{2,}|-?[0-9]+", row["said"]) or ["1"])[-1] for row in said[::2]]
-    rows = jsonl(made["gsm8k"][0], 30)
+    rows = jsonl(made["gsm8k"][0], ITEMS)
     for row, answer in zip(rows[::2], right, strict=False):
         row["answer"] = f"It is so. #### {answer}"
     lines(made["gsm8k"][0], rows)
@@ -173,11 +174,13 @@ def command(files, model, tmp_path_factory) -> dict[str, Any]:
     average = [{"metric": "acc", "weight_by_size": True}]
     group = {"group": "mmlu", "task": [f"mmlu_{subject}" for subject in SUBJECTS], "aggregate_metric_list": average}
     (folder / "mmlu.yaml").write_text(json.dumps(group))
-    items, examples = ([arc(row) for row in jsonl(path, 60)] for path in files["arc_challenge"])
+    items, examples = ([arc(row) for row in jsonl(path, ITEMS)] for path in files["arc_challenge"])
     configure("arc_challenge", "arc/arc_challenge.yaml", test=items, train=examples)
-    items, examples = (jsonl(path, 60) for path in files["gsm8k"])
+    items, examples = (jsonl(path, ITEMS) for path in files["gsm8k"])
     configure("gsm8k", "gsm8k/gsm8k.yaml", test=items, train=examples)
-    items, examples = ([{**row, "label": str(row["label"])} for row in jsonl(path, 60)] for path in files["hellaswag"])
+    items, examples = (
+        [{**row, "label": str(row["label"])} for row in jsonl(path, ITEMS)] for path in files["hellaswag"]
+    )
     configure("hellaswag", "hellaswag/hellaswag.yaml", validation=items, train=examples)
     with files["gpqa_main_zeroshot"][0].open(newline="") as file:
         configure("gpqa_main_zeroshot", "gpqa/zeroshot/gpqa_main_zeroshot.yaml", train=list(csv.DictReader(file)))
@@ -273,7 +276,7 @@ def test_a_model_is_measured_with_its_adapter(files, model, tmp_path):
     models.save_unmerged(adapted, tokenizer, tmp_path / "apart")
     models.save(models.load_model(tmp_path / "apart"), tokenizer, tmp_path / "merged")
     rows = [
-        run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"])[1]
+        run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"], limit=24)[1]
         for folder in (tmp_path / "apart", tmp_path / "merged", model(768))
     ]
     assert rows[0] == rows[1] != rows[2]
