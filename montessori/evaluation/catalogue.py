@@ -56,7 +56,7 @@ def check(asked: Benchmark, field: str, items: local.Rows | None, examples: loca
     _, index = find(asked.task, field)
     _check_kind(index[asked.task], asked.metric, field, bool(items))
     needed = set()
-    for name in items or _members(asked.task, index):
+    for name in items or sorted(_members(asked.task, index)):
         config = index[name].cfg
         if items:
             local.splits(index[name], items, examples, field)
@@ -115,6 +115,7 @@ def load(
     long as the tasks are used. Raises InputError when a setting or a file does not fit, StageError when the hub is out
     of reach.
     """
+    from lm_eval.api.metrics import mean
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import set_torch_seed
 
@@ -134,8 +135,6 @@ def load(
     set_torch_seed(SEEDS["torch"])
     tasks = _load(TaskManager(include_defaults=False, include_path=[where, folder]), f"{field}.task = {name}", names)
     for task in tasks.values():
-        from lm_eval.api.metrics import mean
-
         means = [each for each, function in task.aggregation().items() if function is mean]
         known = [f"{each},{filter.name}" for each in means for filter in task._filters]
         unsafe, multimodal = getattr(task, "UNSAFE_CODE", False), getattr(task, "MULTIMODAL", False)
@@ -171,10 +170,13 @@ def _whole(name: str, index: Mapping[str, Any]) -> bool:
 
 
 def _members(name: str, index: Mapping[str, Any]) -> set[str]:
-    """The tasks that a group consists of, of its groups too; of a task itself."""
+    """The tasks that a group consists of, of its groups too; of a task itself. Those without a name are left out."""
     entry = index[name]
     within = {"GROUP": lambda: entry.cfg["task"], "TAG": lambda: entry.tags}.get(entry.kind.name)
-    return {task for member in within() for task in _members(member, index)} if within else {name}
+    if not within:
+        return {name}
+    named = [member for member in within() if isinstance(member, str) and member in index]
+    return {task for member in named for task in _members(member, index)}
 
 
 def _copied(data_set: str) -> bool:
