@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,7 @@ def prepare(
 ) -> Prepared:
     """Everything that the options name, looked at before a process starts. Raises InputError that names the option.
 
-    `connect`: whether the judge's endpoint is asked, and engines are looked for.
+    `connect`: whether the judge's endpoint and the hub are asked, and engines are looked for.
     """
     from montessori.artifacts import open_store
     from montessori.evaluation import subjects as models_of
@@ -165,7 +166,31 @@ def prepare(
     ]
     words += [f"--set={override}" for override in overrides]
     command = f"montessori evaluate {shlex.join(words)}"
-    return Prepared(asked, store, evaluating.plan(asked, found, against, addresses, command), questions)
+    plan = evaluating.plan(asked, found, against, addresses, command)
+    _check_benchmarks(asked, plan, store, connect)
+    return Prepared(asked, store, plan, questions)
+
+
+def _check_benchmarks(suite: "Suite", plan: "Plan", store: "Store", connect: bool) -> None:
+    """Raise InputError where a benchmark that the store has not yet cannot be had as it is asked for.
+
+    Takes two seconds, ten where a task is not in a folder of its name, or is none: the harness is looked through.
+    """
+    from montessori.evaluation import catalogue, local
+
+    requests = [request for request in plan.requests if request.stage == "benchmark"]
+    missing = {request.means["field"] for request in requests if not store.exists(request.address)}
+    needed = {}
+    for name, asked in suite.benchmarks.items():
+        if (field := f"benchmarks.{name}") in missing:
+            items, shots = (
+                local.read(file.source, asked.task, f"{field}.{role}") if file else None
+                for role, file in (("file", asked.file), ("shots_file", asked.shots_file))
+            )
+            if find_spec("lm_eval"):  # else workers have it
+                needed[field] = catalogue.check(asked, field, items, shots)
+    if connect and suite.compute.place != "pool":
+        catalogue.check_hub(needed)
 
 
 def _check_sense(suite: "Suite", subjects: "Sequence[Subject]") -> None:
@@ -260,7 +285,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dic
     """The address of everything that the suite names, each one checked; and how many questions there are in files."""
     from montessori import data, sources
     from montessori.config import DataSource
-    from montessori.evaluation import agreement, alpaca_library, judging, local
+    from montessori.evaluation import agreement, alpaca_library, judging
     from montessori.stages import questions
 
     found: dict[str, str] = {}
@@ -275,14 +300,13 @@ def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dic
             if file:
                 field = f"benchmarks.{name}.{'file' if role == 'data' else 'shots_file'}"
                 found[f"{name}:{role}"] = sources.rows(DataSource(source=file.source), field)
-                local.check(file, benchmark.task, field)
     if suite.alpaca_eval:
         found["alpaca_eval"] = sources.rows(suite.alpaca_eval.questions, "alpaca_eval.questions")
         counts["alpaca_eval"] = questions.check(suite.alpaca_eval.questions, "alpaca_eval")
         if outputs:
             answers = DataSource(source=outputs)
             found["baseline"] = sources.rows(answers, "--baseline")
-            questions.check(answers, "alpaca_eval")
+            questions.check(answers, "alpaca_eval", role="--baseline")
         if suite.alpaca_eval.difficulties not in ("hub", "none"):
             found["difficulties"] = sources.rows(
                 DataSource(source=suite.alpaca_eval.difficulties), "alpaca_eval.difficulties"

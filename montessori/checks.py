@@ -1,4 +1,4 @@
-"""Is a folder a model that can be loaded? Looked up in its file names, before anything heavy is imported."""
+"""Is a folder a model that can be loaded? Looked up in names and headers, before anything heavy is imported."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def model_folder(path: str | Path) -> None:
-    """Raise InputError unless the folder at `path` has a configuration, a tokenizer and safetensors."""
+    """Raise InputError unless the folder at `path` has a configuration, a tokenizer and whole safetensors."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such model folder")
@@ -36,6 +36,10 @@ def model_folder(path: str | Path) -> None:
     missing = _missing_shards(folder)
     if missing:
         raise InputError(f"{folder}: {INDEX} names {missing[0]}, which is not there; copy the folder again")
+    for file in (folder / "config.json", *folder.glob("adapter/adapter_config.json")):
+        _check_json(file)
+    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("adapter/*.safetensors"))):
+        _shapes(file)
 
 
 def moments_fit(state: Path, folder: Path) -> None:
@@ -58,7 +62,16 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         with safe_open(file, "np") as tensors:
             return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: not a safetensors file ({error}); copy it again") from None
+        raise InputError(f"{file}: not a whole safetensors file ({error}); copy it again") from None
+
+
+def _check_json(file: Path) -> None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not JSON ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: not a JSON object; copy it again")
 
 
 def _any(folder: Path, patterns: tuple[str, ...]) -> str | None:

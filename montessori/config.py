@@ -5,6 +5,7 @@ Montessori-Instruct (arXiv 2410.14208), appendix tables.
 Functions take the few values that they use; nothing below the flows sees the whole tree.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, model_validator
@@ -39,6 +40,15 @@ class DataSource(Frozen):
                 "the pocket world has no split, skip or limit; its sizes are in pocket.seeds, reference, test"
             )
         return self
+
+
+def _as_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", value):
+        raise ValueError("expected small letters, digits, dots and hyphens, a letter or a digit first")
+    return value
+
+
+Name = Annotated[str, Field(max_length=60), AfterValidator(_as_name)]  # a part of addresses in the store
 
 
 def _as_source(value: object) -> object:
@@ -369,7 +379,7 @@ class PocketWorld(Frozen):
 class Settings(Frozen):
     """One run of a method: Montessori-Instruct, or one that it is compared with, beside Self-Instruct."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
+    name: Name
     seed: int = Field(0, ge=0, lt=2**31)
     method: Method = "montessori"
     iterations: int = Field(2, ge=0)  # 0: Self-Instruct alone

@@ -33,14 +33,18 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
 def read(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """The same, not yet checked against the settings that there are."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; expected a YAML file of settings")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.stem, [p.stem for p in Path("configs").glob("*.yaml")], n=1)
         hint = f"; did you mean configs/{near[0]}.yaml?" if near else ""
         raise InputError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except _Twice as error:
+        raise InputError(f"{path}, line {error.line}: {error}; keep one of them") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -75,7 +79,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"--set {override}: expected key=value, for example dpo.beta=0.2")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
+    except _Twice as error:
+        raise InputError(f"--set {override}: {error}; keep one of them") from None
     except yaml.YAMLError:
         raise InputError(f"--set {override}: the value is not YAML") from None
     *parents, last = key.split(".")
@@ -89,19 +95,39 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
+class _Twice(yaml.YAMLError):
+    """A key that a mapping has twice, of which YAML would take the last."""
+
+    def __init__(self, key: str, line: int):
+        super().__init__(f"the key {key} is there twice")
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys that override each other."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        """As ever, unless a key is there twice."""
+        node = super().compose_mapping_node(anchor)
+        known = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in known:
+                raise _Twice(key.value, key.start_mark.line + 1)
+            known.add((key.tag, key.value))
+        return node
+
+
 def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
     """The first thing wrong with settings of that `kind`, as one sentence."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    found = error.errors()
+    first, path = found[0], _path(found[0])
     field = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = list(_block(path[:-1], kind).model_fields)
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        return f"unknown setting {field}; " + (
-            f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
-        )
-    if first["type"] == "missing":
-        return f"{field} is missing"
+        return _unknown(path, kind)
+    if first["type"] == "missing":  # perhaps it is there, misspelt
+        beside = [_path(one) for one in found if one["type"] == "extra_forbidden"]
+        misspelt = [_unknown(extra, kind) for extra in beside if extra[:-1] == path[:-1]]
+        return "; ".join([f"{field} is missing", *misspelt[:1]])
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = re.sub(r"//[^/@\s]*@", "//…@", repr(first["input"]))  # a key may stand in an address
@@ -109,6 +135,18 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
         f"{field} = {given}: {message}"
         if field and not isinstance(first["input"], dict)
         else (f"{field}: {message}" if field else message)
+    )
+
+
+def _path(error: Any) -> list[str]:
+    return [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+
+
+def _unknown(path: list[str], kind: type[BaseModel]) -> str:
+    known = list(_block(path[:-1], kind).model_fields)
+    near = difflib.get_close_matches(path[-1], known, n=1)
+    return f"unknown setting {'.'.join(path)}; " + (
+        f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
     )
 
 

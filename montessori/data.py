@@ -35,7 +35,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def read(source: DataSource, role: str) -> list[Row]:
-    """The rows of a file or hub data set, in order. `role` is the settings field, for the errors.
+    """The rows of a file or hub data set, in order. `role` is the settings field or the option, for the errors.
 
     Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
     """
@@ -43,14 +43,19 @@ def read(source: DataSource, role: str) -> list[Row]:
     end = None if source.limit is None else source.skip + source.limit
     rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
     if not rows:
-        raise InputError(f"{role}.source = {source.source}: no rows" + (" after skip" if source.skip else ""))
+        raise InputError(f"{named(role)} = {source.source}: no rows" + (" after skip" if source.skip else ""))
     id, times = Counter(row["id"] for row in rows).most_common(1)[0]
     if times > 1:
-        raise InputError(f"{role}.source = {source.source}: {times} rows have the id {id}; each needs its own, or none")
+        raise InputError(f"{named(role)} = {source.source}: {times} rows have the id {id}; each needs its own, or none")
     if all(len(row["messages"]) == 1 for row in rows):
         for row in rows:
             del row["messages"]
     return rows
+
+
+def named(role: str) -> str:
+    """How the errors call a source: by its settings field, or its option as it is."""
+    return role if role.startswith("--") else f"{role}.source"
 
 
 def is_file(source: DataSource) -> bool:
@@ -74,7 +79,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
     """The rows of a JSONL, JSON or Parquet file as they are, each behind where it stands."""
-    field = f"{role}.source = {path}"
+    field = f"{named(role)} = {path}"
     if not path.is_file():
         raise InputError(f"{field}: no such file")
     if path.suffix in {".csv", ".tsv", ".xlsx"}:

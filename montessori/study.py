@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from montessori.config import Budget, Compute, Frozen
+from montessori.config import Budget, Compute, Frozen, Name
 
 Change = dict[str, Any]  # settings of a run, nested as in its YAML: {dpo: {beta: 0.2}}
 NO_FINE_TUNING, SELF_INSTRUCT = "No fine-tuning", "Self-Instruct"  # rows that every study has
@@ -16,7 +16,7 @@ NO_FINE_TUNING, SELF_INSTRUCT = "No fine-tuning", "Self-Instruct"  # rows that e
 class Study(Frozen):
     """A grid of runs."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
+    name: Name
     store: str = "store"
     settings: str | Change  # that all begin with: a file, sought beside the study's own, or what such a file says
     change: Change = Field({})  # of these, for all

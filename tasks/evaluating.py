@@ -105,7 +105,7 @@ class _Planner:
             if f"{name}:{role}" in self._found:
                 inputs[role] = [self._found[f"{name}:{role}"]]
         label = f"{subject.label}: {name}"
-        means = {"vllm": self._suite.vllm.model_dump(mode="json")}
+        means = {"vllm": self._suite.vllm.model_dump(mode="json"), "field": f"benchmarks.{name}"}  # for errors
         self._inputs[f"{number}:{name}"] = self._shards("benchmark", label, settings, inputs, benchmark.shards, means)
 
     def _alpaca_eval(self) -> None:

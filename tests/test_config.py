@@ -79,7 +79,9 @@ def test_an_unknown_setting_without_a_near_one_lists_those_there_are():
         ({"sft": {"epochs": "many"}}, "sft.epochs = 'many': "),
         ({"instructions": {"sampling": {"top_p": 1.5}}}, "instructions.sampling.top_p = 1.5: "),
         ({"influence": {"estimator": "guess"}}, "influence.estimator = 'guess': "),
-        ({"name": "No Spaces"}, "name = 'No Spaces': "),
+        ({"name": "No Spaces"}, "name = 'No Spaces': expected small letters, digits, dots and hyphens, a letter or"),
+        ({"name": "new\n"}, r"name = 'new\n': expected small letters"),
+        ({"name": "n" * 61}, f"name = '{'n' * 61}': string should have at most 60 characters"),
         ({"seeds": {"source": "s", "limit": 0}}, "seeds.limit = 0: "),
         ({"teacher": {"source": "t", "dtype": "float16"}}, "teacher.dtype = 'float16': "),
     ],
@@ -121,6 +123,15 @@ def test_a_setting_that_has_no_default_is_asked_for():
     tree = minimal()
     del tree["student"]
     assert complaint(tree) == "run.yaml: student is missing"
+    assert complaint({**tree, "dpo": {"betta": 1}}) == "run.yaml: student is missing"
+
+
+def test_a_setting_that_is_missing_since_it_is_misspelt_is_named_as_it_was_written():
+    tree = minimal()
+    tree["studnet"] = tree.pop("student")
+    assert complaint(tree) == "run.yaml: student is missing; unknown setting studnet; did you mean student?"
+    tree = minimal(teacher={"sourse": "t"})
+    assert "teacher.source is missing; unknown setting teacher.sourse; did you mean teacher.source?" in complaint(tree)
 
 
 def test_only_where_an_endpoint_writes_and_nothing_is_tuned_a_teacher_may_be_missing():
@@ -189,8 +200,22 @@ def test_a_missing_file_suggests_a_configuration_of_a_like_name(tmp_path, monkey
 
 
 def test_a_folder_in_place_of_a_file_is_wrong_input(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError) as error:
         config_file.load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: a folder; expected a YAML file of settings"
+
+
+def test_a_key_that_is_there_twice_is_wrong_input(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\ndpo:\n  beta: 1\n  beta: 2\n")
+    with pytest.raises(InputError) as error:
+        config_file.load(path)
+    assert str(error.value) == f"{path}, line 4: the key beta is there twice; keep one of them"
+    path.write_text("a: &a {x: 1}\nb:\n  c: &c {<<: *a, x: 2}\nd: {<<: *c, x: 3}\n")  # YAML's own way to override
+    assert config_file.read(path) == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 3}}
+    path.write_text("? [a, b]\n: 1\n")
+    with pytest.raises(InputError, match="not YAML"):
+        config_file.read(path)
 
 
 def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
@@ -215,6 +240,7 @@ def test_of_two_overrides_the_last_one_holds(tmp_path):
         ("dpo.beta", "expected key=value"),
         ("=3", "expected key=value"),
         ("dpo.beta=[1", "the value is not YAML"),
+        ("dpo={beta: 1, beta: 2}", "--set dpo={beta: 1, beta: 2}: the key beta is there twice; keep one of them"),
         ("name.first=x", "name has no fields below it"),
         ("dpo.betta=0.2", "did you mean dpo.beta?"),
         ("dpo.beta=0", "dpo.beta = 0: "),

@@ -71,7 +71,7 @@ def check(difficulties: str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{where}: not a CSV file ({error})") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise InputError(f"{where}: lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        raise InputError(f"{where}: lacks the columns {', '.join(missing)}; expected is a file like df_gamed.csv")
     for name, expected in COLUMNS.items():
         kind = table[name].type
         fits = {

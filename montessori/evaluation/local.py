@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from montessori.data import Row, file_rows, write_rows
 from montessori.errors import InputError
-from montessori.evaluation.suite import File
 
 Rows = dict[str, list[Row]]  # by the name of the harness's task; of mmlu one a subject
 
@@ -45,13 +44,8 @@ SUBJECTS = (  # of MMLU
 )  # fmt: skip
 
 
-def check(file: File, task: str, field: str = "file") -> int:
-    """How many items of `task` a file holds. Raises InputError as `read` does; needs neither models nor the harness."""
-    return sum(len(rows) for rows in read(file.source, task, field).values())
-
-
 def read(file: str | Path, task: str, field: str = "file") -> Rows:
-    """The rows of a file in the hub's form, by task.
+    """The rows of a file in the hub's form, by task; needs neither models nor the harness.
 
     Raises InputError that names the settings field and file, or the file, line and column.
     """
@@ -69,30 +63,40 @@ def read(file: str | Path, task: str, field: str = "file") -> Rows:
     return {name: _alike(path, found[name]) for name in sorted(found)}
 
 
-def configure(index: Mapping[str, Any], items: Rows, shots: Rows | None, folder: Path) -> None:
+def splits(entry: Any, items: Rows, shots: Rows | None, field: str) -> Rows:
+    """The rows of each split that the harness reads, for the task of its index whose `entry` is given.
+
+    `shots` are the examples that are shown first, `field` the benchmark's. Raises InputError for a task that takes its
+    data from elsewhere than files, or whose examples it would not find.
+    """
+    name, task = entry.name, entry.cfg
+    if not entry.yaml_path or "class" in task or task.get("custom_dataset"):
+        raise InputError(f"{field}.task = {name}: the harness makes its items itself; leave {field}.file away")
+    rows, (measured, shown) = items[name], _splits(task)
+    tables = {measured: rows}
+    if shots is not None:
+        examples = shots.get(name)
+        if not examples:
+            raise InputError(f"{field}.shots_file: no examples of {name}; each subject of file needs its own")
+        if shown == measured and examples != rows:
+            raise InputError(
+                f"{field}.shots_file: of {name} the harness shows other items as examples; "
+                f"give the same file as in {field}.file"
+            )
+        if shown:
+            tables[shown] = examples
+    elif shown and shown != measured:
+        tables[shown] = rows  # the harness reads the split even where no example is shown
+    return tables
+
+
+def configure(index: Mapping[str, Any], items: Rows, shots: Rows | None, folder: Path, field: str) -> None:
     """Write data and configurations into `folder`, from where the harness's TaskManager takes them.
 
-    `index` is the manager's; `shots` are the examples that are shown first. Raises InputError for a task that takes
-    its data from elsewhere than files.
+    `index` is the manager's. Raises InputError as `splits` does.
     """
-    for name, rows in items.items():
-        task = index[name].cfg
-        if not index[name].yaml_path or "class" in task or task.get("custom_dataset"):
-            raise InputError(f"task = {name}: the harness makes its items itself; leave file away")
-        measured, shown = _splits(task)
-        tables = {measured: rows}
-        if shots is not None:
-            examples = shots.get(name)
-            if not examples:
-                raise InputError(f"shots_file: no examples of {name}; each subject of file needs its own")
-            if shown == measured and examples != rows:
-                raise InputError(
-                    f"shots_file: of {name} the harness shows other items as examples; give the same file as in file"
-                )
-            if shown:
-                tables[shown] = examples
-        elif shown and shown != measured:
-            tables[shown] = rows  # the harness reads the split even where no example is shown
+    for name in items:
+        tables = splits(index[name], items, shots, field)
         files = {split: str(folder / f"{name}.{split}.parquet") for split in tables}
         for split, table in tables.items():
             write_rows(Path(files[split]), table)
@@ -127,6 +131,8 @@ def _csv_rows(path: Path, field: str) -> Iterator[tuple[str, Row]]:
     where = f"{field}.source = {path}"
     if not path.is_file():
         raise InputError(f"{where}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{where}: the file is empty")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:

@@ -3,11 +3,11 @@
 Read from YAML (`configs/suites/`) by `config_file.py`. "paper" is Montessori-Instruct (arXiv 2410.14208), section 4.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.config import Asked, Budget, Compute, DataSource, Frozen, ResponseSampling, Source, Vllm
+from montessori.config import Asked, Budget, Compute, DataSource, Frozen, Name, ResponseSampling, Source, Vllm
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -78,6 +78,13 @@ class Judge(Asked):
     engine: EngineName
     prompts: str | None = None  # a file of prompts in MT-Bench's form, in place of our own
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_is_named(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "engine" not in given and given.keys() <= cls.model_fields.keys():
+            raise ValueError("engine is missing; add it with source or openai.model, or give --judge ENGINE:MODEL")
+        return given
+
     @model_validator(mode="after")
     def _model_is_named(self) -> Self:
         if self.engine == "openai" and not self.openai.model:
@@ -90,7 +97,7 @@ class Judge(Asked):
 class Suite(Frozen):
     """Everything that is measured of a set of models."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)
+    name: Name
     seed: int = Field(0, ge=0, lt=2**31)
     store: str = "store"
     reference: Source | None = None  # for the reference loss; default: of a run's students, the run's own

@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterable
 
 from montessori.reporting.figures import Picture
-from montessori.reporting.figures.canvas import ACCENT, GRID, INK, MUTED, PAPER, SERIES, SHADE
+from montessori.reporting.figures.canvas import ACCENT, GRID, INK, MUTED, PAPER, SERIES, SHADE, WIDTH
 from montessori.reporting.tables import Table
 
 FOLD_FROM = 240  # characters
+POINTS = 72  # of an inch, the unit of an SVG
+NARROW = 0.9  # of the usual width
+LEAST_REM = 38  # the least width of a figure of the usual width
 LONGEST = 6000  # of one text; a page of whole books opens slowly
 
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", SHADE: "shade", ACCENT: "series-0"} | {
@@ -77,8 +80,11 @@ def _inline(picture: Picture) -> str:
     svg = picture.svg[picture.svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     box = re.search(r'viewBox="([^"]*)"', svg)
-    name = picture.name
-    start = f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{escape(picture.alt)}">'
+    name, drawn = picture.name, box[1] if box else ""
+    share = float(drawn.split()[2]) / (POINTS * WIDTH) if drawn else 1.0
+    # One narrower than the others is not blown up to their width.
+    narrow = f' style="max-width: {share:.0%}; min-width: {LEAST_REM * share:.0f}rem"' if share < NARROW else ""
+    start = f'<svg viewBox="{drawn}" role="img" aria-label="{escape(picture.alt)}"{narrow}>'
     svg = re.sub(r"<svg[^>]*>", lambda _: start, svg, count=1, flags=re.S)  # a name in it may hold a backslash
     svg = re.sub(r'\b(id=")', rf"\g<1>{name}.", svg)
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}.', svg)

@@ -44,7 +44,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """A row for each item of this shard. The summary has the mean over these, and how many prompts were cut."""
     with tempfile.TemporaryDirectory() as folder:
         items, examples = _file(job, "data"), _file(job, "shots")
-        tasks = catalogue.load(settings.task, settings.metric, settings.shots, Path(folder), items, examples)
+        field = job.request.means["field"]
+        tasks = catalogue.load(settings.task, settings.metric, settings.shots, Path(folder), field, items, examples)
         lm, room, at_once = _vllm(job, settings) if settings.engine == "vllm" else _transformers(job, settings)
         rows, told = harness.measure(lm, tasks, settings.metric, room, at_once, settings.limit, job.request.shard)
         about = catalogue.describe(tasks, bool(items))

@@ -45,22 +45,27 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def check(source: DataSource, kind: Kind, references: str | None = None) -> int | None:
-    """How many local questions there are; None for the hub's. Raises InputError that names file, line and field."""
-    return len(read(source, kind, references)) if data.is_file(source) else None
+def check(source: DataSource, kind: Kind, references: str | None = None, role: str | None = None) -> int | None:
+    """How many local questions there are; None for the hub's. Raises InputError that names file, line and field.
+
+    `role` is the field or option, where it is not that of the benchmark's questions.
+    """
+    return len(read(source, kind, references, role)) if data.is_file(source) else None
 
 
-def read(source: DataSource, kind: Kind, references: str | None = None) -> list[Row]:
+def read(source: DataSource, kind: Kind, references: str | None = None, role: str | None = None) -> list[Row]:
     """The rows of the artifact; `references` is the file of reference answers."""
-    return _alpaca_eval(source) if kind == "alpaca_eval" else _mt_bench(source, references)
+    if kind == "alpaca_eval":
+        return _alpaca_eval(source, role or "alpaca_eval.questions")
+    return _mt_bench(source, references)
 
 
-def _alpaca_eval(source: DataSource) -> list[Row]:
-    rows = data.read(source, "alpaca_eval.questions")
+def _alpaca_eval(source: DataSource, role: str) -> list[Row]:
+    rows = data.read(source, role)
     longer = next((row for row in rows if len(prompt_of(row)) > 1), None)
     if longer:
         raise InputError(
-            f"alpaca_eval.questions.source = {source.source}: {longer['id']} is a conversation of several turns; "
+            f"{data.named(role)} = {source.source}: {longer['id']} is a conversation of several turns; "
             "expected rows of an instruction and an output"
         )
     return [

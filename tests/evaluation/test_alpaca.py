@@ -259,7 +259,8 @@ def test_a_wrong_file_of_difficulties_is_named(tmp_path):
     with pytest.raises(InputError, match=r"alpaca_eval.difficulties = .*gamed.csv: not a CSV file"):
         of(rows, str(path))
     path.write_text("index,preference\n0,0.5\n")
-    with pytest.raises(InputError, match="lacks the columns model, std_delta_len, instruction_difficulty, not_gamed"):
+    columns = "model, std_delta_len, instruction_difficulty, not_gamed_baseline"
+    with pytest.raises(InputError, match=f"lacks the columns {columns}; expected is a file like df_gamed.csv$"):
         of(rows, str(path))
     gamed(path, not_gamed_baseline=0)
     with pytest.raises(InputError, match="the column not_gamed_baseline holds something else than True and False"):

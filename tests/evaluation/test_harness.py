@@ -23,14 +23,17 @@ from montessori.config import Lora
 from montessori.data import Row, read_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import catalogue, harness, local
+from montessori.evaluation.suite import Benchmark
 from montessori.stages import Job, benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 pytestmark = pytest.mark.xdist_group("harness")  # or each worker makes the files, and asks the command, anew
-SUBJECTS = {"astronomy": 9, "college_biology": 4, "high_school_physics": 2, "moral_disputes": 5}  # items of each
-SHOTS, LIMIT = 2, 24
+SUBJECTS = {"astronomy": 26, "college_biology": 26, "high_school_physics": 22, "moral_disputes": 26}  # items of each
+SHOTS, LIMIT = 2, 100
+ITEMS, EXAMPLES = 110, 30  # of each file
+FIELD = "benchmarks.it"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
 Files = dict[str, tuple[Path, Path | None]]  # a task's items, and the examples shown before them
 Result = tuple[dict[str, Any], list[Row], dict[str, Any]]  # summary, items.parquet, harness.json
@@ -77,7 +80,7 @@ def asked(model: Path, task: str, metric: str, files: tuple[Path | None, Path | 
         inputs={"model": [f"file:{model}#{model.name}"], **inputs},
         seed=0,
         shard=shard,
-        means={"vllm": {"gpu_memory_utilization": 0.9}},
+        means={"vllm": {"gpu_memory_utilization": 0.9}, "field": FIELD},
     )
 
 
@@ -118,17 +121,17 @@ def files(tmp_path_factory, model) -> Files:
         columns, *rows = csv.reader(file)
     table(made["mmlu"][0], columns, [row for s, n in SUBJECTS.items() for row in [r for r in rows if r[0] == s][:n]])
     for task, source in (("arc_challenge", "arc/arc_challenge_test"), ("hellaswag", "hellaswag/hellaswag_val_1000")):
-        rows = jsonl(DATA / f"{source}.jsonl", 60)
-        made[task] = lines(folder / f"{task}.jsonl", rows[:30]), lines(folder / f"{task}-shots.jsonl", rows[30:])
+        rows = jsonl(DATA / f"{source}.jsonl", ITEMS + EXAMPLES)
+        made[task] = lines(folder / f"{task}.jsonl", rows[:ITEMS]), lines(folder / f"{task}-shots.jsonl", rows[ITEMS:])
     examples = lines(folder / "gsm8k-shots.jsonl", jsonl(DATA / "gsm8k" / "train.jsonl.gz", 40))
-    made["gsm8k"] = lines(folder / "gsm8k.jsonl", jsonl(DATA / "gsm8k" / "test.jsonl", 30)), examples
-    sums = [[f"What is {n} and {n * n % 17} together, in words or as a number?", *answers(n)] for n in range(30)]
+    made["gsm8k"] = lines(folder / "gsm8k.jsonl", jsonl(DATA / "gsm8k" / "test.jsonl", ITEMS)), examples
+    sums = [[f"What is {n} and {n * n % 17} together, in words or as a number?", *answers(n)] for n in range(ITEMS)]
     made["gpqa_main_zeroshot"] = table(folder / "gpqa.csv", GPQA, sums), None
-    # A model without sense is right in every other item of GSM8K only where the answers are made to be its own.
+    # A model without sense is right in some items of GSM8K only where the answers are made to be its own.
     metric = "exact_match,flexible-extract"
-    said = run(folder, model(768), "gsm8k", metric, made["gsm8k"], shots=SHOTS, limit=LIMIT)[1]
+    said = run(folder, model(768), "gsm8k", metric, made["gsm8k"], shots=SHOTS, limit=24)[1]
     right = [(re.findall(r"-?[$0-9.,]{2,}|-?[0-9]+", row["said"]) or ["1"])[-1] for row in said[::2]]
-    rows = jsonl(made["gsm8k"][0], 30)
+    rows = jsonl(made["gsm8k"][0], ITEMS)
     for row, answer in zip(rows[::2], right, strict=False):
         row["answer"] = f"It is so. #### {answer}"
     lines(made["gsm8k"][0], rows)
@@ -171,11 +174,13 @@ def command(files, model, tmp_path_factory) -> dict[str, Any]:
     average = [{"metric": "acc", "weight_by_size": True}]
     group = {"group": "mmlu", "task": [f"mmlu_{subject}" for subject in SUBJECTS], "aggregate_metric_list": average}
     (folder / "mmlu.yaml").write_text(json.dumps(group))
-    items, examples = ([arc(row) for row in jsonl(path, 60)] for path in files["arc_challenge"])
+    items, examples = ([arc(row) for row in jsonl(path, ITEMS)] for path in files["arc_challenge"])
     configure("arc_challenge", "arc/arc_challenge.yaml", test=items, train=examples)
-    items, examples = (jsonl(path, 60) for path in files["gsm8k"])
+    items, examples = (jsonl(path, ITEMS) for path in files["gsm8k"])
     configure("gsm8k", "gsm8k/gsm8k.yaml", test=items, train=examples)
-    items, examples = ([{**row, "label": str(row["label"])} for row in jsonl(path, 60)] for path in files["hellaswag"])
+    items, examples = (
+        [{**row, "label": str(row["label"])} for row in jsonl(path, ITEMS)] for path in files["hellaswag"]
+    )
     configure("hellaswag", "hellaswag/hellaswag.yaml", validation=items, train=examples)
     with files["gpqa_main_zeroshot"][0].open(newline="") as file:
         configure("gpqa_main_zeroshot", "gpqa/zeroshot/gpqa_main_zeroshot.yaml", train=list(csv.DictReader(file)))
@@ -271,7 +276,7 @@ def test_a_model_is_measured_with_its_adapter(files, model, tmp_path):
     models.save_unmerged(adapted, tokenizer, tmp_path / "apart")
     models.save(models.load_model(tmp_path / "apart"), tokenizer, tmp_path / "merged")
     rows = [
-        run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"])[1]
+        run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"], limit=24)[1]
         for folder in (tmp_path / "apart", tmp_path / "merged", model(768))
     ]
     assert rows[0] == rows[1] != rows[2]
@@ -393,11 +398,16 @@ def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path)
 @pytest.mark.parametrize(
     ("task", "metric", "shots", "said"),
     [
-        ("arc_challenge", "exact_match,none", 0, "arc_challenge has acc,none, acc_norm,none"),
-        ("gsm8k", "exact_match", 0, "exact_match,strict-match, exact_match,flexible-extract"),
+        (
+            "arc_challenge",
+            "exact_match,none",
+            0,
+            "metric = exact_match,none: arc_challenge has acc,none, acc_norm,none",
+        ),
+        ("gsm8k", "exact_match", 0, "metric = exact_match: gsm8k has exact_match,strict-match, exact_match,flexible-"),
         ("gpqa", "acc,none", 0, "task = gpqa: a collection of tasks; name one of them: gpqa_diamond_cot"),
         ("mmlu_stem", "acc,none", 0, "task = mmlu_stem: a collection of tasks; name one of them: mmlu_stem_tasks"),
-        ("mmlu", "f1,none", 0, "task = mmlu: the harness has no mean of f1 over all items of this group"),
+        ("mmlu", "f1,none", 0, "metric = f1,none: the harness has no mean of f1 over all items of the group mmlu"),
         ("gpqa_main_zeroshot", "acc,none", 5, "shots = 5: the harness shows no examples in gpqa_main_zeroshot; set 0"),
         ("arc_challenge", "acc,none", 31, "shots = 31: arc_challenge needs 31 examples, and there are 30"),
         ("hellaswag", "acc,none", 30, "shots = 30: hellaswag needs 31 examples, and there are 30"),
@@ -407,20 +417,25 @@ def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path)
 def test_settings_that_do_not_fit_the_task_are_refused(task, metric, shots, said, files, tmp_path):
     items, examples = files.get(task, files["mmlu"])
     with pytest.raises(InputError) as raised:
-        catalogue.load(task, metric, shots, tmp_path, items, examples or items)
-    assert said in str(raised.value)
+        catalogue.load(task, metric, shots, tmp_path, FIELD, items, examples or items)
+    assert str(raised.value).startswith(f"{FIELD}.{said}")
+    before = raised.value
+    one = Benchmark(task=task, metric=metric, shots=shots)
+    with pytest.raises(InputError) as raised:
+        catalogue.check(one, FIELD, local.read(items, task), local.read(examples or items, task))
+    assert str(raised.value) == str(before)
 
 
 def test_examples_come_from_a_file_of_their_own(files, tmp_path):
     items, _ = files["mmlu"]
-    with pytest.raises(InputError, match="shots_file is missing: 2 examples are shown before each item"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, items)
+    with pytest.raises(InputError, match=r"benchmarks.it.shots_file is missing: 2 examples are shown before each item"):
+        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items)
     some = table(tmp_path / "some.csv", ["subject", "question", *"ABCD", "answer"], [["virology", *"qabcd", "A"]])
-    with pytest.raises(InputError, match="shots_file: no examples of mmlu_astronomy"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, items, some)
+    with pytest.raises(InputError, match=r"benchmarks.it.shots_file: no examples of mmlu_astronomy"):
+        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items, some)
     with pytest.raises(InputError, match="the harness shows other items as examples"):
-        catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, *gpqa(tmp_path, "Which?", "What?"))
-    assert catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, *gpqa(tmp_path, "Which?", "Which?"))
+        catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "What?"))
+    assert catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "Which?"))
 
 
 def gpqa(folder: Path, *questions: str) -> tuple[Path, ...]:
@@ -454,17 +469,17 @@ def test_without_files_a_group_is_the_hubs(files, model, tmp_path, monkeypatch):
 
 def test_a_group_that_weighs_its_tasks_alike_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match="task = metabench: the harness has no mean of acc over all items of this group"
+        InputError, match=r"it.metric = acc,none: the harness has no mean of acc over all items of the group metabench"
     ):
-        catalogue.load("metabench", "acc,none", 0, tmp_path)
+        catalogue.load("metabench", "acc,none", 0, tmp_path, FIELD)
 
 
 def test_a_hub_out_of_reach_is_not_wrong_input(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(StageError, match="task = arc_challenge: the hub cannot be reached"):
-        catalogue.load("arc_challenge", "acc,none", 0, tmp_path)
+    with pytest.raises(StageError, match=r"benchmarks.it.task = arc_challenge: the hub cannot be reached"):
+        catalogue.load("arc_challenge", "acc,none", 0, tmp_path, FIELD)
 
 
 def item(task: str, doc: int, value: float) -> Row:

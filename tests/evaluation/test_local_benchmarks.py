@@ -12,7 +12,6 @@ import pytest
 from montessori.data import Row, write_rows
 from montessori.errors import InputError
 from montessori.evaluation import catalogue, local
-from montessori.evaluation.suite import File
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
@@ -44,8 +43,12 @@ def save(path: Path, rows: list[Any]) -> Path:
 
 def refused(path: Path, task: str, **more: Any) -> str:
     with pytest.raises(InputError) as raised:
-        local.check(File(source=str(path)), task, **more)
+        local.read(path, task, **more)
     return str(raised.value)
+
+
+def count(path: Path, task: str) -> int:
+    return sum(len(rows) for rows in local.read(path, task).values())
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
@@ -85,8 +88,8 @@ def test_mmlu_is_split_by_subject_and_a_subject_takes_its_own_rows(tmp_path):
         "mmlu_anatomy": 1,
         "mmlu_virology": 2,
     }
-    assert local.check(File(source=str(path)), "mmlu") == 3
-    assert local.check(File(source=str(path)), "mmlu_virology") == 2
+    assert count(path, "mmlu") == 3
+    assert count(path, "mmlu_virology") == 2
     assert refused(path, "mmlu_nutrition").endswith("a.csv: no rows of mmlu_nutrition")
 
 
@@ -102,7 +105,7 @@ def test_mmlu_is_split_by_subject_and_a_subject_takes_its_own_rows(tmp_path):
     ],
 )
 def test_real_files_are_read_whole(task, file, items):
-    assert local.check(File(source=str(DATA / file)), task) == items
+    assert count(DATA / file, task) == items
     if task == "mmlu":
         assert len(local.read(DATA / file, task)) == 57
 
@@ -152,7 +155,7 @@ def test_the_line_of_a_csv_is_the_files(tmp_path):
         ("a.csv", b"question,answer\nHow m\xfcch?,2\n", "not UTF-8 (byte 0xfc cannot be decoded)"),
         ("a.csv", b'question,answer\n"How many?,2\n', "not CSV (unexpected end of data)"),
         ("a.csv.gz", b"question,answer\n", "not a whole gzip file"),
-        ("a.csv", b"", "no rows of gsm8k"),
+        ("a.csv", b"", "the file is empty"),
         ("a.csv", b"question,answer\n", "no rows of gsm8k"),
         ("a.jsonl", b'{"question": 1}\n{', "line 1: column answer is missing"),
         ("a.jsonl", b"[1]\n", "line 1: expected an object with a field a column"),
@@ -181,7 +184,7 @@ def test_a_column_of_two_kinds_is_refused_in_a_task_whose_form_is_not_known(tmp_
 
 
 def test_the_subjects_are_those_of_the_harness():
-    _, index = catalogue.find("mmlu")
+    _, index = catalogue.find("mmlu", "benchmarks.mmlu")
 
     def members(name: str) -> set[str]:
         entry = index[name]
@@ -204,9 +207,9 @@ def test_the_subjects_are_those_of_the_harness():
 def test_nothing_of_a_task_changes_but_where_its_data_is(task, row, splits, tmp_path):
     from lm_eval.tasks import TaskManager
 
-    where, index = catalogue.find(task)
+    where, index = catalogue.find(task, "benchmarks.it")
     items = local.read(save(tmp_path / "a.jsonl", [row, row]), task)
-    local.configure(index, items, items, tmp_path)
+    local.configure(index, items, items, tmp_path, "benchmarks.it")
     changed: Row = TaskManager(include_defaults=False, include_path=[where, tmp_path]).task_index[task].cfg
     data = {key: changed.pop(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs")}
     assert changed == {key: value for key, value in index[task].cfg.items() if not key.startswith("dataset_")}
@@ -215,6 +218,8 @@ def test_nothing_of_a_task_changes_but_where_its_data_is(task, row, splits, tmp_
 
 
 def test_a_task_that_makes_its_own_items_takes_no_file(tmp_path):
-    _, index = catalogue.find("squadv2")
-    with pytest.raises(InputError, match="task = squadv2: the harness makes its items itself; leave file away"):
-        local.configure(index, {"squadv2": [{"question": "Which?"}]}, None, tmp_path)
+    _, index = catalogue.find("squadv2", "benchmarks.it")
+    with pytest.raises(
+        InputError, match=r"it.task = squadv2: the harness makes its items itself; leave benchmarks.it.file away"
+    ):
+        local.configure(index, {"squadv2": [{"question": "Which?"}]}, None, tmp_path, "benchmarks.it")

@@ -22,7 +22,7 @@ def template(kind: str) -> dict[str, Any]:
 
 
 def test_an_empty_form_means_the_settings_as_they_are() -> None:
-    assert launch.settings("tiny") == launch.settings("tiny", None, "", "", None, [], None, "")
+    assert launch.settings("tiny") == launch.settings("tiny", None, None, "", "", None, [], None, "")
 
 
 def test_a_form_changes_the_settings_that_it_names() -> None:

@@ -21,6 +21,7 @@ from montessori.reporting.study.tables import everything
 from montessori.reporting.stylesheet import document
 from montessori.reporting.text import count, duration, scientific
 
+ON_THE_PAGE = {"table3", "hyperparameters"}  # alone
 PLACED = {"transfer", "cost"}  # figures that have a chapter of their own; all others stand behind table 1
 # The first column stays where it is while the others scroll.
 STYLE = f"""{MORE}
@@ -52,9 +53,9 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
 
 
 def to_markdown(study: Study, tables: Sequence[Table], sentences: Sequence[str]) -> str:
-    """The findings as a list, then the tables with their captions."""
+    """The findings as a list, then the tables with their captions; those that nobody reads in a terminal left out."""
     parts = [f"# {markdown.plain(study.name)}", "\n".join(f"- {markdown.plain(sentence)}" for sentence in sentences)]
-    for each in tables:
+    for each in (one for one in tables if one.name not in ON_THE_PAGE):
         parts += [f"## {markdown.plain(each.title)}", markdown.rows_of(each), markdown.plain(each.caption)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
