@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from montessori.reporting.study.verbs import most_common, root
+from montessori.reporting.study.verbs import Verb, most_common, root
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_any_text_has_a_verb_of_letters_or_none(text: str) -> None:
 def test_the_most_common_come_first_and_equal_ones_by_name() -> None:
     asked = ["Write a poem."] * 2 + ["Write a song."] * 2 + ["Write."] + ["Name a colour."] + ["Find a key."] + ["?"]
     assert most_common(asked, verbs=2, objects=3) == (
-        [("write", 5, [("poem", 2), ("song", 2)]), ("find", 1, [("key", 1)])],
+        [Verb("write", 5, 1, [("poem", 2), ("song", 2)]), Verb("find", 1, 0, [("key", 1)])],
         7,
     )

@@ -16,8 +16,19 @@ seeds, the verb was right in 57 (95%), verb and object in 54 (90%); docs/results
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 Root = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How often a verb is the root."""
+
+    name: str
+    times: int
+    bare: int  # of them without an object
+    objects: list[tuple[str, int]]  # the commonest, with how often
 
 
 def _words(text: str) -> frozenset[str]:
@@ -76,17 +87,15 @@ def root(instruction: str) -> Root | None:
     return None
 
 
-def most_common(
-    instructions: Iterable[str], verbs: int, objects: int
-) -> tuple[list[tuple[str, int, list[tuple[str, int]]]], int]:
-    """The commonest verbs, each with its count and its commonest objects; how many instructions have a verb."""
+def most_common(instructions: Iterable[str], verbs: int, objects: int) -> tuple[list[Verb], int]:
+    """The commonest verbs with the commonest objects of each; how many instructions have a verb."""
     found = [pair for instruction in instructions if (pair := root(instruction))]
-    by_verb = Counter(verb for verb, _ in found)
-    by_pair = Counter(found)
     shown = []
-    for verb, times in _ordered(by_verb)[:verbs]:
-        with_object = Counter({thing: n for (v, thing), n in by_pair.items() if v == verb and thing is not None})
-        shown.append((verb, times, _ordered(with_object)[:objects]))
+    for name, times in _ordered(Counter(verb for verb, _ in found))[:verbs]:
+        things = Counter(thing for verb, thing in found if verb == name)
+        bare = things.pop(None, 0)
+        named = Counter({thing: n for thing, n in things.items() if thing})
+        shown.append(Verb(name, times, bare, _ordered(named)[:objects]))
     return shown, len(found)
 
 

@@ -1,5 +1,7 @@
 """Rows against each other: head to head, and on students that the teacher was not tuned for."""
 
+import itertools
+
 from matplotlib.axes import Axes
 
 from montessori.reporting.data import Measure
@@ -44,25 +46,24 @@ def transfer(study: Study) -> Drawing | None:
     axes = [ax for line in grid for ax in line]
     for ax in axes[len(students) :]:
         ax.remove()
-    texts, seeds = [], set()
+    means = {
+        key: over_seeds(metric.scale * r.values[metric.key] for r in measured if (r.student, r.row) == key)
+        for key in itertools.product(students, rows)
+    }
+    digits = digits_of(m for m in means.values() if m)
+    texts = []
     for position, (ax, student) in enumerate(zip(axes, students, strict=False)):
-        found = {
-            row: over_seeds(metric.scale * r.values[metric.key] for r in measured if (r.student, r.row) == key)
-            for row in rows
-            for key in [(student, row)]
-        }
         rows_of(ax, [both_ends(row) for row in rows], show=position % ACROSS == 0)
-        told = _dots(ax, found, study.baseline)
+        told = _dots(ax, {row: means[student, row] for row in rows}, study.baseline, digits)
         ax.set_title(f"{both_ends(student) or 'Student'} {'↓' if metric.lower_is_better else '↑'}")
         ax.set_xlabel(f"{label(metric.title)} ({metric.unit})" if metric.unit else label(metric.title))
         texts.append(f"{both_ends(student)}: {', '.join(told)}")
-        seeds |= {m.n for m in found.values() if m}
     return Drawing(
         "transfer",
         "Transfer to other students",
         f"Dot plots of {_named(metric)}. {'; '.join(texts)}.",
         "Each panel is a student, trained on what the teachers of the rows wrote; its axis is its own. "
-        f"{seeds_note(seeds)} The arrow points to the better side. In grey: the baseline.",
+        f"{seeds_note(m.n for m in means.values() if m)} The arrow points to the better side. In grey: the baseline.",
         figure,
     )
 
@@ -71,9 +72,8 @@ def _named(metric: Metric) -> str:
     return f"{title(metric)} ({metric.unit})" if metric.unit else title(metric)
 
 
-def _dots(ax: Axes, found: dict[str, Measure | None], baseline: str) -> list[str]:
+def _dots(ax: Axes, found: dict[str, Measure | None], baseline: str, digits: int) -> list[str]:
     """Draw one panel; what it shows, in words."""
-    digits = digits_of(m for m in found.values() if m)
     texts = []
     for row, (name, measure) in enumerate(found.items()):
         ink = MUTED if name == baseline else ACCENT

@@ -99,10 +99,12 @@ def _time_axis(ax: Axes, seconds: Sequence[float]) -> None:
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     ticks = [s for s in ROUND if low <= s <= high]
-    if len(ticks) < 2:
+    if not seconds:
+        ticks = []
+    elif len(ticks) < 2:
         middle = math.sqrt(low * high)
         ticks = [math.sqrt(low * middle), middle, math.sqrt(middle * high)]
-    ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 7)]))
+    ax.xaxis.set_major_locator(FixedLocator(ticks[:: max(1, -(-len(ticks) // 7))]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda s, _: _time(s)))
     ax.set_xlabel("Computing time (logarithmic)")

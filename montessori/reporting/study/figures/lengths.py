@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from montessori.reporting.figures.canvas import INK, Drawing, panels
 from montessori.reporting.study.data import Study, Texts
@@ -68,6 +69,7 @@ def _panel(ax: Axes, title: str, lengths: Sequence[tuple[Texts, list[int]]], sty
         ax.plot(median, 0.97, marker="v", color=look.color, markersize=6, transform=ax.get_xaxis_transform())
         texts.append(f"{title}, {both_ends(text.row)}: median {median:.0f} of {count(len(values), 'text')}")
     ax.set_xlim(0, edges[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_ylim(0, 1.1 * ax.get_ylim()[1])  # room for the marks
     return texts
 

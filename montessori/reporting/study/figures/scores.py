@@ -32,7 +32,7 @@ def training_loss(study: Study) -> Drawing | None:
     each = ", ".join(f"{_rho(value)} (seed {seed})" for seed, value in known)
     mean = over_seeds(value for _, value in known)
     ax.set_title(f"Seed {first}: {count(len(losses), 'point')}")
-    together = f"; mean {written(mean, 2)}" + ("" if mean.n == 1 else " standard error") if mean and mean.n > 1 else ""
+    together = f"; mean ± standard error {written(mean, 2)}" if mean and mean.n > 1 else ""
     return Drawing(
         "signals",
         "Influence against training loss",

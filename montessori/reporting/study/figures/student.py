@@ -34,7 +34,10 @@ def positive_share(study: Study) -> Drawing | None:
     ax.set_xlabel("Training done (%)")
     ax.set_ylabel("Points with positive influence (%)")
     ax.yaxis.set_major_locator(MaxNLocator(6))
-    ax.margins(x=0.03, y=0.1)
+    ax.set_xlim(-4, 104)
+    ax.margins(y=0.1)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -2), min(high, 102))
     ax.grid(axis="y")
     figure.legend(loc="outside right center", frameon=False, fontsize=8.5, labelcolor=INK, handlelength=3)
     return Drawing(

@@ -123,6 +123,8 @@ def _curve(ax: Axes, metric: Metric, steps: list[TeacherStep]) -> tuple[str, set
     ax.set_xlabel("DPO steps of the teacher")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.margins(x=0.06, y=0.12)
+    if min(places) == max(places):
+        ax.set_xlim(places[0] - 1, places[0] + 1)
     ax.grid(axis="y")
     digits = digits_of(means)
     values = [f"{written(m, digits)} at {place:.0f}" for place, m in zip(places, means, strict=True)]
