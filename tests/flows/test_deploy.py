@@ -27,9 +27,18 @@ def test_an_empty_form_means_the_settings_as_they_are() -> None:
 
 def test_a_form_changes_the_settings_that_it_names() -> None:
     found = launch.settings(
-        "tiny", 1, "user/teacher", "user/student@main", "exact", ["dpo.beta=0.2"], "pool", "s3://bucket/prefix"
+        "tiny",
+        "self-reward",
+        1,
+        "user/teacher",
+        "user/student@main",
+        "exact",
+        ["dpo.beta=0.2"],
+        "pool",
+        "s3://bucket/prefix",
     )
-    assert (found.iterations, found.influence.estimator, found.dpo.beta) == (1, "exact", 0.2)
+    assert (found.method, found.iterations) == ("self-reward", 1)
+    assert (found.influence.estimator, found.dpo.beta) == ("exact", 0.2)
     assert found.teacher and found.teacher.source == "user/teacher" and found.teacher.scratch is None
     assert found.student.source == "user/student@main"
     assert (found.compute.place, found.store) == ("pool", "s3://bucket/prefix")
