@@ -125,9 +125,9 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> bool:
             flush=True,
         )
     if task.name == "gsm8k":
-        texts = [said[id] == sample["resps"][0][0] for (id, _), sample in samples.items()]
-        print(f"gsm8k: {sum(texts)} of {len(texts)} texts are the same", file=sys.stderr)
-        same &= all(texts)
+        texts = {id: sample["resps"][0][0] for (id, _), sample in samples.items()}
+        print(f"gsm8k: {sum(said[id] == text for id, text in texts.items())} of {len(texts)} texts are the same")
+        same &= said == texts
     return same
 
 

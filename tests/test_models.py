@@ -159,7 +159,7 @@ def test_a_missing_weight_is_named_and_not_made_up(folder):
 def test_a_cut_off_file_is_wrong_input(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="no model can be loaded from it"):
+    with pytest.raises(InputError, match=r"model\.safetensors: not a whole safetensors file"):
         models.load_model(folder)
 
 
