@@ -126,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, refresh, estimate):
         _add_settings(command)
     run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    run.add_argument(
+        "--suite", metavar="SUITE", help="benchmarks for the students as well: quick, paper or a YAML file"
+    )
+    run.add_argument("--judge", metavar="ENGINE:MODEL", help="who judges in the suite, as `montessori evaluate` has it")
     estimate.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     refresh.add_argument(
         "--night",
@@ -324,6 +328,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _estimate(options: argparse.Namespace) -> int:
+    if "settings" in config_file.read(options.config):  # a study names them, a run's file is them
+        if options.iterations is not None:
+            raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
+        return study.estimate(options)
     settings = _settings(options)
     from rich.console import Console
 
@@ -349,32 +357,39 @@ def _run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from flows import terminal
-    from flows.plan import plan
+    from flows.plan import benchmarks, plan
     from montessori.artifacts import open_store
     from tasks import engines, places
 
     store = open_store(settings.store)
     store.check_readable()
     settings = engines.settled(settings)
+    if options.judge and not options.suite:
+        raise InputError("--judge: there is no suite that it would judge; add --suite paper")
     requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
+    measuring = benchmarks(settings, options.suite, options.judge, not options.dry_run)
     if not options.dry_run:
         places.check(settings.compute, store)
         engines.check(settings, [request for request in requests if not store.exists(request.address)])
         store.check_writable()
     console = Console()
     if options.dry_run:
-        terminal.show_plan(console, requests, store)
+        terminal.show_plan(console, [*requests, *(one for one in measuring if one not in requests)], store)
         return 0
     console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
 
     def run() -> str:
         from flows.montessori import montessori
 
-        return montessori(settings)
+        return montessori(settings, options.suite, options.judge)
 
     address = _followed(console, run)
     folder = store.open(address)
     terminal.show_result(console, folder / "result.md")
+    if measuring:
+        card = store.open(measuring[-1].address)
+        terminal.show_result(console, card / "result.md")
+        print(f"\nbenchmarks  {card / 'report.html'}")
     print(f"\nreport  {folder / 'report.html'}\nrun     {store.locate(address)}")
     return 0
 

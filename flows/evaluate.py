@@ -6,7 +6,7 @@ In: the options.  Out: the scorecard in the store, its table on the screen.
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from montessori import config_file
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
-    from montessori.artifacts import Store
+    from montessori.artifacts import Request, Store
     from montessori.evaluation.subjects import Subject
     from montessori.evaluation.suite import Suite
     from tasks.evaluating import Plan
@@ -167,19 +167,32 @@ def prepare(
     words += [f"--set={override}" for override in overrides]
     command = f"montessori evaluate {shlex.join(words)}"
     plan = evaluating.plan(asked, found, against, addresses, command)
-    _check_benchmarks(asked, plan, store, connect)
+    check_benchmarks(asked, plan.requests, store, connect)
     return Prepared(asked, store, plan, questions)
 
 
-def _check_benchmarks(suite: "Suite", plan: "Plan", store: "Store", connect: bool) -> None:
+def suited(
+    suite: str, judge: str | None, overrides: Sequence[str], connect: bool = True
+) -> "tuple[Suite, dict[str, str]]":
+    """A suite for students that are still to be made, and the addresses of what it names; checked as `prepare` does."""
+    from tasks import engines
+
+    asked = _suite(suite, judge, overrides)
+    addresses, _ = _addresses(asked, None)
+    if connect:
+        engines.check_suite(asked)
+    return asked, addresses
+
+
+def check_benchmarks(suite: "Suite", requests: "Iterable[Request]", store: "Store", connect: bool) -> None:
     """Raise InputError where a benchmark that the store has not yet cannot be had as it is asked for.
 
     Takes two seconds, ten where a task is not in a folder of its name, or is none: the harness is looked through.
     """
     from montessori.evaluation import catalogue, local
 
-    requests = [request for request in plan.requests if request.stage == "benchmark"]
-    missing = {request.means["field"] for request in requests if not store.exists(request.address)}
+    asked_for = [request for request in requests if request.stage == "benchmark"]
+    missing = {request.means["field"] for request in asked_for if not store.exists(request.address)}
     needed = {}
     for name, asked in suite.benchmarks.items():
         if (field := f"benchmarks.{name}") in missing:

@@ -70,10 +70,10 @@ class Grid:
     cells: list[Steps] = field(default_factory=list)
 
 
-def plan(study: Study, tree: Change, where: str, suite: Suite | None = None, found: dict[str, Address] = {}) -> Grid:  # noqa: B006
+def plan(study: Study, tree: Change, where: str, suite: tuple[Suite, dict[str, Address]] | None = None) -> Grid:
     """What `study` comes to, on the settings `tree`. Raises InputError, beginning with `where`, for a wrong cell.
 
-    `suite` is measured of the systems' students; `found` are the addresses of what it names.
+    The systems' students are measured on `suite`, given with the addresses of what it names.
     """
     grid = Grid(study)
     cells = _Cells(study, tree, where, grid)
@@ -84,7 +84,7 @@ def plan(study: Study, tree: Change, where: str, suite: Suite | None = None, fou
     if suite:
         for student in study.students:
             for seed in study.seeds:
-                _measure(grid, suite, found, student, seed)
+                _measure(grid, *suite, student, seed)
     more = budgeted(study.budget, list(grid.requests.values()))
     for address, request in grid.requests.items() if more else ():
         grid.requests[address] = request.model_copy(update={"means": {**request.means, **more}})

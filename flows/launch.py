@@ -90,6 +90,12 @@ Store = Annotated[
 ]
 
 
+Judge = Annotated[
+    str | Nothing,
+    _shown("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
+]
+
+
 def _named() -> str:
     """The settings and the name that the form or Prefect has given; the same when it is started again."""
     settings, given = Path(flow_run.parameters["config"]).stem, str(flow_run.name)
@@ -107,14 +113,18 @@ def launch(
     overrides: Overrides = [],  # noqa: B006  # Prefect's form wants the default as it is
     place: Place = None,
     store: Store = None,
+    suite: Annotated[
+        str | Nothing,
+        _shown("Benchmarks", "quick, paper, or the path of a suite on the worker, on which the students are measured."),
+    ] = None,
+    judge: Judge = None,
 ) -> State[Any]:
     """Tune a teacher to write the data that a student learns most from, and compare the students.
 
     What the store has is not done again, so a run that was stopped or has crashed goes on where it was.
     """
-    return ended(
-        lambda: run(settings(config, method, iterations, teacher, student, estimator, overrides, place, store))
-    )
+    asked = (config, method, iterations, teacher, student, estimator, overrides, place, store)
+    return ended(lambda: run(settings(*asked), suite or None, judge or None))
 
 
 @flow(name="teacher-refresh", flow_run_name=_named, task_runner=THREADS, persist_result=False)
@@ -146,10 +156,7 @@ def evaluate(
         str | Nothing,
         _shown("Baseline", "The model that the others are compared with. Left empty: Self-Instruct, or the first."),
     ] = None,
-    judge: Annotated[
-        str | Nothing,
-        _shown("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
-    ] = None,
+    judge: Judge = None,
     overrides: Overrides = [],  # noqa: B006
     place: Place = None,
     store: Store = None,

@@ -1,11 +1,16 @@
 """The stages of a run in their order, and what a run would do; without Prefect."""
 
+import json
 from dataclasses import replace
 
 from flows import iteration, llm2llm, self_reward
+from flows.evaluate import check_benchmarks, suited
 from flows.iteration import Base, Iteration, System, base, no_fine_tuning, self_instruct, taught_on
 from montessori import sources
+from montessori.artifacts import Request, open_store
 from montessori.config import Settings
+from montessori.evaluation.subjects import Subject
+from tasks import evaluating
 from tasks.steps import Address, Steps
 
 METHODS = {
@@ -44,6 +49,26 @@ def transferred(steps: Steps, start: Base, systems: list[System]) -> list[tuple[
             taught = taught_on(own, other, system.pairs, f"{system.name}, {name}", system.instructions)
             found.append((name, replace(taught, name=system.name)))
     return found
+
+
+def benchmarks(settings: Settings, suite: str | None, judge: str | None, connect: bool = True) -> list[Request]:
+    """What it takes to measure all students of a run on a suite, its scorecard last; nothing without a suite.
+
+    `suite` and `judge` are as `montessori evaluate` takes them, `connect` whether the judge and the hub are asked.
+    """
+    if suite is None:
+        return []
+    own = {"store": settings.store, "compute": settings.compute.model_dump(mode="json")}
+    asked, found = suited(suite, judge, [f"{key}={json.dumps(value)}" for key, value in own.items()], connect)
+    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
+    start = base(steps)
+    subjects = [
+        Subject(system.name, system.student, tuple(system.pairs), system.metrics, start.reference)
+        for system in compared(steps, start)[0]
+    ]
+    requests = evaluating.plan(asked, subjects, "Self-Instruct", found).requests
+    check_benchmarks(asked, requests, open_store(settings.store), connect)
+    return requests
 
 
 def inputs_of(systems: list[System]) -> dict[str, list[Address]]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from montessori import config_file
+from montessori.errors import InputError
 
 if TYPE_CHECKING:
     from flows.grid import Grid
     from montessori.artifacts import Request, Store
+    from montessori.evaluation.suite import Suite
     from montessori.study import Change, Study
     from tasks.attempts import Attempts, Record
     from tasks.steps import Address
@@ -39,6 +41,7 @@ class Prepared:
     tree: "Change"  # the settings that all cells begin with
     store: "Store"
     grid: "Grid"
+    suite: "Suite | None"
 
 
 def add_parser(add: Any) -> None:
@@ -69,7 +72,7 @@ def study(
     """Check, run and show."""
     short = {"store": options.store, "compute.place": options.place}
     given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
-    ready = prepare(options.config, [*options.overrides, *given])
+    ready = prepare(options.config, [*options.overrides, *given], not options.dry_run)
     requests = ready.grid.requests
 
     from rich.console import Console
@@ -102,9 +105,35 @@ def study(
     return 0
 
 
-def prepare(config: str, overrides: Sequence[str]) -> Prepared:
-    """Everything that the study names, looked at before a process starts. Raises InputError that names the field."""
-    from flows import grid
+def estimate(options: argparse.Namespace) -> int:
+    """What all cells would take together, what they share counted once; and what the judge would."""
+    given = [] if options.store is None else [f"store={json.dumps(options.store)}"]
+    ready = prepare(options.config, [*options.overrides, *given], connect=False)
+
+    from rich.console import Console
+
+    from flows import terminal
+    from montessori.estimate import estimate_all
+    from montessori.evaluation import cost
+
+    console = Console()
+    with console.status("reading the seeds and the rates of past runs"):
+        lines, assumed = estimate_all([(steps.settings, steps.requests) for steps in ready.grid.cells], ready.store)
+    terminal.show_estimate(console, lines, assumed, ready.study.budget)
+    if ready.suite:
+        console.print("\nNot in it: the benchmarks (docs/operate.md says what they take).", highlight=False)
+        if ready.suite.judge:
+            said = cost.sentence(ready.suite, list(ready.grid.requests.values()), ready.store, {})
+            console.print(said, highlight=False, soft_wrap=True)
+    return 0
+
+
+def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prepared:
+    """Everything that the study names, looked at before a process starts. Raises InputError that names the field.
+
+    `connect`: whether the endpoint of the suite's judge and the hub are asked.
+    """
+    from flows import evaluate, grid
     from montessori.artifacts import open_store
     from montessori.study import Study
 
@@ -113,7 +142,18 @@ def prepare(config: str, overrides: Sequence[str]) -> Prepared:
     tree = grid.settings_of(asked, path.parent)
     store = open_store(asked.store)
     store.check_readable()
-    return Prepared(asked, tree, store, grid.plan(asked, tree, str(path)))
+    if asked.judge and not asked.suite:
+        raise InputError("judge: there is no suite that it would judge; add suite: paper")
+    measured: tuple[Suite, dict[str, Address]] | None = None
+    if asked.suite:
+        beside = path.parent / asked.suite
+        own = {"store": asked.store, "compute": asked.compute.model_dump(mode="json")}
+        given = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+        measured = evaluate.suited(str(beside) if beside.is_file() else asked.suite, asked.judge, given, connect)
+    planned = grid.plan(asked, tree, str(path), measured)
+    if measured:
+        evaluate.check_benchmarks(measured[0], planned.requests.values(), store, connect)
+    return Prepared(asked, tree, store, planned, measured[0] if measured else None)
 
 
 def check(ready: Prepared) -> None:

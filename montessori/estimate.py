@@ -7,7 +7,7 @@ to go by; where there is none, a stated assumption is. What the store has alread
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,13 +75,27 @@ def estimate(
 
     `before` (an ISO time): as if asked then, with nothing of this run made, for a comparison with what it took.
     """
-    estimator = _Estimator(settings, requests, store, before)
+    return estimate_all([(settings, requests)], store, before)
+
+
+def estimate_all(
+    runs: Sequence[tuple[Settings, Mapping[str, Request]]], store: Store, before: str | None = None
+) -> tuple[list[Line], tuple[str, ...]]:
+    """The same for several runs together; what they share counts once."""
+    past = _past(store, {address for _, requests in runs for address in requests}, before)
     lines: dict[str, Line] = {}
-    for request in requests.values():
-        made = before is None and store.exists(request.address)
-        one = as_made(store.manifest(request.address)) if made else estimator.one(request)
-        lines.setdefault(request.stage, Line(request.stage)).add(one)
-    return list(lines.values()), estimator.assumptions
+    assumed: dict[str, None] = {}
+    seen: set[str] = set()
+    for settings, requests in runs:
+        estimator = _Estimator(settings, requests, past)
+        for address, request in requests.items():
+            if address not in seen:
+                made = before is None and store.exists(address)
+                one = as_made(store.manifest(address)) if made else estimator.one(request)
+                lines.setdefault(request.stage, Line(request.stage)).add(one)
+        seen |= set(requests)
+        assumed |= dict.fromkeys(estimator.assumptions)
+    return list(lines.values()), tuple(assumed)
 
 
 def as_made(manifest: Mapping[str, Any]) -> Line:
@@ -108,12 +122,14 @@ def total(lines: Iterable[Line], name: str = "total") -> Line:
     return whole
 
 
+Past = dict[str, list[tuple[Line, float]]]  # by kind of stage: what each artifact took, and how much work it was
+
+
 class _Estimator:
     """Estimates single artifacts of one plan."""
 
-    def __init__(self, settings: Settings, requests: Mapping[str, Request], store: Store, before: str | None):
-        self._settings, self._requests = settings, requests
-        self._past = _past(store, set(requests), before)
+    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past):
+        self._settings, self._requests, self._past = settings, requests, past
         self.assumptions: tuple[str, ...] = ()
 
     @cached_property
@@ -236,7 +252,7 @@ class _Estimator:
         return dollars(price, line.tokens_in, line.tokens_out) if price else None
 
 
-def _past(store: Store, own: set[str], before: str | None) -> dict[str, list[tuple[Line, float]]]:
+def _past(store: Store, own: set[str], before: str | None) -> Past:
     """What the store has of other runs, by kind: what each artifact took, and how much work that was."""
     found: dict[str, list[tuple[Line, float]]] = {}
     for manifest in store.manifests():
