@@ -1,5 +1,6 @@
 # make demo        two iterations in the pocket world, with a report
 # make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/operate.md says what the folder holds)
+# make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make check       formatting, lint and types
 # make install     the environment alone
@@ -47,7 +48,7 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini test check images engine wheels up down
+.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test check images engine wheels up down
 
 install: .venv/installed
 
@@ -85,11 +86,15 @@ serve: install
 demo: install
 	$(bin)/montessori run configs/tiny.yaml --store "$(STORE)" $(ARGS)
 
+rows = --set $(1)seeds.source=$(DATA)/seeds/alpaca_gpt4_sample_999.jsonl \
+	  --set $(1)reference.source=$(DATA)/reference/montessori_reference_set.jsonl \
+	  --set $(1)test.source=$(DATA)/alpaca_eval/gpt4_1106_preview.jsonl
+
 alpaca-mini: install
-	$(bin)/montessori run configs/alpaca-mini.yaml --store "$(STORE)" \
-	  --set seeds.source=$(DATA)/seeds/alpaca_gpt4_sample_999.jsonl \
-	  --set reference.source=$(DATA)/reference/montessori_reference_set.jsonl \
-	  --set test.source=$(DATA)/alpaca_eval/gpt4_1106_preview.jsonl $(ARGS)
+	$(bin)/montessori run configs/alpaca-mini.yaml --store "$(STORE)" $(call rows,) $(ARGS)
+
+study-alpaca-mini: install
+	$(bin)/montessori study configs/studies/alpaca-mini.yaml --store "$(STORE)" $(call rows,change.) $(ARGS)
 
 # The tests call make themselves, to whom these options are not addressed.
 test: install

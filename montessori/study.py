@@ -42,7 +42,7 @@ class Study(Frozen):
         rows = [*self.systems, *(name for group in self.ablations.values() for name in group)]
         taken = next((name for name in rows if name in (NO_FINE_TUNING, SELF_INSTRUCT)), None)
         if taken:
-            raise ValueError(f"{taken}: every study has this row; leave it out, or give another name")
+            raise ValueError(f"the row {taken}: every study has it; leave it out, or give another name")
         for field, shares in (("teacher_steps", self.teacher_steps), ("student_steps", self.student_steps)):
             if any(not 0 < share <= 1 for share in shares):
                 raise ValueError(f"{field}: shares of a training lie between 0 and 1")
