@@ -184,7 +184,7 @@ def _add_score(add: AddParser) -> None:
         help="the influence of points of your own on a student",
         description="Score each point of a data set by its influence on a student's loss on a reference set.",
         epilog=SCORE_EXAMPLES,
-        argument_default=argparse.SUPPRESS,  # defaults are in montessori.config.Scoring
+        argument_default=argparse.SUPPRESS,  # defaults are in montessori.scoring
     )
 
     def option(name: str, metavar: str | None, help: str, required: bool = False) -> None:
@@ -303,7 +303,7 @@ def _push(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from montessori.config import Scoring
+    from montessori.scoring import Scoring
 
     try:
         asked = Scoring.model_validate({k: v for k, v in vars(options).items() if k != "command"})

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from montessori import checks, data, sources
 from montessori.artifacts import open_store
-from montessori.config import Compute, DataSource, Scoring
+from montessori.config import Compute, DataSource
 from montessori.errors import InputError
 from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
+from montessori.scoring import Scoring
 
 KINDS = (".jsonl", ".parquet")
 SUMMARY = ".summary.json"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from montessori.artifacts import Request
-from montessori.config import Scoring, WarmUp
+from montessori.config import WarmUp
+from montessori.scoring import Scoring
 from tasks.steps import Address, ask
 
 # A shard is what a kill can lose, and costs one loading of the student. `exact` reads the whole reference set a point.

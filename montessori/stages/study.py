@@ -173,8 +173,10 @@ def _published(size: str) -> list[Published]:
 def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
     """The teacher as it was, where its points are scored, and then at each stop."""
     found = []
+    first = next(iter(settings.study["students"]))
     for number, told in enumerate(settings.results):
-        if told["row"] == SELF_INSTRUCT and told["seed"] in settings.scored and not told["student"]:
+        mine = (told["row"], told["group"], told["student"]) == (SELF_INSTRUCT, SYSTEMS, first)
+        if mine and settings.teacher_steps and told["seed"] in settings.scored:
             values = {key: m["mean"] for key, m in _metrics(job, f"{number}:metrics").items()}
             influences = _influences(job, _own_scores(settings, told["seed"]))
             found.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
