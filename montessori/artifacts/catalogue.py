@@ -11,7 +11,7 @@ from montessori.artifacts.store import Manifest, Store
 from montessori.errors import ArtifactError, InputError
 
 AT_ONCE = 16  # manifests asked for side by side: each is a question to a distant store
-RUNS = ("runs", "refreshes", "evaluations")  # the stages whose artifacts have names
+RUNS = ("runs", "refreshes", "evaluations", "studies")  # the stages whose artifacts have names
 
 
 @dataclass(frozen=True)

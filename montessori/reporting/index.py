@@ -1,4 +1,4 @@
-"""The page that lists a store's reports: of runs, refreshes and evaluations, the newest first."""
+"""The page that lists a store's reports: of runs, refreshes, evaluations and studies, the newest first."""
 
 from collections.abc import Iterable
 from html import escape
@@ -7,7 +7,7 @@ from montessori.artifacts.catalogue import Entry
 from montessori.reporting.stylesheet import document
 from montessori.reporting.text import count, size
 
-KINDS = {"runs": "run", "refreshes": "refresh", "evaluations": "evaluation"}
+KINDS = {"runs": "run", "refreshes": "refresh", "evaluations": "evaluation", "studies": "study"}
 BESIDE = (
     "result.md",
     "summary.json",
@@ -16,6 +16,10 @@ BESIDE = (
     "table.csv",
     "table.tex",
     "suite.yaml",
+    "table1.csv",
+    "table2.csv",
+    "tables.tex",
+    "study.yaml",
 )  # linked to, where a run has them
 
 

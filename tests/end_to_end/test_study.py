@@ -97,6 +97,15 @@ def test_the_page_has_the_figures_that_there_is_data_for(drawn) -> None:
     assert "Wordless" in page and not re.search(r'(?:src|href)="https?:', page)
 
 
+def test_a_clean_up_keeps_what_a_study_is_made_of(drawn, montessori: Montessori, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(drawn[0], tmp_path / "store"))
+    swept = montessori("store", "gc", "--store", store, "--grace", "0h", "--delete")
+    assert swept.returncode == 0, swept.stderr
+    assert (the_study(store) / "report.html").is_file()
+    for name, made in json.loads((the_study(store) / "manifest.json").read_text())["request"]["inputs"].items():
+        assert all((store / address / "manifest.json").is_file() for address in made), name
+
+
 def test_status_shows_the_grid(drawn, montessori: Montessori) -> None:
     store, _ = drawn
     shown = montessori("status", "studies/grid", "--store", store)

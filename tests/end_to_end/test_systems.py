@@ -129,6 +129,12 @@ def test_self_reward_learns_the_best_rated_answer_over_the_worst(made: Made) -> 
         assert (pair["chosen"], pair["rejected"]) == (chosen["response"], rejected["response"])
 
 
+def test_a_card_is_not_written_for_what_it_could_not_tell(llm2llm: Run, montessori: Montessori, tmp_path: Path) -> None:
+    pushed = montessori("push", llm2llm.folder, "me/points", "--to", tmp_path / "card")
+    assert pushed.returncode == 2 and "for runs with method: montessori" in pushed.stderr
+    assert not (tmp_path / "card").exists()
+
+
 def test_bootstrap_trains_on_the_teachers_own_influential_outputs(made: Made) -> None:
     run = made("update=bootstrap", "bootstrap={batch_size: 8, per_device_batch_size: 8}")
     name = "Montessori iteration 1"
