@@ -44,8 +44,8 @@ def add_parser(add: Any) -> None:
     parser = add(
         "reports",
         help="serve the reports of a store's runs to a browser",
-        description="Serve the reports of the runs, refreshes, evaluations and studies in a store, read-only. Prefect's UI can "
-        "link to them: set MONTESSORI_REPORTS_URL where the flows run.",
+        description="Serve the reports of the runs, refreshes, evaluations and studies in a store, read-only. "
+        "Prefect's UI can link to them: set MONTESSORI_REPORTS_URL where the flows run.",
         epilog=EXAMPLES,
     )
     parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
