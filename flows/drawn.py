@@ -7,72 +7,84 @@ from typing import Any
 from flows.grid import Grid
 from flows.iteration import System
 from montessori.artifacts import Request
-from montessori.study import Change, Study
+from montessori.reporting.study.data import ASIDE
 from tasks.steps import Address, Shards, ask
 
 
-def report(grid: Grid, tree: Change, errors: Mapping[Address, str]) -> Request:
+def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
     """The study's own artifact, kept as `studies/<name>-<digits>`; `errors` say of what could not be made why not."""
-    missing = set(errors)
     inputs: dict[str, list[Address]] = {}
+    missing: list[dict[str, Any]] = []
 
-    def there(*parts: Address | None) -> bool:
-        return not missing.intersection(part for part in parts if part)
+    def there(what: str, group: str, student: str, seed: int, *parts: Address) -> bool:
+        """Whether all parts were made; else it is missing."""
+        error = next((errors[part] for part in parts if part in errors), None)
+        if error is not None:
+            missing.append({"row": what, "group": group, "student": student, "seed": seed, "error": error})
+        return error is None
 
     def give(prefix: str, system: System) -> None:
         inputs[f"{prefix}:metrics"], inputs[f"{prefix}:student"] = [system.metrics], [system.student]
         inputs[f"{prefix}:pairs"] = list(system.pairs)
 
     results: list[dict[str, Any]] = []
-    without: list[dict[str, Any]] = []
     for row in grid.rows:
-        told = {"row": row.name, "group": row.group, "student": row.student, "seed": row.seed}
-        if not there(row.system.metrics):
-            without.append({**told, "error": errors[row.system.metrics]})
-            continue
-        give(str(len(results)), row.system)
-        results.append(told)
-    teacher_steps = [one for one in grid.teacher_steps if one.system and there(one.system.metrics, *one.scores)]
-    for number, one in enumerate(teacher_steps):
+        if there(row.name, row.group, row.student, row.seed, row.system.metrics):
+            give(str(len(results)), row.system)
+            results.append({"row": row.name, "group": row.group, "student": row.student, "seed": row.seed})
+    teacher_steps: list[dict[str, Any]] = []
+    for one in grid.teacher_steps:
         assert one.system and one.teacher, "it is of a teacher"
-        give(f"teacher-{number}", one.system)
-        inputs |= {f"teacher-{number}:teacher": [one.teacher], f"teacher-{number}:scores": list(one.scores)}
-    student_steps = [one for one in grid.student_steps if there(*one.scores)]
-    for number, one in enumerate(student_steps):
-        inputs[f"student-{number}:scores"] = list(one.scores)
-    scored = {seed: one.inputs for seed, one in grid.scored.items() if there(*one.inputs["scores"])}
-    for seed, made in scored.items():
-        inputs[f"points-{seed}"] = made["pairs"]
-        for estimator, shards in _estimators(grid, made["scores"]).items():
-            if there(*shards):
-                inputs[f"scores-{seed}:{estimator}"] = shards
+        what = f"{one.row}, teacher after {one.share:.0%} of its update"
+        if there(what, ASIDE, "", one.seed, one.system.metrics, *one.scores):
+            prefix = f"teacher-{len(teacher_steps)}"
+            give(prefix, one.system)
+            inputs |= {f"{prefix}:teacher": [one.teacher], f"{prefix}:scores": list(one.scores)}
+            teacher_steps.append({"seed": one.seed, "share": one.share})
+    student_steps: list[dict[str, Any]] = []
+    for one in grid.student_steps:
+        if there(f"{one.row}, student after {one.share:.0%} of its training", ASIDE, "", one.seed, *one.scores):
+            inputs[f"student-{len(student_steps)}:scores"] = list(one.scores)
+            student_steps.append({"row": one.row, "seed": one.seed, "share": one.share})
+    scored = []
+    for seed, first in grid.scored.items():
+        own = first.iteration.inputs["scores"]
+        if there("the points of the first iteration", ASIDE, "", seed, *own):
+            inputs[f"points-{seed}"] = first.iteration.inputs["pairs"]
+            for estimator, shards in _estimators(grid, own).items():
+                if not any(shard in errors for shard in shards):  # else its row is missing
+                    inputs[f"scores-{seed}:{estimator}"] = shards
+            scored.append({"seed": seed, "estimator": first.estimator})
     for (student, seed), card in grid.cards.items():
-        if there(card):
+        if there("benchmarks", ASIDE, student, seed, card):
             inputs[f"card-{seed}:{student}"] = [card]
+    told = grid.study.model_dump_json(exclude={"store": True, "compute": True, "budget": True})
     settings = {
-        "study": whole(grid.study, tree),
-        "run": grid.cells[0].settings.model_dump(mode="json", exclude={"store": True, "compute": True}),
+        "study": json.loads(told),
+        "run": grid.cells[0][1].settings.model_dump(mode="json", exclude={"store": True, "compute": True}),
         "results": results,
-        "missing": without,
-        "teacher_steps": [{"seed": one.seed, "share": one.share} for one in teacher_steps],
-        "student_steps": [{"row": one.row, "seed": one.seed, "share": one.share} for one in student_steps],
-        "scored": list(scored),
+        "missing": missing,
+        "teacher_steps": teacher_steps,
+        "student_steps": student_steps,
+        "scored": scored,
     }
     request = ask("study", "study", settings, inputs, 0)
     return request.model_copy(update={"kept_as": f"studies/{grid.study.name}-{request.fingerprint[:8]}"})
 
 
 def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:
-    """By estimator, all that scored the very points that `scores` are of."""
-    tokens = grid.requests[scores[0]].inputs["tokens"]
+    """By estimator, what scored the same points as `scores`, by the same student, reference set and settings."""
+
+    def measured(request: Request) -> Any:
+        against = {name: request.inputs[name] for name in ("student", "tokens")}
+        gradient = [grid.requests[address] for address in request.inputs.get("gradient", [])]
+        reference = request.inputs.get("reference") or gradient[0].inputs["reference"]
+        alike = {name: value for name, value in request.settings.items() if name != "estimator"}
+        return against, reference, alike
+
+    wanted = measured(grid.requests[scores[0]])
     found: dict[str, Shards] = {}
     for address, request in grid.requests.items():
-        if request.stage == "influence" and request.inputs["tokens"] == tokens:
+        if request.stage == "influence" and measured(request) == wanted:
             found.setdefault(request.settings["estimator"], []).append(address)
     return found
-
-
-def whole(study: Study, tree: Change) -> dict[str, Any]:
-    """The study with its settings in it, so that it needs no other file: without what changes no artifact."""
-    told: dict[str, Any] = json.loads(study.model_dump_json(exclude={"store": True, "compute": True, "budget": True}))
-    return {**told, "settings": tree}

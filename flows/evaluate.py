@@ -148,7 +148,8 @@ def prepare(
     from montessori.evaluation import subjects as models_of
     from tasks import engines, evaluating
 
-    asked = _suite(suite, judge, overrides)
+    path = suite_file(suite)
+    asked = _settled(config_file.read(path, [*judged_by(judge), *overrides]), str(path))
     store = open_store(asked.store)
     store.check_readable()
     found = models_of.find(models, store)
@@ -171,13 +172,14 @@ def prepare(
     return Prepared(asked, store, plan, questions)
 
 
-def suited(
-    suite: str, judge: str | None, overrides: Sequence[str], connect: bool = True
-) -> "tuple[Suite, dict[str, str]]":
-    """A suite for students that are still to be made, and the addresses of what it names; checked as `prepare` does."""
+def suited(tree: dict[str, Any], where: str, connect: bool = True) -> "tuple[Suite, dict[str, str]]":
+    """The suite that `tree` says, for students still to be made, and the addresses of what it names; all checked.
+
+    `where` is what its errors begin with.
+    """
     from tasks import engines
 
-    asked = _suite(suite, judge, overrides)
+    asked = _settled(tree, where)
     addresses, _ = _addresses(asked, None)
     if connect:
         engines.check_suite(asked)
@@ -222,23 +224,28 @@ def _check_sense(suite: "Suite", subjects: "Sequence[Subject]") -> None:
         raise InputError("the suite measures nothing: add benchmarks, --reference DATA, or a judge")
 
 
-def _suite(name: str, judge: str | None, overrides: Sequence[str]) -> "Suite":
-    from montessori.evaluation.suite import Suite
-    from tasks.engines import settled_engine
-    from tasks.places import gpus
-
+def suite_file(name: str, field: str = "--suite") -> Path:
+    """The file of a suite: one that comes with Montessori, or a path. Raises InputError, naming `field`."""
     path = Path(name)
     if not path.suffix and "/" not in name:
         path = SUITES / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in SUITES.glob("*.yaml")))
-            raise InputError(f"--suite {name}: no such suite; known: {known}; or give the path of a YAML file")
-    asked = config_file.block(Suite, config_file.read(path, [*_judge(judge), *overrides]), str(path))
+            raise InputError(f"{field} {name}: no such suite; known: {known}; or give the path of a YAML file")
+    return path
+
+
+def _settled(tree: dict[str, Any], where: str) -> "Suite":
+    from montessori.evaluation.suite import Suite
+    from tasks.engines import settled_engine
+    from tasks.places import gpus
+
+    asked = config_file.block(Suite, tree, where)
     unjudged = [part for part in ("alpaca_eval", "mt_bench") if getattr(asked, part) is not None]
     if unjudged and not asked.judge:
         without = " ".join(f"--set {part}=null" for part in unjudged)
         raise InputError(
-            f"{' and '.join(unjudged)}: need a judge; add --judge openai:NAME (or vllm:MODEL), or {without}"
+            f"{where}: {' and '.join(unjudged)} need a judge; add --judge openai:NAME (or vllm:MODEL), or {without}"
         )
     if asked.head_to_head and not asked.alpaca_eval:
         raise InputError("head_to_head: compares answers to AlpacaEval's instructions; add --set 'alpaca_eval={}'")
@@ -247,13 +254,13 @@ def _suite(name: str, judge: str | None, overrides: Sequence[str]) -> "Suite":
     return asked.model_copy(update={"dtype": dtype, "engine": engine})
 
 
-def _judge(given: str | None) -> list[str]:
-    """The settings that `--judge ENGINE:MODEL` is short for."""
+def judged_by(given: str | None, field: str = "--judge") -> list[str]:
+    """The settings that `--judge ENGINE:MODEL` is short for. Raises InputError, naming `field`."""
     if given is None:
         return []
     engine, _, model = given.partition(":")
     if engine not in ("openai", "vllm", "transformers") or not model:
-        raise InputError(f"--judge {given}: expected openai:NAME, vllm:MODEL or transformers:MODEL")
+        raise InputError(f"{field} {given}: expected openai:NAME, vllm:MODEL or transformers:MODEL")
     field = "judge.openai.model" if engine == "openai" else "judge.source"
     return [f"judge.engine={engine}", f"{field}={json.dumps(model)}"]
 
@@ -267,6 +274,8 @@ def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") 
         if len(labels) == 1:
             return (REFERENCE if suite.alpaca_eval else None), None
         return compared_with(labels), None
+    if given == REFERENCE and not suite.alpaca_eval:
+        raise InputError(f"--baseline {given}: its answers are AlpacaEval's; add --set 'alpaca_eval={{}}'")
     if given in labels or given == REFERENCE:
         return given, None
     name, equals, file = given.partition("=")

@@ -5,13 +5,14 @@ What two cells share has one address, and so is one request: the same Self-Instr
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flows.iteration import Iteration, System, base, no_fine_tuning, self_instruct
 from flows.plan import METHODS, transferred
 from montessori import config_file, sources
 from montessori.artifacts import Request
+from montessori.config import Model
+from montessori.errors import InputError
 from montessori.evaluation.subjects import Subject
 from montessori.evaluation.suite import Suite
 from montessori.reporting.study.data import SYSTEMS, TRANSFER
@@ -56,6 +57,14 @@ class Step:
     teacher: Address | None = None
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The first iteration of the first system that measures influence, whose points figures show."""
+
+    iteration: Iteration
+    estimator: str
+
+
 @dataclass
 class Grid:
     """Everything that a study asks for, in the order in which it is asked."""
@@ -65,18 +74,18 @@ class Grid:
     rows: list[Row] = field(default_factory=list)
     teacher_steps: list[Step] = field(default_factory=list)
     student_steps: list[Step] = field(default_factory=list)
-    scored: dict[int, Iteration] = field(default_factory=dict)  # by seed: the first iteration of the first method
+    scored: dict[int, Scored] = field(default_factory=dict)  # by seed
     cards: dict[tuple[str, int], Address] = field(default_factory=dict)  # the scorecard of a student and seed
-    cells: list[Steps] = field(default_factory=list)
+    cells: list[tuple[str, Steps]] = field(default_factory=list)  # by name; one may have several
 
 
-def plan(study: Study, tree: Change, where: str, suite: tuple[Suite, dict[str, Address]] | None = None) -> Grid:
-    """What `study` comes to, on the settings `tree`. Raises InputError, beginning with `where`, for a wrong cell.
+def plan(study: Study, where: str, suite: Suite | None, found: dict[str, Address]) -> Grid:
+    """What `study`, which is whole, comes to. Raises InputError, beginning with `where`, for a wrong cell.
 
-    The systems' students are measured on `suite`, given with the addresses of what it names.
+    The systems' students are measured on `suite`; `found` are the addresses of what it names.
     """
     grid = Grid(study)
-    cells = _Cells(study, tree, where, grid)
+    cells = _Cells(study, where, grid)
     for entry in entries(study):
         for student in study.students if entry.group == SYSTEMS else list(study.students)[:1]:
             for seed in study.seeds:
@@ -84,7 +93,7 @@ def plan(study: Study, tree: Change, where: str, suite: tuple[Suite, dict[str, A
     if suite:
         for student in study.students:
             for seed in study.seeds:
-                _measure(grid, *suite, student, seed)
+                _measure(grid, suite, found, student, seed)
     more = budgeted(study.budget, list(grid.requests.values()))
     for address, request in grid.requests.items() if more else ():
         grid.requests[address] = request.model_copy(update={"means": {**request.means, **more}})
@@ -113,20 +122,30 @@ def merged(tree: Mapping[str, Any], change: Mapping[str, Any]) -> Change:
 class _Cells:
     """Makes the steps of cells, and notes what they ask for."""
 
-    def __init__(self, study: Study, tree: Change, where: str, grid: Grid):
+    def __init__(self, study: Study, where: str, grid: Grid):
+        assert isinstance(study.settings, dict), "it is whole"
         self._study, self._grid, self._where = study, grid, where
-        self._tree = merged(tree, study.change)
+        self._tree = merged(study.settings, study.change)
         self._sources: dict[str, dict[str, str]] = {}
+        self._others: dict[str, Model] = {}  # further students, by name
 
     def steps(self, entry: Entry, student: str, seed: int, more: Change | None = None) -> Steps:
         """Those of one cell; `more` is a change to it."""
         tree = merged(merged(merged(self._tree, self._study.students[student]), entry.change), more or {})
         tree |= {"name": self._study.name, "seed": seed, "store": self._study.store}
+        assert self._study.compute, "it is whole"
         tree["compute"] = self._study.compute.model_dump(mode="json")
-        settings = engines.settled(config_file.parse(tree, f"{self._where}: {entry.where}"))
+        where = f"{self._where}: {entry.where}" + (f" with students.{student}" if student else "")
+        settings = engines.settled(config_file.parse(tree, where))
+        for name, model in settings.transfer.items():
+            if self._others.setdefault(name, model) != model:
+                raise InputError(f"{where}: transfer.{name} is another student elsewhere; give it another name")
         key = settings.model_copy(update={"seed": 0}).model_dump_json()
         if key not in self._sources:
-            self._sources[key] = sources.addresses(settings)
+            try:
+                self._sources[key] = sources.addresses(settings)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
         cell = ", ".join(part for part in (entry.name, student, f"seed {seed}") if part)
 
         def submit(request: Request) -> None:
@@ -134,7 +153,7 @@ class _Cells:
             self._grid.requests.setdefault(request.address, told)
 
         steps = Steps(settings, self._sources[key], submit)
-        self._grid.cells.append(steps)
+        self._grid.cells.append((cell, steps))
         return steps
 
 
@@ -146,12 +165,22 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
     def note(name: str, group: str, system: System) -> None:
         grid.rows.append(Row(name, group, student, seed, system))
 
+    def pass_on(systems: dict[str, System]) -> None:
+        if steps.settings.transfer:
+            called = {system.name: name for name, system in systems.items()}
+            for other, system in transferred(steps, start, list(systems.values())):
+                row = Row(called.get(system.name, system.name), TRANSFER, other, seed, system)
+                if row not in grid.rows:  # of Self-Instruct, which several systems bring along
+                    grid.rows.append(row)
+
+    unchanged = self_instruct(steps, start) if not steps.settings.iterations or steps.settings.transfer else None
     if not steps.settings.iterations:
-        unchanged = self_instruct(steps, start)
+        assert unchanged
         if entry.name == SELF_INSTRUCT:
             note(NO_FINE_TUNING, SYSTEMS, no_fine_tuning(steps, start))
             _look(grid, steps, start.student, start.reference, Row(entry.name, entry.group, student, seed, unchanged))
         note(entry.name, entry.group, unchanged)
+        pass_on({entry.name: unchanged})
         return
     done = METHODS[steps.settings.method](steps, start)
     if entry.group == SYSTEMS:
@@ -162,7 +191,7 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
         note(entry.name, entry.group, done[-1].system)
     first = steps.settings.method == "montessori" and student == next(iter(grid.study.students))
     if first and seed not in grid.scored and "scores" in done[0].inputs:
-        grid.scored[seed] = done[0]
+        grid.scored[seed] = Scored(done[0], steps.settings.influence.estimator)
         row = Row(grid.rows[-1].name, entry.group, student, seed, done[-1].system)
         _look(grid, steps, start.student, start.reference, row)
         for share in grid.study.teacher_steps:
@@ -170,11 +199,8 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
             (on_its_way,) = METHODS["montessori"](part, base(part))
             scores = on_its_way.inputs.get("scores-after", [])
             grid.teacher_steps.append(Step(entry.name, seed, share, scores, on_its_way.system, on_its_way.teacher))
-    last = done[-1].system
-    if steps.settings.transfer:
-        for other, system in transferred(steps, start, [self_instruct(steps, start), last]):
-            called = entry.name if system.name == last.name else system.name
-            grid.rows.append(Row(called, TRANSFER, other, seed, system))
+    if unchanged:
+        pass_on({SELF_INSTRUCT: unchanged, entry.name: done[-1].system})
 
 
 def _look(grid: Grid, steps: Steps, student: Address, reference: Address, row: Row) -> None:
@@ -199,12 +225,3 @@ def _measure(grid: Grid, suite: Suite, found: dict[str, Address], student: str, 
         told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label}"})
         grid.requests.setdefault(request.address, told)
     grid.cards[student, seed] = planned.card
-
-
-def settings_of(study: Study, folder: Path) -> Change:
-    """The settings that all cells begin with. Raises InputError where the file that the study names cannot be read."""
-    if isinstance(study.settings, dict):
-        return study.settings
-    path = Path(study.settings)
-    beside = folder / path
-    return config_file.read(beside if beside.is_file() or not path.is_file() else path)

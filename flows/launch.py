@@ -206,17 +206,17 @@ def study(
     def work() -> Address:
         ready = studies.prepare(str(_file(study, "studies")), [*overrides, *given])
         studies.check(ready)
-        check(ready.study.compute, ready.store)
+        check(ready.compute, ready.store)
         ready.store.check_writable()
-        place = open_place(ready.study.compute, studies.python_of(ready.grid))
-        execution = Execution(ready.store, place, ready.study.compute)
+        place = open_place(ready.compute, studies.python_of(ready.grid))
+        execution = Execution(ready.store, place, ready.compute)
         try:
             with Shards(execution):
                 address = studies.follow(ready, execution)
         finally:
             place.close()
         present(ready.store, address)
-        execution.finish()
+        studies.ended(execution)
         return address
 
     return ended(work)

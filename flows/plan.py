@@ -1,12 +1,11 @@
 """The stages of a run in their order, and what a run would do; without Prefect."""
 
-import json
 from dataclasses import replace
 
 from flows import iteration, llm2llm, self_reward
-from flows.evaluate import check_benchmarks, suited
+from flows.evaluate import check_benchmarks, judged_by, suite_file, suited
 from flows.iteration import Base, Iteration, System, base, no_fine_tuning, self_instruct, taught_on
-from montessori import sources
+from montessori import config_file, sources
 from montessori.artifacts import Request, open_store
 from montessori.config import Settings
 from montessori.evaluation.subjects import Subject
@@ -58,8 +57,9 @@ def benchmarks(settings: Settings, suite: str | None, judge: str | None, connect
     """
     if suite is None:
         return []
+    path = suite_file(suite)
     own = {"store": settings.store, "compute": settings.compute.model_dump(mode="json")}
-    asked, found = suited(suite, judge, [f"{key}={json.dumps(value)}" for key, value in own.items()], connect)
+    asked, found = suited({**config_file.read(path, judged_by(judge)), **own}, str(path), connect)
     steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
     start = base(steps)
     subjects = [

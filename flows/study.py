@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from montessori import config_file
-from montessori.errors import InputError
+from montessori.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from flows.grid import Grid
     from montessori.artifacts import Request, Store
+    from montessori.config import Compute
     from montessori.evaluation.suite import Suite
-    from montessori.study import Change, Study
+    from montessori.study import Study
     from tasks.attempts import Attempts, Record
     from tasks.steps import Address
 
@@ -37,11 +38,16 @@ has is not made again, and a cell that fails stops no other one: the same comman
 class Prepared:
     """A study that is ready to start."""
 
-    study: "Study"
-    tree: "Change"  # the settings that all cells begin with
+    study: "Study"  # whole
     store: "Store"
     grid: "Grid"
     suite: "Suite | None"
+
+    @property
+    def compute(self) -> "Compute":
+        """Where stages run."""
+        assert self.study.compute, "it is whole"
+        return self.study.compute
 
 
 def add_parser(add: Any) -> None:
@@ -84,13 +90,14 @@ def study(
 
     console = Console()
     if options.dry_run:
-        terminal.show_grid(console, list(requests.values()), ready.store)
+        names = dict.fromkeys(name for name, _ in ready.grid.cells)
+        terminal.show_grid(console, names, list(requests.values()), ready.store)
         return 0
     check(ready)
-    places.check(ready.study.compute, ready.store)
+    places.check(ready.compute, ready.store)
     ready.store.check_writable()
-    place = places.open_place(ready.study.compute, python_of(ready.grid))
-    execution = Direct(ready.store, place, ready.study.compute, apart=True)
+    place = places.open_place(ready.compute, python_of(ready.grid))
+    execution = Direct(ready.store, place, ready.compute, apart=True)
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), leaving_at_once(screen.stop):
         try:
@@ -101,7 +108,7 @@ def study(
     terminal.show_result(console, folder / "result.md")
     console.print(f"\nreport  {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"study   {ready.store.locate(address)}", highlight=False, markup=False, soft_wrap=True)
-    execution.finish()
+    ended(execution)
     return 0
 
 
@@ -118,7 +125,7 @@ def estimate(options: argparse.Namespace) -> int:
 
     console = Console()
     with console.status("reading the seeds and the rates of past runs"):
-        lines, assumed = estimate_all([(steps.settings, steps.requests) for steps in ready.grid.cells], ready.store)
+        lines, assumed = estimate_all([(steps.settings, steps.requests) for _, steps in ready.grid.cells], ready.store)
     terminal.show_estimate(console, lines, assumed, ready.study.budget)
     if ready.suite:
         console.print("\nNot in it: the benchmarks (docs/operate.md says what they take).", highlight=False)
@@ -138,54 +145,94 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
     from montessori.study import Study
 
     path = Path(config)
-    asked = config_file.block(Study, config_file.read(path, list(overrides)), str(path))
-    tree = grid.settings_of(asked, path.parent)
+    asked = whole(config_file.block(Study, config_file.read(path, list(overrides)), str(path)), path)
     store = open_store(asked.store)
     store.check_readable()
-    if asked.judge and not asked.suite:
-        raise InputError("judge: there is no suite that it would judge; add suite: paper")
-    measured: tuple[Suite, dict[str, Address]] | None = None
+    suite: Suite | None = None
+    found: dict[str, Address] = {}
     if asked.suite:
-        beside = path.parent / asked.suite
+        assert asked.compute and isinstance(asked.suite, dict), "it is whole"
         own = {"store": asked.store, "compute": asked.compute.model_dump(mode="json")}
-        given = [f"{key}={json.dumps(value)}" for key, value in own.items()]
-        measured = evaluate.suited(str(beside) if beside.is_file() else asked.suite, asked.judge, given, connect)
-    planned = grid.plan(asked, tree, str(path), measured)
-    if measured:
-        evaluate.check_benchmarks(measured[0], planned.requests.values(), store, connect)
-    return Prepared(asked, tree, store, planned, measured[0] if measured else None)
+        try:
+            suite, found = evaluate.suited({**asked.suite, **own}, "suite", connect)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    planned = grid.plan(asked, str(path), suite, found)
+    if suite:
+        evaluate.check_benchmarks(suite, planned.requests.values(), store, connect)
+    return Prepared(asked, store, planned, suite)
+
+
+def whole(study: "Study", path: Path) -> "Study":
+    """The study with all that its file names in it, so that it can be read without them, in another folder."""
+    from flows.evaluate import judged_by, suite_file
+    from montessori.config import Compute
+
+    settings = study.settings
+    if isinstance(settings, str):
+        settings = config_file.read(_beside(path, settings))
+    if "budget" in settings:
+        raise InputError(f"{path}: settings.budget: a study has one for all of its cells; set budget there")
+    suite = study.suite
+    if study.judge and not suite:
+        raise InputError(f"{path}: judge: there is no suite that it would judge; add suite: paper")
+    if isinstance(suite, str):
+        suite = config_file.read(suite_file(str(_beside(path, suite)), f"{path}: suite ="))
+    if suite:
+        suite = config_file.changed(suite, judged_by(study.judge, f"{path}: judge ="))
+    compute = study.compute or config_file.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
+    told = config_file.grounded({**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None})
+    return config_file.block(type(study), {**told, "compute": compute}, str(path))
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file that the file at `path` names: beside it, or as it is."""
+    return beside if (beside := path.parent / name).is_file() else Path(name)
 
 
 def check(ready: Prepared) -> None:
     """Raise InputError when an engine that a cell needs cannot be had."""
     from tasks import engines
 
-    for steps in ready.grid.cells:
+    for _, steps in ready.grid.cells:
         missing = [request for request in steps.requests.values() if not ready.store.exists(request.address)]
         engines.check(steps.settings, missing)
 
 
 def python_of(grid: "Grid") -> str:
     """The interpreter of vLLM's environment."""
-    return str(grid.cells[0].settings.generation.vllm.python)
+    return grid.cells[0][1].settings.generation.vllm.python
 
 
 def follow(ready: Prepared, execution: "Attempts") -> "Address":
-    """Run all cells, and draw those that were made; the study's address. What failed is for `execution.finish`."""
+    """Run all cells, and draw those that were made; the study's address. What failed is for `ended` to say."""
     from flows.drawn import report
     from tasks.telling import Telling
 
-    whole = report(ready.grid, ready.tree, {})
-    with Telling(ready.store, {**ready.grid.requests, whole.address: whole}, execution.records):
-        for request in ready.grid.requests.values():
+    requests = ready.grid.requests
+    planned = report(ready.grid, {})
+    with Telling(ready.store, {**requests, planned.address: planned}, execution.records) as telling:
+        for request in requests.values():
             execution.submit(request)
         execution.wait()
-        last = report(ready.grid, ready.tree, failures(ready.grid.requests, execution.records))
-        execution.submit(last)
+        broken = failures(requests, execution.records)
+        drawn = report(ready.grid, broken)
+        telling.instead(planned.address, drawn)
+        execution.submit(drawn)
         execution.wait()
-    if execution.records[last.address].state not in ("done", "cached"):
+        if execution.records[drawn.address].state not in ("done", "cached"):
+            ended(execution)
+        if broken:
+            telling.failed = f"{len(broken)} of {len(requests)} stages and shards could not be made"
+    return drawn.address
+
+
+def ended(execution: "Attempts") -> None:
+    """Raise StageError, which names all that failed; whatever it was, the study had been started."""
+    try:
         execution.finish()
-    return last.address
+    except InputError as error:
+        raise StageError(str(error)) from None
 
 
 def failures(requests: "Mapping[Address, Request]", records: "Mapping[Address, Record]") -> "dict[Address, str]":

@@ -4,6 +4,7 @@ Where the output is not a terminal (a log file, CI) only the finished lines are 
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -240,9 +241,9 @@ def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...],
             console.print(f"[yellow]warning[/] budget.{name} = {limit:,g} will not do: {used:,.3g} are estimated")
 
 
-def show_grid(console: Console, requests: list[Request], store: Store) -> None:
-    """What a study would do: each cell, its stages, and how many of them the store has."""
-    cells: dict[str, list[bool]] = {}
+def show_grid(console: Console, names: Iterable[str], requests: list[Request], store: Store) -> None:
+    """What a study would do: each cell of these names, its stages, and how many of them the store has."""
+    cells: dict[str, list[bool]] = {name: [] for name in names}
     for request in requests:
         cells.setdefault(request.title.partition(OF_CELL)[0], []).append(store.exists(request.address))
     table = Table(title="Grid")
@@ -250,7 +251,8 @@ def show_grid(console: Console, requests: list[Request], store: Store) -> None:
     for name in ("stages", "to do"):
         table.add_column(name, justify="right")
     for cell, there in cells.items():
-        table.add_row(cell, str(len(there)), str(there.count(False)) if not all(there) else "cached")
+        todo = str(there.count(False)) if not all(there) else "cached"
+        table.add_row(cell, str(len(there)), todo if there else "shared")
     console.print(table)
     missing = sum(there.count(False) for there in cells.values())
     console.print(

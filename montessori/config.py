@@ -421,6 +421,19 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _variants_fit(self) -> Self:
+        for field, value, usual in (
+            ("update", self.update, "instructions"),
+            ("preferences.signal", self.preferences.signal, "influence"),
+        ):
+            if self.method != "montessori" and value != usual:
+                raise ValueError(f"{field} ({value}) is a variant of method: montessori, not of {self.method}")
+        rates = self.method == "self-reward" or self.preferences.signal == "rating"
+        if self.iterations and rates and self.rating.engine == "rule" and self.seeds.source != "pocket":
+            raise ValueError("rating.engine (rule) knows the answers of the pocket world alone; name a judge")
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.influence.shards > self.probing.probing:
             raise ValueError(

@@ -19,6 +19,9 @@ from montessori.config import Settings
 from montessori.errors import InputError
 
 SOURCES = ("seeds", "reference", "test", "questions", "trained_on")  # may be written as a name or path alone
+# Settings that may hold a path, and what is none there.
+PATHS = {*SOURCES, "source", "file", "shots_file", "references", "people", "prompts", "difficulties"}
+WORDS = {"pocket", "scratch", "hub", "none"}
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -49,11 +52,28 @@ def read(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected settings as `key: value` lines")
-    tree = json.loads(json.dumps(tree, default=str))  # a YAML alias must not let one override change two settings
-    for override in overrides or []:
-        _override(tree, override)
-    found: dict[str, Any] = tree
+    return changed(tree, overrides or [])
+
+
+def changed(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A copy of `tree` with the overrides."""
+    # A YAML alias must not let one override change two settings.
+    found: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    for override in overrides:
+        _override(found, override)
     return found
+
+
+def grounded(tree: Any) -> Any:
+    """`tree` with the paths of files and folders that are there made absolute: it may be read in another folder."""
+    if isinstance(tree, dict):
+        return {key: _absolute(key, grounded(value)) for key, value in tree.items()}
+    return [grounded(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _absolute(key: str, value: Any) -> Any:
+    path = Path(value).expanduser() if isinstance(value, str) and key in PATHS and value not in WORDS else None
+    return str(path.resolve()) if path and path.exists() else value
 
 
 def parse(tree: dict[str, Any], where: str) -> Settings:

@@ -46,6 +46,8 @@ class Direct(Attempts):
         if wrong and not self._apart:
             raise InputError(wrong[0])
         self.raise_failures()
+        for future in self._futures.values():
+            future.result()  # what no record tells of
 
     def _settle(self, request: Request, waits: list[Future[None]], made: Future[None]) -> None:
         try:
@@ -58,7 +60,7 @@ class Direct(Attempts):
         """Try until it is done; an input's error is this stage's too."""
         for future in waits:
             future.result()
-        if not self._apart and any(record.wrong_input for record in self.records.values()):
+        if not self._apart and any(record.wrong_input for record in list(self.records.values())):
             raise CancelledError  # the shards of one input would all say the same
         for attempt in count(1):
             try:

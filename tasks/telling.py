@@ -37,6 +37,7 @@ class Telling:
         self._told: tuple[object, float] = (None, 0.0)
         self._turn = threading.Lock()
         self._ended = threading.Event()
+        self.failed = ""  # why it counts as failed, though no error ended it
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Telling":
@@ -50,9 +51,17 @@ class Telling:
         self._ended.set()
         self._thread.join()
         if error is None:
-            self._tell("done")
+            self._tell("failed" if self.failed else "done", self.failed)
         else:
             self._tell("failed" if isinstance(error, Exception) else "stopped", str(error))
+
+    def instead(self, planned: str, made: Request) -> None:
+        """The run is not at the address `planned`, where it was told of so far, but is `made`."""
+        with self._turn:
+            self._store.remove(f"{status.PLACE}/{planned}.json")
+            self._titles = {a: t for a, t in self._titles.items() if a != planned} | {made.address: made.title}
+            self._run = made.address
+            self._told = (None, 0.0)
 
     def leave(self) -> None:
         """Say that the run was stopped, as the process's last word."""

@@ -111,6 +111,10 @@ def findings(report: Report) -> list[str]:
         extreme = ("Lowest" if metric.lower_is_better else "Highest") + f" {metric.name.lower()}"
         unit = " %" if metric.unit.startswith("%") else ""
         values = f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
+        if a.mean == b.mean:
+            equal = f"{first.name} and {second.name} are equal, {written(a, metric, digits)}{unit}"
+            sentences.append(f"{metric.name}: {equal}.")
+            continue
         clear = leader([a, b], metric.lower_is_better) is not None
         verdict = "" if clear else ", a difference within twice the combined standard error"
         sentences.append(f"{extreme}: {first.name}, {values}{verdict}.")

@@ -53,7 +53,7 @@ class Settings(Frozen):
     missing: list[dict[str, Any]]  # the same, with the error
     teacher_steps: list[dict[str, Any]]  # seed, share
     student_steps: list[dict[str, Any]]  # row, seed, share
-    scored: list[int]  # seeds whose first teacher's points can be shown: `scores-<seed>:<estimator>`
+    scored: list[dict[str, Any]]  # seed, and the estimator by which its first teacher was tuned
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def gather(job: Job, settings: Settings) -> Study:
             for number, step in enumerate(settings.student_steps)
         ],
         duels=_duels(job, systems),
-        scored=[_scored(job, seed) for seed in settings.scored],
+        scored=[_scored(job, **one) for one in settings.scored],
         highest=highest,
         lowest=lowest,
         texts=_texts(job, systems),
@@ -130,7 +130,12 @@ def _cost(job: Job, student: list[str]) -> Cost:
     made = _ancestors(job, student)
 
     def seconds(stages: set[str]) -> float:
-        return math.fsum(m["seconds"] for m in made if m["request"]["stage"] in stages)
+        """Of all processes that shared a training."""
+        return math.fsum(
+            m["seconds"] * m["request"].get("means", {}).get("training_processes", 1)
+            for m in made
+            if m["request"]["stage"] in stages
+        )
 
     spent = estimate.total(estimate.as_made(m) for m in made if m["request"]["stage"] in WRITING | SCORING)
     return Cost(
@@ -174,11 +179,12 @@ def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
     """The teacher as it was, where its points are scored, and then at each stop."""
     found = []
     first = next(iter(settings.study["students"]))
+    estimators = {one["seed"]: one["estimator"] for one in settings.scored}
     for number, told in enumerate(settings.results):
         mine = (told["row"], told["group"], told["student"]) == (SELF_INSTRUCT, SYSTEMS, first)
-        if mine and settings.teacher_steps and told["seed"] in settings.scored:
+        if mine and settings.teacher_steps and told["seed"] in estimators:
             values = {key: m["mean"] for key, m in _metrics(job, f"{number}:metrics").items()}
-            influences = _influences(job, _own_scores(settings, told["seed"]))
+            influences = _influences(job, f"scores-{told['seed']}:{estimators[told['seed']]}")
             found.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
     for number, told in enumerate(settings.teacher_steps):
         values = {key: m["mean"] for key, m in _metrics(job, f"teacher-{number}:metrics").items()}
@@ -188,52 +194,49 @@ def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
     return found
 
 
-def _own_scores(settings: Settings, seed: int) -> str:
-    """The input with the scores that the seed's teacher was tuned by."""
-    return f"scores-{seed}:{settings.run['influence']['estimator']}"
-
-
 def _influences(job: Job, name: str) -> list[float]:
     return [row["influence"] for row in job.rows(name, "scores.parquet") if _finite(row["influence"])]
 
 
 def _positive(job: Job, name: str) -> float:
     influences = _influences(job, name)
-    return sum(influence > 0 for influence in influences) / max(1, len(influences))
+    return sum(influence > 0 for influence in influences) / len(influences) if influences else math.nan
 
 
 def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Duel]:
     """Who has more held-out answers right, item by item and seed by seed: the later rows against the earlier ones."""
-    items: dict[tuple[str, str, int], list[float]] = {}
+    items: dict[tuple[str, str, int], dict[str, float]] = {}
     for number, told in systems:
         rows = job.rows(f"{number}:metrics", "accuracy.parquet")
-        items[told["student"], told["row"], told["seed"]] = [row["accuracy"] for row in rows]
+        items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
     first = systems[0][1]["student"] if systems else ""
     rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
     found = []
     for j, left in enumerate(rows_in_order):
         for right in rows_in_order[:j]:
             pairs = [
-                (mine, theirs)
-                for student, row, seed in items
-                if row == left and student == first and (student, right, seed) in items
-                for mine, theirs in zip(items[student, left, seed], items[student, right, seed], strict=True)
+                (mine[id], theirs[id])
+                for (student, row, seed), mine in items.items()
+                if row == left and student == first and (theirs := items.get((student, right, seed)))
+                for id in mine
+                if id in theirs
             ]
             wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
             found.append(Duel(left, right, wins, len(pairs) - wins - losses, losses))
     return found
 
 
-def _scored(job: Job, seed: int) -> Scored:
+def _scored(job: Job, seed: int, estimator: str) -> Scored:
+    """The points that all estimators have; the training loss as the own one has it."""
     prefix = f"scores-{seed}:"
     names = [name for name in job.request.inputs if name.startswith(prefix)]
     scores = {name.removeprefix(prefix): {r["id"]: r for r in job.rows(name, "scores.parquet")} for name in names}
     ids = sorted(set.intersection(*(set(found) for found in scores.values())))
-    losses = next(iter(scores.values()))
+    losses = scores[estimator]
     return Scored(
         seed,
         [losses[id]["training_loss"] for id in ids],
-        {estimator: [found[id]["influence"] for id in ids] for estimator, found in scores.items()},
+        {name: [found[id]["influence"] for id in ids] for name, found in scores.items()},
     )
 
 
@@ -241,9 +244,9 @@ def _examples(job: Job, settings: Settings) -> tuple[list[Example], list[Example
     """Of the first seed that has scores."""
     if not settings.scored:
         return [], []
-    seed = settings.scored[0]
+    seed, estimator = settings.scored[0]["seed"], settings.scored[0]["estimator"]
     pairs = {row["id"]: row for row in job.rows(f"points-{seed}", "pairs.parquet")}
-    rows = [row for row in job.rows(_own_scores(settings, seed), "scores.parquet") if row["status"] == "ok"]
+    rows = [row for row in job.rows(f"scores-{seed}:{estimator}", "scores.parquet") if row["status"] == "ok"]
     rows.sort(key=lambda row: (-row["influence"], row["id"]))
 
     def shown(row: Row) -> Example:

@@ -7,7 +7,8 @@ failed, is missing.
 from dataclasses import dataclass, field
 
 SYSTEMS = ""  # the group of the systems themselves (table 1)
-TRANSFER = "transfer"  # of students that learn from another one's data; every other group is an ablation (table 2)
+TRANSFER = "transfer"  # of students that learn from another one's data
+ASIDE = "beside the tables"  # of what is only missing in figures or columns; every other group is an ablation (table 2)
 
 
 @dataclass(frozen=True)

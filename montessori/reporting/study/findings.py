@@ -4,7 +4,7 @@ In: a `Study`.  Out: sentences, about the first metric in numbers and about the 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.reporting.scorecard.layout import number
@@ -51,7 +51,7 @@ def _headline(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
     means = {row: measure.mean for row in members if (measure := found[row].measure)}
     if not means:
         return f"{_phrase(metric)} was not measured."
-    best = (min if metric.lower_is_better else max)(means, key=lambda row: means[row])
+    best = _best(metric, means)
     start = f"{best.name} has the {'lowest' if metric.lower_is_better else 'highest'} mean {_phrase(metric)}"
     if best.name == study.baseline:
         return f"{start}; it is what the others are tested against."
@@ -66,6 +66,10 @@ def _headline(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
     else:
         said = _against(study, metric, gap, found[best].corrected)
     return f"{start}; {said}.{_price(best, other)}"
+
+
+def _best(metric: Metric, means: Mapping[Row, float]) -> Row:
+    return (min if metric.lower_is_better else max)(means, key=lambda row: means[row])
 
 
 def _against(study: Study, metric: Metric, gap: Difference, corrected: float) -> str:
@@ -88,12 +92,14 @@ def _price(row: Row, other: Row) -> str:
 
 
 def _others(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
-    """Which other metrics tell systems from the baseline."""
+    """Which systems the metrics tell from the baseline; without what the headline has said of the first metric."""
     verdicts: dict[str, dict[str, list[str]]] = {}  # by system, then by verdict
     level = []
-    for metric in study.metrics[1:]:
+    for metric in study.metrics:
         found = standings(study, rows, metric)
-        told = [(found[row].verdict, row.name) for row in members]
+        means = {row: measure.mean for row in members if (measure := found[row].measure)}
+        said_before = _best(metric, means) if means and metric is study.metrics[0] else None
+        told = [(found[row].verdict, row.name) for row in members if row is not said_before]
         for verdict, name in told:
             if verdict:
                 verdicts.setdefault(name, {}).setdefault(verdict, []).append(metric.title)

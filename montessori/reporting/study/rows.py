@@ -11,7 +11,7 @@ from typing import Literal
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Measure
 from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
-from montessori.reporting.study.data import SYSTEMS, TRANSFER, Metric, Missing, Result, Study
+from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER, Metric, Missing, Result, Study
 
 NO_RESULT = "no result, and no error was kept"
 
@@ -54,7 +54,7 @@ def ablations(study: Study) -> list[Row]:
         study,
         study.students,
         [result for result in study.results if result.group != SYSTEMS],
-        titles - {SYSTEMS, TRANSFER},
+        titles - {SYSTEMS, TRANSFER, ASIDE},
     )
 
 

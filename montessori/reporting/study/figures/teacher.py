@@ -63,7 +63,7 @@ def influences(study: Study) -> Drawing | None:
     first = float(np.median(stops[0][1]))
     texts, hidden = [], 0
     for position, ((ax,), (stop, values)) in enumerate(zip(grid, stops, strict=True)):
-        step = f"{fmean(s.step for s in stop):.0f} steps, {percent(stop[0].share)}"
+        step = f"{count(round(fmean(s.step for s in stop)), 'step')}, {percent(stop[0].share)}"
         name, ink = f"During the update ({step})", SERIES[5]
         if position == 0 and stop[0].step == 0:
             name, ink = "Before the update", MUTED
