@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny_judge
 import yaml
-from harness import Montessori
+from harness import CONFIG, Montessori
 from stack import free_port
 from vllm_server import PYTHON, serving
 
@@ -205,3 +205,21 @@ def test_wrong_input_is_one_sentence_before_anything_starts(
     done = montessori("evaluate", *words, "--store", store)
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1 and sentence in done.stderr
+
+
+def test_a_run_measures_its_students_as_they_come(copy: Path, montessori: Montessori, tmp_path: Path):
+    arc = "arc/arc_challenge_test.jsonl"
+    few = {"name": "few", "benchmarks": {"arc": _on("arc_challenge", "acc_norm,none", 0, 3, arc)}}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
+    words = ["run", CONFIG, "--store", copy, "--suite", tmp_path / "few.yaml"]
+    done = montessori(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (copy / "evaluations").iterdir()
+    assert str(folder / "report.html") in done.stdout and f"run     {copy / 'runs' / run_of(copy)}" in done.stdout
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    assert list(models) == ["No fine-tuning", "Self-Instruct", "Montessori iteration 1"]
+    assert all(columns["arc"]["n"] == 3 for columns in models.values())
+    alone = montessori("evaluate", run_of(copy), "--store", copy, "--suite", tmp_path / "few.yaml")
+    assert alone.returncode == 0 and "\ndone " not in alone.stdout, alone.stdout
+    wrong = montessori("run", CONFIG, "--store", copy, "--suite", "nope")
+    assert wrong.returncode == 2 and "--suite nope: no such suite" in wrong.stderr

@@ -64,7 +64,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_named(drawn) -> None:
     ]  # fmt: skip
     (missing,) = summary["missing"]
     assert (missing["row"], missing["seed"]) == ("Wordless", 0) and "instructions" in missing["error"]
-    table = list(csv.DictReader((the_study(store) / "table1.csv").open()))
+    table = list(csv.DictReader((the_study(store) / "table1.csv").read_text().splitlines()))
     assert [row["system"] for row in table][:2] == ["No fine-tuning", "Self-Instruct"]
 
 
