@@ -85,8 +85,7 @@ def check(options: Scoring) -> Checked:
     points = DataSource(source=options.data, split=options.split, limit=options.limit)
     reference = DataSource(source=options.reference)
     addresses = {"points": sources.rows(points, "--data"), "reference": sources.rows(reference, "--reference")}
-    with _named("--student"):
-        addresses["student"] = sources.model(options.student, "--student")
+    addresses["student"] = sources.model(options.student, "--student")
     if options.optimizer_state:
         addresses["optimizer"] = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
         with _named("--optimizer-state"):

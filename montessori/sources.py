@@ -55,13 +55,16 @@ def rows(source: DataSource, field: str) -> str:
 
 
 def model(source: str, field: str) -> str:
-    """The address of a model. Raises InputError when its folder is missing (naming `field`) or not fit to load."""
+    """The address of a model. Raises InputError, naming `field`, when its folder is missing or not fit to load."""
     path = Path(source).expanduser()
     if not path.is_dir():
         if not HUB_NAME.fullmatch(source):
             raise InputError(f"{field} = {source}: no such folder (a hub name looks like user/name)")
         return f"hub:{source}"
-    checks.model_folder(path)
+    try:
+        checks.model_folder(path)
+    except InputError as error:  # which begins with the folder
+        raise InputError(f"{field} = {error}") from None
     return _folder(path, [p for p in path.rglob("*") if p.is_file()])
 
 

@@ -262,7 +262,7 @@ def nothing(_: object) -> Any:
     ("options", "message"),
     [
         ({"student": "./nowhere"}, "--student = ./nowhere: no such folder"),
-        ({"student": "state"}, "--student: state: no config.json"),
+        ({"student": "state"}, "--student = state: no config.json"),
         ({"data": "no.jsonl"}, "--data = no.jsonl: no such file"),
         ({"data": "bad.jsonl"}, "--data: bad.jsonl: line 2 is not JSON"),
         ({"reference": "bad.jsonl"}, "--reference: bad.jsonl: line 2 is not JSON"),
