@@ -172,8 +172,8 @@ def test_an_evaluation_of_the_ui_measures_a_runs_students(prefect: Prefect, copy
 
 
 def test_cancelling_the_command_cancels_its_stages(prefect: Prefect, copy: Path) -> None:
-    without(copy, "warm-up", "runs")
-    going = started(prefect, "run", CONFIG, "--store", copy, "--place", "pool")
+    long = ("--set", "warm_up.epochs=300")  # it would else be over before it can be cancelled
+    going = started(prefect, "run", CONFIG, "--store", copy, "--place", "pool", *long)
     stage = a_stage_at_work(copy)
     going.send_signal(signal.SIGINT)
     output, _ = going.communicate(timeout=120)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 import pytest
 from harness import CONFIG, Montessori
 
-from montessori import models
-from montessori.artifacts import Folder
+from flows.plan import plan
+from montessori import config_file, models
+from montessori.artifacts import Folder, Store
 from montessori.chat import prompt_of
-from montessori.config import Sampling
+from montessori.config import Compute, Sampling
 from montessori.data import Row, read_rows
 from montessori.synthesis.engines.transformers import TransformersEngine
+from tasks import engines
+from tasks.direct import Direct
+from tasks.places import open_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systems")]
-RULE = ("--set", "rating.engine=rule")
 Made = Callable[..., "Run"]
 
 
 class Run:
     """A finished run, its artifacts by label."""
 
-    def __init__(self, store: Folder, address: str):
+    def __init__(self, store: Store, address: str):
         self.store, self.folder = store, store.open(address)
         manifests = [store.manifest(one) for one in store.manifest(address)["request"]["inputs"]["stages"]]
         self.manifests: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -47,19 +50,22 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def made(montessori: Montessori, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """What makes a run beside the finished one."""
-    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """What makes a run beside the finished one: its stages as they are, without Prefect."""
+    store = Folder(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
+    place = open_place(Compute(), "python")
 
     def run(*overrides: str) -> Run:
-        before = set((store / "runs").iterdir())
-        options = [word for override in overrides for word in ("--set", override)]
-        done = montessori("run", CONFIG, "--store", store, *RULE, *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (folder,) = set((store / "runs").iterdir()) - before
-        return Run(Folder(store), f"runs/{folder.name}")
+        settings = engines.settled(config_file.load(CONFIG, ["rating.engine=rule", *overrides]))
+        planned, address = plan(settings)
+        execution = Direct(store, place, settings.compute)
+        for request in planned.requests.values():
+            execution.submit(request)
+        execution.finish()
+        return Run(store, address)
 
-    return run
+    yield run
+    place.close()
 
 
 @pytest.fixture(scope="module")
