@@ -41,7 +41,7 @@ TRAINING = {
     "warm_up_share": 0.5,
     "decay_share": 0.5,
 }
-LONG = 30  # epochs of a training that is still under way when harm is done to it
+LONG = 60  # epochs of a training that is still under way when harm is done to it
 
 
 def text(rng: random.Random, fewest: int, most: int) -> str:
@@ -161,9 +161,12 @@ def ranks() -> Iterator[Callable[[], dict[int, psutil.Process]]]:
 
 
 def hurt(request: Request, store: Folder, harm: Callable[[], None]) -> RankError:
-    """What a stage says to whom `harm` was done after its second step; nothing of it may be in the store."""
+    """What a stage says to whom `harm` was done after its second step; nothing of it may be in the store.
+
+    It is done again ten steps later: Python drops an interrupt that comes while an object is being disposed of.
+    """
     with (
-        progress.listening(lambda done, *_: harm() if done == 2 else None),
+        progress.listening(lambda done, *_: harm() if done % 10 == 2 else None),
         pytest.raises(RankError) as raised,
     ):
         stage.run(request, store)
