@@ -44,11 +44,11 @@ def test_a_model_folder_that_is_damaged_is_named_with_the_file(said: Said) -> No
     whole = weights.read_bytes()
     for damaged in (whole[:-8], whole + b"more", b"version https://git-lfs.github.com/spec/v1\n", b""):
         weights.write_bytes(damaged)
-        assert said(suite).startswith(f"{weights}: not a whole safetensors file (")
+        assert said(suite).startswith(f"MODEL = {weights}: not a whole safetensors file (")
     weights.write_bytes(whole)
     for damaged in ('{"model_type": ', "[1]", ""):
         Path("model/config.json").write_text(damaged)
-        assert said(suite, "--dry-run").startswith("model/config.json: not ")
+        assert said(suite, "--dry-run").startswith("MODEL = model/config.json: not ")
 
 
 def test_a_bad_file_of_the_baselines_answers_is_the_options_fault(said: Said) -> None:
