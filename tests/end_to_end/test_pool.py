@@ -9,12 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from harness import CONFIG, Montessori, command, contents
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import Prefect, environment_of, eventually, parent, processes, serving
 
@@ -62,6 +63,11 @@ def a_stage_at_work(store: Path) -> int:
 def flow_runs(prefect: Prefect, name: str) -> list[FlowRun]:
     with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:
         return [found for found in client.read_flow_runs(limit=200) if found.name == name]
+
+
+def states_of(prefect: Prefect, run: UUID) -> list[State[Any]]:
+    with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:
+        return client.read_flow_run_states(run)
 
 
 def table(prefect: Prefect) -> list[dict[str, Any]]:
@@ -135,7 +141,8 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
         (flow,) = (pid for pid in processes("prefect.engine") if environment_of(pid).get(RUN) == str(run_id))
         os.kill(flow, signal.SIGKILL)
         ended = eventually(lambda: _completed(client.read_flow_run(run_id)), 600)
-    assert ended.run_count in (2, 3)  # on a busy machine a heartbeat comes too late, and it is started once more
+    states = [(state.timestamp, state.name, state.message) for state in states_of(prefect, run_id)]
+    assert ended.run_count in (2, 3), states  # it has been seen to be started once more than needed; why is not known
     assert contents(copy) == contents(finished)
 
 
