@@ -5,6 +5,7 @@ In: requests.  Out: their artifacts in the store, and a record of how each went.
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def watching(watch: Watch) -> Iterator[None]:
         _watchers.remove(watch)
 
 
-class Attempts:
+class Attempts(ABC):
     """The attempts of one run at its requests. Who starts them, and when, is for `execution` and `direct` to say."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
@@ -55,17 +56,17 @@ class Attempts:
         self._place = place
         self._lock = threading.Lock()
 
+    @abstractmethod
     def submit(self, request: Request) -> None:
         """Start the stage as soon as those that make its inputs are done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wait(self) -> None:
         """Return when all have ended, well or not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Wait for all, and raise what `raise_failures` does."""
-        raise NotImplementedError
 
     def run(self, request: Request, attempt: int) -> bool:
         """One attempt at `request`; False when the store had its artifact already."""
