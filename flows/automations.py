@@ -25,13 +25,17 @@ from montessori.errors import ArtifactError, BudgetReached, InputError, StageErr
 
 OURS = "montessori: "
 HEARTBEAT = "prefect.flow-run.heartbeat"  # every 30 s, by the job templates in infra/
+CRASHED = "prefect.flow-run.Crashed"
 ERRORS = (InputError, StageError, BudgetReached, StoreUnreachable, ArtifactError)
 # An event has the name of its state, and a stage that fails ends under the name of its error (flows/stage.py).
 FAILURES = {f"prefect.flow-run.{name}" for name in ("Failed", *(kind.__name__ for kind in ERRORS))}
-ENDS = {*FAILURES, *(f"prefect.flow-run.{name}" for name in ("Completed", "Crashed", "Cancelled"))}
+ENDS = {*FAILURES, CRASHED, "prefect.flow-run.Completed", "prefect.flow-run.Cancelled"}
 # In these nobody is at work on it, and nothing is to be heard.
 RESTS = {f"prefect.flow-run.{name}" for name in ("Suspended", "Paused", "Scheduled", "AwaitingRetry", "Pending")}
 MISSED = timedelta(seconds=75)
+# A worker tells of one crash twice, seconds apart, and a server on SQLite may evaluate one event several times: a run
+# that was started again at the first of these would be taken for crashed by the second.
+SETTLED = timedelta(seconds=15)
 NOT_STARTED = timedelta(minutes=30)  # pulling an image may take that long
 NO_REFRESH = timedelta(hours=26)
 Block = tuple[str, UUID]  # slug of its type, id
@@ -103,19 +107,19 @@ def _wanted(runs: list[UUID], stages: UUID, nightly: UUID | None, block: Block |
     yield AutomationCore(
         name=OURS + "a crashed run goes on",
         description="What it has made is in the store. After a few crashes the flow fails of itself.",
-        trigger=_trigger(runs, expect={"prefect.flow-run.Crashed"}),
+        trigger=_trigger(runs, SETTLED, after={CRASHED}, expect={"prefect.flow-run.Running", *ENDS, *RESTS}),
         actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="Crashed; starts again.")],
     )
     if not block:
         return
     yield AutomationCore(
         name=OURS + "tell of a shard that failed",
-        trigger=_trigger([stages], expect={*FAILURES, "prefect.flow-run.Crashed"}),
+        trigger=_trigger([stages], expect={*FAILURES, CRASHED}),
         actions=[_tell(block, "A stage has {{ flow_run.state.name }}: {{ flow_run.name }}")],
     )
     yield AutomationCore(
         name=OURS + "tell of a run that crashed or failed",
-        trigger=_trigger(runs, expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}),
+        trigger=_trigger(runs, expect={"prefect.flow-run.Failed", CRASHED}),
         actions=[_tell(block, "A run has {{ flow_run.state.name }}: {{ flow_run.name }}")],
     )
     if nightly:

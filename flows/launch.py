@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Callable
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -265,10 +266,12 @@ def settings(
 def not_for_ever() -> None:
     """Raise StageError when the flow run at hand has crashed and been started again too often."""
     with get_client(sync_client=True) as client:
-        crashes = [state for state in client.read_flow_run_states(UUID(flow_run.id)) if state.type == StateType.CRASHED]
-    if len(crashes) >= STARTS:
+        states = client.read_flow_run_states(UUID(flow_run.id))
+    in_order = (state.type for state in sorted(states, key=lambda state: state.timestamp))
+    crashes = [kind for kind, _ in groupby(in_order)].count(StateType.CRASHED)  # a worker tells of each twice
+    if crashes >= STARTS:
         raise StageError(
-            f"crashed {len(crashes)} times, so not started again: the log says why; a new run goes on from what is done"
+            f"crashed {crashes} times, so not started again: the log says why; a new run goes on from what is done"
         )
 
 

@@ -13,15 +13,17 @@ from uuid import UUID
 
 import pytest
 from harness import CONFIG, Montessori, command, contents
+from prefect import flow
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Crashed, Running
 from prefect_server import Prefect, environment_of, eventually, parent, processes, serving
 
 from montessori.artifacts import Folder, Request
 from montessori.config import Compute
-from montessori.errors import InputError
+from montessori.errors import InputError, StageError
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +146,24 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
     states = [(state.timestamp, state.name, state.message) for state in states_of(prefect, run_id)]
     assert ended.run_count == 2, states
     assert contents(copy) == contents(finished)
+
+
+def test_a_run_is_given_up_at_its_fourth_crash_each_told_of_twice(
+    prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.launch import not_for_ever
+
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        with get_client(sync_client=True) as client:
+            run_id = client.create_flow_run(flow(lambda: None, name="crashes")).id
+            monkeypatch.setenv(RUN, str(run_id))
+            for state in [Running(), Crashed(), Crashed()] * 3:
+                client.set_flow_run_state(run_id, state, force=True)
+            not_for_ever()
+            for state in (AwaitingRetry(), Running(), Crashed()):
+                client.set_flow_run_state(run_id, state, force=True)
+        with pytest.raises(StageError, match="crashed 4 times, so not started again"):
+            not_for_ever()
 
 
 RUN = "PREFECT__FLOW_RUN_ID"
