@@ -33,19 +33,18 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
             give(str(len(results)), row.system)
             results.append({"row": row.name, "group": row.group, "student": row.student, "seed": row.seed})
     teacher_steps: list[dict[str, Any]] = []
-    for one in grid.teacher_steps:
-        assert one.system and one.teacher, "it is of a teacher"
-        what = f"{one.row}, teacher after {one.share:.0%} of its update"
-        if there(what, ASIDE, "", one.seed, one.system.metrics, *one.scores):
+    for step in grid.teacher_steps:
+        what = f"{step.row}, teacher after {step.share:.0%} of its update"
+        if there(what, ASIDE, "", step.seed, step.system.metrics, *step.scores):
             prefix = f"teacher-{len(teacher_steps)}"
-            give(prefix, one.system)
-            inputs |= {f"{prefix}:teacher": [one.teacher], f"{prefix}:scores": list(one.scores)}
-            teacher_steps.append({"seed": one.seed, "share": one.share})
+            give(prefix, step.system)
+            inputs |= {f"{prefix}:teacher": [step.teacher], f"{prefix}:scores": list(step.scores)}
+            teacher_steps.append({"seed": step.seed, "share": step.share})
     student_steps: list[dict[str, Any]] = []
-    for one in grid.student_steps:
-        if there(f"{one.row}, student after {one.share:.0%} of its training", ASIDE, "", one.seed, *one.scores):
-            inputs[f"student-{len(student_steps)}:scores"] = list(one.scores)
-            student_steps.append({"row": one.row, "seed": one.seed, "share": one.share})
+    for look in grid.student_steps:
+        if there(f"{look.row}, student after {look.share:.0%} of its training", ASIDE, "", look.seed, *look.scores):
+            inputs[f"student-{len(student_steps)}:scores"] = list(look.scores)
+            student_steps.append({"row": look.row, "seed": look.seed, "share": look.share})
     scored = []
     for seed, first in grid.scored.items():
         own = first.iteration.inputs["scores"]

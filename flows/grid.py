@@ -46,15 +46,25 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A look at a training on its way: the teacher's, with the student of that teacher, or a student's own."""
+class StudentStep:
+    """A student on its way: how much of its training set helps it after a share of its training."""
 
     row: str
     seed: int
     share: float
     scores: Shards
-    system: System | None = None
-    teacher: Address | None = None
+
+
+@dataclass(frozen=True)
+class TeacherStep:
+    """A teacher on its way: what it writes after a share of its update, and the student of that."""
+
+    row: str
+    seed: int
+    share: float
+    scores: Shards
+    system: System
+    teacher: Address
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ class Grid:
     study: Study
     requests: dict[Address, Request] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    teacher_steps: list[Step] = field(default_factory=list)
-    student_steps: list[Step] = field(default_factory=list)
+    teacher_steps: list[TeacherStep] = field(default_factory=list)
+    student_steps: list[StudentStep] = field(default_factory=list)
     scored: dict[int, Scored] = field(default_factory=dict)  # by seed
     cards: dict[tuple[str, int], Address] = field(default_factory=dict)  # the scorecard of a student and seed
     cells: list[tuple[str, Steps]] = field(default_factory=list)  # by name; one may have several
@@ -198,7 +208,9 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
             part = cells.steps(entry, student, seed, {**ON_ITS_WAY, "dpo": {"stop": share}})
             (on_its_way,) = METHODS["montessori"](part, base(part))
             scores = on_its_way.inputs.get("scores-after", [])
-            grid.teacher_steps.append(Step(entry.name, seed, share, scores, on_its_way.system, on_its_way.teacher))
+            assert on_its_way.teacher, "this method updates it"
+            step = TeacherStep(entry.name, seed, share, scores, on_its_way.system, on_its_way.teacher)
+            grid.teacher_steps.append(step)
     if unchanged:
         pass_on({SELF_INSTRUCT: unchanged, entry.name: done[-1].system})
 
@@ -212,7 +224,7 @@ def _look(grid: Grid, steps: Steps, student: Address, reference: Address, row: R
         checkpoint = steps.checkpoint(student, row.system.pairs, share, label)
         against = steps.measured_against(checkpoint, reference, label)
         scores = steps.influence(checkpoint, against, row.system.pairs, "pairs.parquet", label)
-        grid.student_steps.append(Step(row.name, row.seed, share, scores))
+        grid.student_steps.append(StudentStep(row.name, row.seed, share, scores))
 
 
 def _measure(grid: Grid, suite: Suite, found: dict[str, Address], student: str, seed: int) -> None:
