@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import champion, evaluate, reports, status, study
 from flows import store as store_command
+from flows.options import add_settings, add_start
 from montessori import config_file
 from montessori.config import Settings
 from montessori.errors import InputError, MontessoriError
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=REFRESH_EXAMPLES,
     )
     for command in (run, refresh, estimate):
-        _add_settings(command)
+        command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
+        add_settings(command, "a setting, for example dpo.beta=0.2")
     run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     run.add_argument(
         "--suite", metavar="SUITE", help="benchmarks for the students as well: quick, paper or a YAML file"
@@ -139,13 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which night, as 2026-11-23; each makes new data (default: today, in UTC)",
     )
     for command in (run, refresh):
-        command.add_argument(
-            "--dry-run", action="store_true", help="show the plan and what of it is cached; start nothing"
-        )
-    for command in (run, refresh):
-        command.add_argument(
-            "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
-        )
+        add_start(command, "the plan and what of it is cached")
     status.add_parser(add)
     reports.add_parser(add)
     store_command.add_parser(add)
@@ -163,19 +159,6 @@ def _night(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no date: expected one like 2026-11-23") from None
-
-
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a setting, for example dpo.beta=0.2; may be repeated",
-    )
-    command.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
 
 
 def _add_score(add: AddParser) -> None:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.options import add_settings, add_start
 from montessori import config_file
 from montessori.errors import InputError
 
@@ -71,19 +72,8 @@ def add_parser(add: Any) -> None:
     )
     parser.add_argument("--reference", metavar="DATA", help="short for --set reference=DATA: for the reference loss")
     parser.add_argument("--trained-on", metavar="DATA", help="short for --set trained_on=DATA: count its overlap")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change a setting of the suite, for example benchmarks.gsm8k.limit=100; may be repeated",
-    )
-    parser.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
-    parser.add_argument("--place", metavar="PLACE", help="short for --set compute.place=PLACE: process or inline")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show the plan and what the judge would cost; start nothing"
-    )
+    add_settings(parser, "a setting of the suite, for example benchmarks.gsm8k.limit=100")
+    add_start(parser, "the plan and what the judge would cost")
 
 
 def evaluate(
@@ -100,9 +90,9 @@ def evaluate(
 
     from flows import terminal
     from montessori.evaluation import cost
+    from tasks import places
     from tasks.attempts import watching
     from tasks.direct import Direct
-    from tasks.places import open_place
 
     console = Console()
     if ready.suite.judge:
@@ -114,8 +104,9 @@ def evaluate(
     if options.dry_run:
         terminal.show_plan(console, ready.plan.requests, ready.store)
         return 0
+    places.check(ready.suite.compute, ready.store)
     ready.store.check_writable()
-    place = open_place(ready.suite.compute, ready.suite.vllm.python)
+    place = places.open_place(ready.suite.compute, ready.suite.vllm.python)
     execution = Direct(ready.store, place, ready.suite.compute)
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), leaving_at_once(screen.stop):

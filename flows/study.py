@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.options import add_settings, add_start
 from montessori import config_file
 from montessori.errors import InputError, StageError
 
@@ -59,17 +60,8 @@ def add_parser(add: Any) -> None:
         epilog=EXAMPLES,
     )
     parser.add_argument("config", metavar="STUDY", help="a study's YAML file; see configs/studies")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="change the study, for example change.dpo.beta=0.2 for all its runs; may be repeated",
-    )
-    parser.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
-    parser.add_argument("--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool")
-    parser.add_argument("--dry-run", action="store_true", help="show the grid and what of it is there; start nothing")
+    add_settings(parser, "the study, for example change.dpo.beta=0.2 for all its runs")
+    add_start(parser, "the grid and what of it is there")
 
 
 def study(
