@@ -157,6 +157,7 @@ class Responses(Frozen):
     sampling: ResponseSampling = ResponseSampling()
     shards: int = Field(1, ge=1)
     samples: int = Field(4, ge=2)  # of an instruction, where a teacher learns to answer (Self-Reward: 4)
+    samples_temperature: float | None = Field(None, gt=0)  # theirs; None: as of the answers
 
 
 class Price(Frozen):

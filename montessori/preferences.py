@@ -27,7 +27,8 @@ REMEDY = {
     "zero": "set preferences.split=momentum or preferences.split=prompt_mean",
     "momentum": "set preferences.split=prompt_mean",
     "prompt_mean": "raise instructions.samples_per_prompt, so that more prompts have several scored samples",
-    "best_worst": "the scores of a prompt's samples hardly differ: take a judge that tells them apart",
+    "best_worst": "the scores of a prompt's samples hardly differ: raise responses.samples_temperature, or take "
+    "a judge that tells them apart",
 }
 
 

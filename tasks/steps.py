@@ -104,7 +104,9 @@ class Steps:
     def samples(self, teacher: Address, written: Address, label: str, limit: int, file: str) -> Shards:
         """Several answers to each of the first `limit` instructions in the file of `written`."""
         asked = self.settings.responses
-        settings = {"sampling": asked.sampling, "samples": asked.samples, "limit": limit, "file": file}
+        own = asked.samples_temperature
+        sampling = asked.sampling.model_copy(update={"temperature": own}) if own else asked.sampling
+        settings = {"sampling": sampling, "samples": asked.samples, "limit": limit, "file": file}
         inputs = {"teacher": [teacher], "instructions": [written]}
         shards = min(asked.shards, limit)
         settings |= self._writing(teacher)

@@ -88,6 +88,17 @@ def test_self_reward_prefers_the_best_rated_answer_to_the_worst_of_one_instructi
     assert not found.stages() & {"warm-up", "influence", "reference-gradient", "split"}  # no student is looked at
 
 
+def test_the_temperature_of_the_samples_is_that_of_no_other_answer():
+    found = Plan("method=self-reward", "iterations=1", "responses.samples_temperature=1.6")
+    (sampled,) = {one.settings["sampling"]["temperature"] for one in found.all("Self-Reward iteration 1: samples")}
+    (training,) = {
+        one.settings["sampling"]["temperature"] for one in found.all("Self-Reward iteration 1, training set: responses")
+    }
+    assert (sampled, training) == (1.6, 0.6)
+    same = Plan("method=self-reward", "iterations=1")
+    assert {one.settings["sampling"]["temperature"] for one in same.all("Self-Reward iteration 1: samples")} == {0.6}
+
+
 def test_self_reward_is_judged_by_the_model_that_wrote():
     found = Plan("method=self-reward", "iterations=2")
     for number in (1, 2):
