@@ -75,13 +75,18 @@ class Attempts(ABC):
             self._tell(request, record, state="cached", seconds=self.store.manifest(request.address)["seconds"])
             return False
         started = time.monotonic()
-        self._tell(request, record, state="running", attempts=attempt)
+
+        def on_start() -> None:
+            nonlocal started
+            started = time.monotonic()  # not the wait for its turn
+            self._tell(request, record, state="running", attempts=attempt)
+
         try:
-            self._place.run(request, self.store, self.on_progress(request, record))
+            self._place.run(request, self.store, self.on_progress(request, record), on_start)
         except BaseException as error:
             seconds = time.monotonic() - started
             why = {"wrong_input": isinstance(error, InputError), "over_budget": isinstance(error, BudgetReached)}
-            self._tell(request, record, state="failed", error=str(error), seconds=seconds, **why)
+            self._tell(request, record, state="failed", attempts=attempt, error=str(error), seconds=seconds, **why)
             raise
         self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
         return True

@@ -1,8 +1,8 @@
 """Where a stage runs: in this process (`inline`), in one of its own on this machine (`process`), or in a Prefect work
 pool (`pool`, see pool.py).
 
-A place has `run(request, store, on_progress)`, which returns when the artifact is in the store, or raises InputError,
-StageError or StageCrash; and `close()`.
+A place has `run(request, store, on_progress, on_start)`, which returns when the artifact is in the store, or raises
+InputError, StageError or StageCrash; and `close()`.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,11 +33,18 @@ class StageCrash(MontessoriError):
     """A stage's process ended without an answer, or failed in a way that a second try may mend."""
 
 
+OnStart = Callable[[], None]
+
+
+def unheard() -> None:
+    """For who need not know when a stage starts."""
+
+
 class Place(Protocol):
     """Runs requests."""
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
-        """Return when the artifact of `request` is in `store`."""
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
+        """Return when the artifact of `request` is in `store`; `on_start` is called when its turn has come."""
 
     def close(self) -> None:
         """End what still runs."""
@@ -73,9 +80,10 @@ class Inline:
     def __init__(self, compute: config.Compute):
         self._threads, self._turn = compute.threads, threading.Lock()
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
         """Run the stage here."""
         with self._turn, progress.listening(on_progress):
+            on_start()
             try:
                 stage.run(request, store, self._threads)
             except MontessoriError:
@@ -114,12 +122,13 @@ class Processes:
             name: Listener(interpreter(name, vllm_python), name, compute.threads) for name in stage.HEAVY
         }
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
         """Send the request to its listener and follow it to its end."""
         log = store.logs / f"{request.stage}-{request.fingerprint}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         listener = self._listeners[stages.libraries(request)]
         with self._slot(request) as gpu:
+            on_start()
             answers = listener.send(
                 {
                     "request": request.model_dump(mode="json"),

@@ -43,7 +43,7 @@ from montessori import stages
 from montessori.artifacts import Folder, Request, Store
 from montessori.config import Compute
 from montessori.errors import InputError, MontessoriError, StageError
-from tasks.places import OnProgress, Processes, StageCrash, typed
+from tasks.places import OnProgress, OnStart, Processes, StageCrash, typed, unheard
 
 POLL_EVERY_S = 2.0
 GONE_AFTER_S = 600.0  # without an answer of the server
@@ -92,12 +92,13 @@ class Pool:
         self._creating = threading.Lock()  # a server on SQLite locks itself up for a minute when many write at once
         self._runs = Runs(self._client, _pool_of(self._deployment), self._log)
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress) -> None:
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
         """Have it made by a flow run, and follow that to its end."""
         if stages.libraries(request) == "light":
-            self._beside.run(request, store, on_progress)
+            self._beside.run(request, store, on_progress, on_start)
             return
         with self._slots:
+            on_start()
             with self._creating:
                 run = self._start(request, store)
             state = self._runs.wait(run.id, on_progress)

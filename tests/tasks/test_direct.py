@@ -9,7 +9,7 @@ import pytest
 from montessori.artifacts import Folder, Request, Store
 from montessori.config import Compute
 from montessori.errors import InputError, StageError
-from tasks.attempts import Attempts
+from tasks.attempts import Attempts, watching
 from tasks.direct import THREADS, Direct
 
 
@@ -19,11 +19,13 @@ class Place:
     def __init__(self, errors: dict[str, Exception] | None = None, held: set[str] | None = None):
         self.errors, self.held = errors or {}, held or set()
         self.made: list[str] = []
-        self.go = threading.Event()
+        self.go, self.reached = threading.Event(), threading.Event()
 
-    def run(self, request: Request, store: Store, on_progress: Any) -> None:
+    def run(self, request: Request, store: Store, on_progress: Any, on_start: Any = None) -> None:
         if request.label in self.held:
+            self.reached.set()
             assert self.go.wait(20)
+        on_start()
         if error := self.errors.get(request.label):
             raise error
         with store.staging() as folder:
@@ -47,6 +49,19 @@ def asked(label: str, *inputs: Request) -> Request:
 
 def execution(folder: Path, place: Place, apart: bool = False) -> Direct:
     return Direct(Folder(folder), place, Compute(retries=0), apart)
+
+
+def test_a_stage_that_waits_for_its_turn_is_not_said_to_run(tmp_path: Path) -> None:
+    place = Place(held={"slow"})
+    direct, slow = execution(tmp_path, place), asked("slow")
+    heard: list[str] = []
+    with watching(lambda _, record, __: heard.append(record.state)):
+        direct.submit(slow)
+        assert place.reached.wait(20)
+        assert heard == []
+        place.go.set()
+        direct.finish()
+    assert heard == ["running", "done"]
 
 
 def test_a_stage_begins_when_its_inputs_are_there_though_others_wait_before_it(tmp_path: Path) -> None:
