@@ -86,7 +86,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def both_ends(text: str, limit: int = 26, end: int = 14) -> str:
+def both_ends(text: str, limit: int = 32, end: int = 14) -> str:
     """`text` on one line; of a long one both ends, `end` characters of the last, where names of one family differ."""
     line = label(text, max(1, len(text)))
     return line if len(line) <= limit else f"{line[: limit - end - 1]}…{line[-end:]}"

@@ -50,7 +50,7 @@ STAGES = {
     "evaluation": Stage("evaluation", version=4),
     "report": Stage("report", version=2, light=True, torch=True),
     "refresh": Stage("refresh", light=True, torch=True),
-    "study": Stage("study", light=True, torch=True),
+    "study": Stage("study", version=2, light=True, torch=True),
     "benchmark": Stage("benchmark"),
     "questions": Stage("questions", light=True),
     "answers": Stage("answers", journaled=True),
@@ -58,7 +58,7 @@ STAGES = {
     "grades": Stage("grades", journaled=True),
     "people": Stage("people", light=True),
     "overlap": Stage("overlap", light=True),
-    "scorecard": Stage("scorecard", version=2, light=True, torch=True),
+    "scorecard": Stage("scorecard", version=3, light=True, torch=True),
 }
 
 

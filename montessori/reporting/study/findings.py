@@ -22,6 +22,7 @@ from montessori.reporting.study.rows import (
 )
 from montessori.reporting.study.tables import average, block_title, p_value, whole
 from montessori.reporting.text import count
+from montessori.study import NO_FINE_TUNING
 
 
 def findings(study: Study) -> list[str]:
@@ -115,16 +116,20 @@ def _others(study: Study, rows: Sequence[Row], members: Sequence[Row]) -> str:
 
 
 def _ablations(study: Study) -> list[str]:
-    """A sentence a block of several rows: which of them leads."""
+    """Which row of each block of several leads, and one sentence for the blocks in which none does."""
     metric = study.metrics[0]
     rows = ablations(study)
     found = standings(study, rows, metric)
-    sentences = []
+    sentences, level = [], []
     for block, members in blocks(rows).items():
         best = next((row.name for row in members if found[row].best), None)
-        said = f"{best} leads every other row" if best else "no row leads all others"
-        if len(members) > 1:
-            sentences.append(f"{block_title(*block)}: {said} beyond the noise in {_phrase(metric)}.")
+        if best and len(members) > 1:
+            title = block_title(*block)
+            sentences.append(f"{title}: {best} leads every other row beyond the noise in {_phrase(metric)}.")
+        elif len(members) > 1:
+            level.append(block_title(*block))
+    if level:
+        sentences.append(f"{_list(level)}: no row leads all others beyond the noise in {_phrase(metric)}.")
     return sentences
 
 
@@ -134,7 +139,7 @@ def _transfer(study: Study) -> list[str]:
     rows = transferred(study)
     found = standings(study, rows, metric)
     sentences = []
-    for name in dict.fromkeys(row.name for row in rows if row.name != study.baseline):
+    for name in dict.fromkeys(row.name for row in rows if row.name not in (study.baseline, NO_FINE_TUNING)):
         own = [row for row in rows if row.name == name]
         told = {
             verdict: [row.student for row in own if found[row].verdict == verdict] for verdict in ("better", "worse")

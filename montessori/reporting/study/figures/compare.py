@@ -1,34 +1,49 @@
 """Rows against each other: head to head, and on students that the teacher was not tuned for."""
 
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
 from montessori.reporting.data import Measure
 from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, rows_of
 from montessori.reporting.figures.verdicts import verdicts
-from montessori.reporting.study.data import Metric, Study
+from montessori.reporting.study.data import Duel, Metric, Study
 from montessori.reporting.study.figures.means import digits_of, error_bar, over_seeds, seeds_note, title, written
 from montessori.reporting.text import both_ends, label
 
 ACROSS = 2  # panels
+MOST_BARS = 15
 
 
 def duels(study: Study) -> Drawing | None:
-    """A bar a pair of rows: wins, ties, losses."""
-    shown = [(d.left, d.right, (d.wins, d.ties, d.losses)) for d in study.duels if d.wins + d.ties + d.losses]
-    if not shown:
+    """A bar a pair of rows: wins, ties, losses; of many pairs those with the baseline or the row that wins most."""
+    fought = [duel for duel in study.duels if duel.wins + duel.ties + duel.losses]
+    if not fought:
         return None
+    looked_at = {study.baseline, _winner(fought)}
+    kept = [duel for duel in fought if looked_at & {duel.left, duel.right} or len(fought) <= MOST_BARS]
+    shown = [(d.left, d.right, (d.wins, d.ties, d.losses)) for d in kept]
     figure, texts = verdicts(shown, "system")
     items = [sum(numbers) for _, _, numbers in shown]
+    left_out = f" Not shown: {len(fought) - len(kept)} pairs of others." if len(kept) < len(fought) else ""
     several = f"{min(items):,}" if min(items) == max(items) else f"{min(items):,} to {max(items):,}"
     return Drawing(
         "duels",
         "Head to head",
         "Stacked bars. " + "; ".join(texts) + ".",
-        f"Two students on the same items, all seeds together: n = {several} a bar. No bars of error.",
+        f"Two students on the same items, all seeds together: n = {several} a bar. No bars of error.{left_out}",
         figure,
     )
+
+
+def _winner(fought: Sequence[Duel]) -> str:
+    """The row with the most wins over losses."""
+    lead = Counter[str]()
+    for duel in fought:
+        lead.update({duel.left: duel.wins - duel.losses, duel.right: duel.losses - duel.wins})
+    return max(lead, key=lambda row: lead[row])
 
 
 def transfer(study: Study) -> Drawing | None:
