@@ -229,6 +229,18 @@ def test_share_of_positive_points_by_row(study: Study, pictures: dict[str, Pictu
     assert f"{fmean(values):.1f} ± {stdev(values) / math.sqrt(5):.1f} at 100" in text
 
 
+def test_of_many_duels_those_of_the_baseline_and_of_the_row_that_wins_most_are_drawn(study: Study) -> None:
+    rows = [BASELINE, *(f"row {number}" for number in range(6))]
+    fought = [
+        Duel(left, right, 6 if left == "row 3" else 2, 5, 2) for left, right in itertools.combinations(rows[::-1], 2)
+    ]
+    duels = by_name(replace(study, duels=fought))["duels"]
+    shown = [text for text in duels.alt.split("; ") if " against " in text]
+    assert len(shown) == 6 + 5
+    assert all(BASELINE in text or "row 3" in text for text in shown)
+    assert duels.caption and f"Not shown: {21 - 11} pairs" in duels.caption
+
+
 def test_duels_and_transfer_tell_their_numbers(study: Study, pictures: dict[str, Picture]) -> None:
     duel = study.duels[-1]
     told = f"{duel.left} against {duel.right}: {duel.wins} wins, {duel.ties} ties, {duel.losses} losses"
