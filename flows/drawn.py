@@ -50,16 +50,18 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
         own = first.iteration.inputs["scores"]
         if there("the points of the first iteration", ASIDE, "", seed, *own):
             inputs[f"points-{seed}"] = first.iteration.inputs["pairs"]
-            for estimator, shards in _estimators(grid, own).items():
+            for estimator, shards in (_estimators(grid, own) | {first.estimator: own}).items():
                 if not any(shard in errors for shard in shards):  # else its row is missing
                     inputs[f"scores-{seed}:{estimator}"] = shards
             scored.append({"seed": seed, "estimator": first.estimator})
     for (student, seed), card in grid.cards.items():
         if there("benchmarks", ASIDE, student, seed, card):
             inputs[f"card-{seed}:{student}"] = [card]
-    told = grid.study.model_dump_json(exclude={"store": True, "compute": True, "budget": True})
+    told = json.loads(grid.study.model_dump_json(exclude={"store": True, "compute": True, "budget": True}))
+    assert grid.study.compute, "it is whole"
+    told["compute"] = {"threads": grid.study.compute.threads}  # their number changes last bits on a CPU
     settings = {
-        "study": json.loads(told),
+        "study": told,
         "run": grid.cells[0][1].settings.model_dump(mode="json", exclude={"store": True, "compute": True}),
         "results": results,
         "missing": missing,
@@ -72,7 +74,10 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
 
 
 def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:
-    """By estimator, what scored the same points as `scores`, by the same student, reference set and settings."""
+    """By estimator, what scored the same points as `scores`, by the same student, reference set and settings.
+
+    Of several ways to cut the points into shards the first asked for.
+    """
 
     def measured(request: Request) -> Any:
         against = {name: request.inputs[name] for name in ("student", "tokens")}
@@ -82,8 +87,9 @@ def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:
         return against, reference, alike
 
     wanted = measured(grid.requests[scores[0]])
-    found: dict[str, Shards] = {}
+    found: dict[str, dict[int, Shards]] = {}
     for address, request in grid.requests.items():
         if request.stage == "influence" and measured(request) == wanted:
-            found.setdefault(request.settings["estimator"], []).append(address)
-    return found
+            by_count = found.setdefault(request.settings["estimator"], {})
+            by_count.setdefault(request.shard[1], []).append(address)
+    return {estimator: next(iter(by_count.values())) for estimator, by_count in found.items()}

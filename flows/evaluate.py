@@ -234,9 +234,10 @@ def _settled(tree: dict[str, Any], where: str) -> "Suite":
     asked = config_file.block(Suite, tree, where)
     unjudged = [part for part in ("alpaca_eval", "mt_bench") if getattr(asked, part) is not None]
     if unjudged and not asked.judge:
-        without = " ".join(f"--set {part}=null" for part in unjudged)
+        without = " and ".join(f"{part}=null" for part in unjudged)
         raise InputError(
-            f"{where}: {' and '.join(unjudged)} need a judge; add --judge openai:NAME (or vllm:MODEL), or {without}"
+            f"{where}: {' and '.join(unjudged)} need a judge; add --judge openai:NAME (or vllm:MODEL), in a "
+            f"study's file judge: openai:NAME; or set {without}"
         )
     if asked.head_to_head and not asked.alpaca_eval:
         raise InputError("head_to_head: compares answers to AlpacaEval's instructions; add --set 'alpaca_eval={}'")

@@ -3,6 +3,7 @@
 What two cells share has one address, and so is one request: the same Self-Instruct data, the same warm student.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from montessori import config_file, sources
 from montessori.artifacts import Request
 from montessori.config import Model
 from montessori.errors import InputError
-from montessori.evaluation.subjects import Subject
+from montessori.evaluation.subjects import REFERENCE, Subject
 from montessori.evaluation.suite import Suite
 from montessori.reporting.study.data import SYSTEMS, TRANSFER
 from montessori.status import OF_CELL
@@ -22,6 +23,7 @@ from tasks import engines, evaluating
 from tasks.steps import Address, Shards, Steps, budgeted
 
 ON_ITS_WAY: Change = {"iterations": 1, "influence": {"after": True}}  # of a cell, for a teacher's step
+UPDATED_BY = {"instructions": "dpo", "responses": "dpo", "bootstrap": "bootstrap"}  # the settings of each update
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class TeacherStep:
 
 @dataclass(frozen=True)
 class Scored:
-    """The first iteration of the first system that measures influence, whose points figures show."""
+    """The first iteration of the first cell that measures influence, whose points figures show."""
 
     iteration: Iteration
     estimator: str
@@ -100,6 +102,7 @@ def plan(study: Study, where: str, suite: Suite | None, found: dict[str, Address
         for student in study.students if entry.group == SYSTEMS else list(study.students)[:1]:
             for seed in study.seeds:
                 _ask(grid, cells, entry, student, seed)
+    _check_rows(grid, where)
     if suite:
         for student in study.students:
             for seed in study.seeds:
@@ -129,6 +132,17 @@ def merged(tree: Mapping[str, Any], change: Mapping[str, Any]) -> Change:
     return found
 
 
+def _check_rows(grid: Grid, where: str) -> None:
+    """Raise InputError where two rows would be one, or what the study looks at is in no cell."""
+    names = Counter((row.name, row.group, row.student, row.seed) for row in grid.rows)
+    if twice := next((name for (name, *_), count in names.items() if count > 1), None):
+        raise InputError(f"{where}: two rows are called {twice}; give one of them another name")
+    if grid.study.suite and any(row.name == REFERENCE for row in grid.rows):
+        raise InputError(f"{where}: systems.{REFERENCE}: means AlpacaEval's own answers; give it another name")
+    if grid.study.teacher_steps and not grid.teacher_steps:
+        raise InputError(f"{where}: teacher_steps: no system measures influence, whose teacher could be looked at")
+
+
 class _Cells:
     """Makes the steps of cells, and notes what they ask for."""
 
@@ -146,8 +160,13 @@ class _Cells:
         assert self._study.compute, "it is whole"
         tree["compute"] = self._study.compute.model_dump(mode="json")
         where = f"{self._where}: {entry.where}" + (f" with students.{student}" if student else "")
-        settings = engines.settled(config_file.parse(tree, where))
+        try:
+            settings = engines.settled(config_file.parse(tree, where))
+        except InputError as error:
+            raise self._blamed(str(error).removeprefix(where), student) or error from None
         for name, model in settings.transfer.items():
+            if name in self._study.students:
+                raise InputError(f"{where}: transfer.{name}: a student of the study is called so; give it another name")
             if self._others.setdefault(name, model) != model:
                 raise InputError(f"{where}: transfer.{name} is another student elsewhere; give it another name")
         key = settings.model_copy(update={"seed": 0}).model_dump_json()
@@ -156,7 +175,8 @@ class _Cells:
                 self._sources[key] = sources.addresses(settings)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
-        cell = ", ".join(part for part in (entry.name, student, f"seed {seed}") if part)
+        name = entry.name if entry.group == SYSTEMS else f"{entry.group}: {entry.name}"
+        cell = ", ".join(part for part in (name, student, f"seed {seed}") if part)
 
         def submit(request: Request) -> None:
             told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label or request.stage}"})
@@ -165,6 +185,20 @@ class _Cells:
         steps = Steps(settings, self._sources[key], submit)
         self._grid.cells.append((cell, steps))
         return steps
+
+    def _blamed(self, sentence: str, student: str) -> InputError | None:
+        """The error with this `sentence` said of what all cells share, where it is wrong there already."""
+        assert isinstance(self._study.settings, dict), "it is whole"
+        own = merged(self._tree, self._study.students[student])
+        layers = {"settings": self._study.settings, "change": self._tree, f"students.{student}": own}
+        for layer, tree in layers.items():
+            where = f"{self._where}: {layer}"
+            try:
+                config_file.parse({**tree, "name": self._study.name}, where)
+            except InputError as error:
+                if str(error).removeprefix(where) == sentence:
+                    return error
+        return None
 
 
 def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> None:
@@ -176,7 +210,7 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
         grid.rows.append(Row(name, group, student, seed, system))
 
     def pass_on(systems: dict[str, System]) -> None:
-        if steps.settings.transfer:
+        if steps.settings.transfer and student == next(iter(grid.study.students)):
             called = {system.name: name for name, system in systems.items()}
             for other, system in transferred(steps, start, list(systems.values())):
                 row = Row(called.get(system.name, system.name), TRANSFER, other, seed, system)
@@ -205,7 +239,8 @@ def _ask(grid: Grid, cells: _Cells, entry: Entry, student: str, seed: int) -> No
         row = Row(grid.rows[-1].name, entry.group, student, seed, done[-1].system)
         _look(grid, steps, start.student, start.reference, row)
         for share in grid.study.teacher_steps:
-            part = cells.steps(entry, student, seed, {**ON_ITS_WAY, "dpo": {"stop": share}})
+            update = UPDATED_BY[steps.settings.update]
+            part = cells.steps(entry, student, seed, {**ON_ITS_WAY, update: {"stop": share}})
             (on_its_way,) = METHODS["montessori"](part, base(part))
             scores = on_its_way.inputs.get("scores-after", [])
             assert on_its_way.teacher, "this method updates it"

@@ -4,6 +4,7 @@ In: a study's file.  Out: its tables and figures in the store. A cell that fails
 """
 
 import argparse
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.steps import Address
 
 EXAMPLES = """examples:
-  montessori study configs/studies/pocket.yaml                       all systems and ablations, five seeds, an hour
+  montessori study configs/studies/pocket.yaml                       all systems and ablations, five seeds, half an hour
   montessori study configs/studies/pocket.yaml --set 'seeds=[0,1]'   fewer; the same with five seeds then adds three
   montessori study configs/studies/paper-1.1b.yaml --dry-run         what it would do
   montessori estimate configs/studies/paper-1.1b.yaml                what it would take
@@ -137,14 +138,20 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
     from montessori.study import Study
 
     path = Path(config)
-    asked = whole(config_file.block(Study, config_file.read(path, list(overrides)), str(path)), path)
+    tree = config_file.read(path)
+    if "settings" not in tree and "teacher" in tree:
+        raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
+    _check_names(tree, overrides)
+    asked = whole(config_file.block(Study, config_file.changed(tree, list(overrides)), str(path)), path)
     store = open_store(asked.store)
     store.check_readable()
     suite: Suite | None = None
     found: dict[str, Address] = {}
-    if asked.suite:
+    if asked.suite is not None:
         assert asked.compute and isinstance(asked.suite, dict), "it is whole"
-        own = {"store": asked.store, "compute": asked.compute.model_dump(mode="json")}
+        own = {"store": asked.store} | {
+            name: getattr(asked, name).model_dump(mode="json") for name in ("compute", "budget")
+        }
         try:
             suite, found = evaluate.suited({**asked.suite, **own}, "suite", connect)
         except InputError as error:
@@ -155,6 +162,24 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
     return Prepared(asked, store, planned, suite)
 
 
+def _check_names(tree: "Mapping[str, Any]", overrides: Sequence[str]) -> None:
+    """Raise InputError for an override of something in a student or row that the study's file does not have."""
+    for override in overrides:
+        field, name, *rest = [*override.partition("=")[0].split("."), ""]
+        there = tree.get(field)
+        if (
+            field in ("students", "systems", "ablations")
+            and isinstance(there, dict)
+            and rest[:-1]
+            and name not in there
+        ):
+            near = difflib.get_close_matches(name, map(str, there), n=1)
+            raise InputError(
+                f"--set {override}: {field} has no {name}; "
+                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, there)) or 'none'}")
+            )
+
+
 def whole(study: "Study", path: Path) -> "Study":
     """The study with all that its file names in it, so that it can be read without them, in another folder."""
     from flows.evaluate import judged_by, suite_file
@@ -162,38 +187,48 @@ def whole(study: "Study", path: Path) -> "Study":
 
     settings = study.settings
     if isinstance(settings, str):
-        settings = config_file.read(_beside(path, settings))
+        settings = config_file.read(_named(path, "settings", settings))
     if "budget" in settings:
         raise InputError(f"{path}: settings.budget: a study has one for all of its cells; set budget there")
     suite = study.suite
     if study.judge and not suite:
         raise InputError(f"{path}: judge: there is no suite that it would judge; add suite: paper")
     if isinstance(suite, str):
-        suite = config_file.read(suite_file(str(_beside(path, suite)), f"{path}: suite ="))
-    if suite:
+        shipped = not Path(suite).suffix and "/" not in suite and not (path.parent / suite).is_file()
+        suite = config_file.read(suite_file(suite, f"{path}: suite =") if shipped else _named(path, "suite", suite))
+    if suite is not None:
+        if "budget" in suite:
+            raise InputError(f"{path}: suite.budget: a study has one for all that it does; set budget there")
         suite = config_file.changed(suite, judged_by(study.judge, f"{path}: judge ="))
     compute = study.compute or config_file.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
     told = config_file.grounded({**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None})
     return config_file.block(type(study), {**told, "compute": compute}, str(path))
 
 
-def _beside(path: Path, name: str) -> Path:
-    """A file that the file at `path` names: beside it, or as it is."""
-    return beside if (beside := path.parent / name).is_file() else Path(name)
+def _named(path: Path, field: str, name: str) -> Path:
+    """The file that a field of the study at `path` names: beside it, or as it is."""
+    found = next((file for file in (path.parent / name, Path(name)) if file.is_file()), None)
+    if found is None:
+        raise InputError(f"{path}: {field} = {name}: no such file, neither beside it nor from here")
+    return found
 
 
 def check(ready: Prepared) -> None:
     """Raise InputError when an engine that a cell needs cannot be had."""
     from tasks import engines
 
+    python_of(ready.grid)
     for _, steps in ready.grid.cells:
         missing = [request for request in steps.requests.values() if not ready.store.exists(request.address)]
-        engines.check(steps.settings, missing)
+        engines.check(steps.settings.model_copy(update={"budget": ready.study.budget}), missing)
 
 
 def python_of(grid: "Grid") -> str:
-    """The interpreter of vLLM's environment."""
-    return grid.cells[0][1].settings.generation.vllm.python
+    """The interpreter of vLLM's environment, of which all cells have one."""
+    named = {steps.settings.generation.vllm.python: None for _, steps in grid.cells}
+    if len(named) > 1:
+        raise InputError(f"generation.vllm.python: the cells of a study share one; here are {' and '.join(named)}")
+    return next(iter(named))
 
 
 def follow(ready: Prepared, execution: "Attempts") -> "Address":

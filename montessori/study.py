@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.config import Budget, Compute, Frozen, Name
+from montessori.config import Budget, Compute, Frozen, Name, Settings
 from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER
 
 NO_FINE_TUNING, SELF_INSTRUCT = "No fine-tuning", "Self-Instruct"  # rows that every study has
@@ -29,7 +29,7 @@ class Study(Frozen):
     store: str = "store"
     settings: str | Change  # that all begin with: a file, sought beside the study's own, or what such a file says
     change: Change = Field({})  # of these, for all
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
     students: dict[str, Change] = Field({"": {}})  # by name; one alone needs none
     # Table 1, a row a name, or a row an iteration. The base student and Self-Instruct are there without being named.
     systems: dict[str, Change] = Field({})
@@ -50,10 +50,19 @@ class Study(Frozen):
         for field in ("seeds", "students"):
             if not getattr(self, field):
                 raise ValueError(f"{field}: at least one is needed")
+        if "" in self.students and len(self.students) > 1:
+            raise ValueError("students: one of several needs a name")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one comes twice")
         if reserved := [group for group in self.ablations if group in (SYSTEMS, TRANSFER, ASIDE)]:
             raise ValueError(f"ablations: {reserved[0]!r} is no title for a group; give another one")
+        for group, members in self.ablations.items():
+            if not members:
+                raise ValueError(f"ablations.{group}: at least one row is needed")
+            if all(name in Settings.model_fields for name in members):
+                raise ValueError(
+                    f"ablations.{group}: settings where rows are expected; for example {group}: {{Changed: {{…}}}}"
+                )
         rows = [*self.systems, *(name for group in self.ablations.values() for name in group)]
         if "" in rows:
             raise ValueError("systems, ablations: a row needs a name")

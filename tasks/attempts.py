@@ -66,7 +66,7 @@ class Attempts(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Wait for all, and raise what `raise_failures` does."""
+        """Wait for all. Raises InputError where one had wrong input, StageError that names all that failed."""
 
     def run(self, request: Request, attempt: int) -> bool:
         """One attempt at `request`; False when the store had its artifact already."""
@@ -110,7 +110,7 @@ class Attempts(ABC):
             kind = InputError if any(record.wrong_input for record in failed) else StageError
             raise kind(
                 "; ".join(f"{record.title} failed after {_times(record.attempts)}: {record.error}" for record in failed)
-                + (f". {waiting} stages that need it did not run" if waiting else "")
+                + (f". Not run, since they need it: {waiting}" if waiting else "")
                 + ". What is done stays done; the same command runs only what is missing"
             )
 

@@ -52,12 +52,21 @@ def check(settings: Settings, missing: list[Request]) -> None:
     rated = [request for request in missing if request.stage == "ratings"]
     if rated and settings.rating.engine != "teacher":
         check_judge(settings.rating, "rating", settings.compute, settings.budget)
+        if settings.rating.engine == "vllm" and settings.rating.vllm.python != settings.generation.vllm.python:
+            raise InputError(
+                "rating.vllm.python: a run has one environment of vLLM; give generation.vllm.python the same"
+            )
         missing = [request for request in missing if request.stage != "ratings"]
     needed = {request.settings["engine"] for request in missing if "engine" in request.settings}
     generation = settings.generation
     if "vllm" in needed:
         _check_place("vllm", generation.vllm.python, "generation.vllm", settings.compute)
     if "openai" in needed:
+        if settings.budget.usd and not price_of(generation.openai):
+            raise InputError(
+                f"budget.usd: the price of {generation.openai.model} is not known; "
+                "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
+            )
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         engine = OpenAIEngine(generation.openai)
@@ -66,11 +75,6 @@ def check(settings: Settings, missing: list[Request]) -> None:
                 engine.parameters(getattr(settings, name).sampling)
             except InputError as error:
                 raise InputError(f"{name}.{error}") from None
-        if settings.budget.usd and not price_of(generation.openai):
-            raise InputError(
-                f"budget.usd: the price of {generation.openai.model} is not known; "
-                "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
-            )
 
 
 def check_suite(suite: Suite) -> None:

@@ -74,6 +74,48 @@ def test_what_figures_and_columns_lack_is_named(tmp_path: Path) -> None:
     assert [one["share"] for one in made.settings["teacher_steps"]] == [1.0]
 
 
+def test_the_points_of_an_estimator_are_taken_once_however_they_were_cut(tmp_path: Path) -> None:
+    systems = {"Montessori": {"iterations": 1, "influence": {"shards": 2}}}
+    grid = prepared(tmp_path, systems=systems, ablations={"Shards": {"One": {"influence": {"shards": 1}}}}).grid
+    inputs = drawn.report(grid, {}).inputs
+    assert inputs["scores-0:taylor"] == grid.scored[0].iteration.inputs["scores"]
+    assert len(inputs["scores-0:taylor"]) == 2
+
+
+@pytest.mark.parametrize("update", ["instructions", "responses", "bootstrap"])
+def test_a_teacher_on_its_way_is_another_at_each_share(tmp_path: Path, update: str) -> None:
+    systems = {"Montessori": {"iterations": 1, "update": update}}
+    steps = prepared(tmp_path, systems=systems, teacher_steps=[0.5, 1.0]).grid.teacher_steps
+    assert len({step.teacher for step in steps}) == 2
+
+
+def test_transfer_is_from_the_first_student(tmp_path: Path) -> None:
+    systems = {"A": {"iterations": 1, "transfer": {"other": {**WIDE, "scratch": SHAPE}}}}
+    students = {"small": {}, "large": {"student": {"scratch": {"hidden": 96}}}}
+    found = [row for row in rows(prepared(tmp_path, systems=systems, students=students).grid) if row[0] == TRANSFER]
+    assert [(name, student) for _, name, student, _ in found] == [
+        ("No fine-tuning", "other"), ("Self-Instruct", "other"), ("A", "other")
+    ]  # fmt: skip
+
+
+def test_a_study_without_the_price_of_an_endpoint_has_no_budget_in_dollars(tmp_path: Path) -> None:
+    endpoint = {"engine": "openai", "openai": {"model": "my-model", "base_url": "http://127.0.0.1:9/v1"}}
+    made = prepared(tmp_path, systems={"Strong": {"iterations": 0, "generation": endpoint}}, budget={"usd": 5})
+    with pytest.raises(InputError, match="the price of my-model is not known"):
+        study.check(made)
+
+
+def test_an_override_of_a_row_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    prepared(tmp_path, systems={"Montessori": {"iterations": 1}})
+    with pytest.raises(InputError, match=r"systems has no Montesori; did you mean Montessori\?"):
+        study.prepare(str(tmp_path / "study.yaml"), ["systems.Montesori.iterations=2"], connect=False)
+
+
+def test_settings_of_a_run_are_no_study() -> None:
+    with pytest.raises(InputError, match="settings of a run"):
+        study.prepare(TINY, [], connect=False)
+
+
 def test_further_students_learn_from_several_systems_and_are_one_by_name(tmp_path: Path) -> None:
     other = {"transfer": {"wide": {**WIDE, "scratch": SHAPE}}}
     grid = prepared(tmp_path, systems={"A": {"iterations": 1, **other}, "B": {"iterations": 2, **other}}).grid
@@ -111,6 +153,25 @@ def test_a_study_is_kept_whole(tmp_path: Path) -> None:
         ({"systems": {"A": {"test": "nowhere.jsonl"}}}, r"systems\.A: test\.source = nowhere\.jsonl: no such file"),
         ({"suite": "nope"}, "suite = nope: no such suite; known: paper, quick"),
         ({"suite": "paper"}, "suite: alpaca_eval and mt_bench need a judge"),
+        ({"suite": {"name": "s", "budget": {"usd": 1}}}, "suite.budget: a study has one"),
+        ({"suite": {}}, "suite: name is missing"),
+        ({"settings": "nope.yaml"}, "settings = nope.yaml: no such file, neither beside it nor from here"),
+        ({"seeds": [0, -1]}, r"seeds\.1 = -1"),
+        ({"students": {"": {}, "wide": {}}}, "students: one of several needs a name"),
+        ({"students": {"wide": {"sft": {"epoch": 1}}}}, r"students\.wide: unknown setting sft\.epoch"),
+        ({"change": {"dpoo": {"beta": 1}}}, r"yaml: change: unknown setting dpoo"),
+        ({"ablations": {"Split": {}}}, r"ablations\.Split: at least one row"),
+        ({"ablations": {"Zero": {"preferences": {"split": "zero"}}}}, r"ablations\.Zero: settings where rows"),
+        (
+            {"systems": {"A": {"iterations": 2}, "A, iteration 1": {"iterations": 1, "update": "bootstrap"}}},
+            "two rows are called A, iteration 1",
+        ),
+        ({"systems": {"reference": {"iterations": 1}}, "suite": "quick"}, r"systems\.reference: means AlpacaEval's"),
+        ({"systems": {"L": {"method": "llm2llm"}}, "teacher_steps": [0.5]}, "teacher_steps: no system measures"),
+        (
+            {"students": {"wide": {}}, "systems": {"A": {"transfer": {"wide": {**WIDE, "scratch": SHAPE}}}}},
+            r"transfer\.wide: a student of the study is called so",
+        ),
     ],
 )
 def test_what_would_have_no_effect_or_cannot_be_is_refused(tmp_path: Path, parts: dict[str, Any], words: str) -> None:

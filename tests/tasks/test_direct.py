@@ -97,7 +97,7 @@ def test_what_a_failed_stage_feeds_does_not_run_and_the_others_do(tmp_path: Path
     bad = asked("bad")
     for request in (bad, asked("child", bad), asked("other")):
         direct.submit(request)
-    with pytest.raises(StageError, match=r"bad failed after one attempt: no luck\. 1 stages that need it did not run"):
+    with pytest.raises(StageError, match=r"bad failed after one attempt: no luck\. Not run, since they need it: 1"):
         direct.finish()
     assert place.made == ["other"]
 

@@ -29,7 +29,7 @@ def test_every_failed_stage_is_named_with_its_attempts_and_error(execution: Exec
         execution.finish()
     assert "influence 1/2 failed after 3 attempts: killed by signal 9" in str(raised.value)
     assert "influence 2/2" not in str(raised.value)
-    assert "1 stages that need it did not run" in str(raised.value)
+    assert "Not run, since they need it: 1" in str(raised.value)
 
 
 def test_wrong_input_found_by_a_stage_is_wrong_input_of_the_run(execution: Execution) -> None:
