@@ -205,7 +205,7 @@ def study(
     given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
 
     def work() -> Address:
-        ready = studies.prepare(str(_file(study, "studies")), [*overrides, *given])
+        ready = studies.prepare(str(_file(study, "studies")), [*given, *overrides])
         studies.check(ready)
         check(ready.compute, ready.store)
         ready.store.check_writable()
