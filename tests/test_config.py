@@ -15,6 +15,7 @@ from montessori.evaluation.suite import Suite
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 SUITES = sorted((Path(__file__).resolve().parents[1] / "configs/suites").glob("*.yaml"))
+RATED = {"signal": "rating", "split": "best_worst"}
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
@@ -103,6 +104,21 @@ def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
         ),
         ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when, and only when"),
         ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when, and only when"),
+        ({"update": "responses", "preferences": RATED}, "update (responses) takes its scores from a student"),
+        (
+            {"update": "responses", "responses": {"sampling": {"temperature": 0}}},
+            "responses.sampling.temperature (0) makes all answers to an instruction the same",
+        ),
+        (
+            {"method": "self-reward", "responses": {"sampling": {"temperature": 0}}},
+            "set responses.samples_temperature above 0",
+        ),
+        ({"method": "llm2llm", "responses": {"shards": 3}, "training_size": 8}, "the points to answer (2)"),
+        (
+            {"preferences": RATED, "responses": {"shards": 9}, "probing": {"probing": 8}},
+            "responses.shards (9) exceeds the points to rate (8)",
+        ),
+        ({"transfer": {"": {"source": "t"}}}, 'transfer."": a further student needs a name'),
         (
             {"student": {"source": "scratch", "scratch": {"hidden": 30}}},
             "student.scratch: hidden (30) must be a multiple",
@@ -117,6 +133,26 @@ def test_a_training_that_a_run_does_not_have_need_not_be_shared_out():
     tree = minimal(compute={"training_processes": 8})  # the paper's DPO has batches of 2, its fine-tuning of 32
     assert "dpo.batch_size (2)" in complaint(tree)
     config_file.parse({**tree, "iterations": 0, "sft": {"batch_size": 32}}, "run.yaml")
+    config_file.parse({**tree, "update": "bootstrap"}, "run.yaml")
+    tree = minimal(compute={"training_processes": 2}, sft={"per_device_batch_size": 8})
+    config_file.parse({**tree, "method": "llm2llm", "warm_up": {"batch_size": 2}}, "run.yaml")
+    tree |= {"warm_up": {"batch_size": 2}, "dpo": {"batch_size": 4}}
+    config_file.parse({**tree, "method": "self-reward"}, "run.yaml")
+    config_file.parse({**tree, "preferences": RATED}, "run.yaml")
+    assert "warm_up.batch_size (2)" in complaint(tree)
+
+
+@pytest.mark.parametrize(
+    "variant", [{"iterations": 0}, {"method": "llm2llm"}, {"method": "self-reward"}, {"preferences": RATED}]
+)
+def test_shards_of_influence_need_not_fit_where_none_is_measured(variant):
+    config_file.parse(minimal(influence={"shards": 9}, probing={"probing": 8}, **variant), "run.yaml")
+
+
+def test_samples_have_a_temperature_of_their_own():
+    responses = {"sampling": {"temperature": 0}, "samples_temperature": 0.7}
+    config_file.parse(minimal(method="self-reward", responses=responses), "run.yaml")
+    config_file.parse(minimal(responses={"sampling": {"temperature": 0}}), "run.yaml")
 
 
 def test_a_setting_that_has_no_default_is_asked_for():
