@@ -311,7 +311,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    if "settings" in config_file.read(options.config):  # a study names them, a run's file is them
+    if config_file.is_study(config_file.read(options.config)):
         if options.iterations is not None:
             raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
         return study.estimate(options)
