@@ -325,10 +325,12 @@ def _estimate(options: argparse.Namespace) -> int:
     from tasks import engines
 
     settings = engines.settled(settings)
+    store = open_store(settings.store)
+    store.check_readable()
     requests = plan(settings)[0].requests
     console = Console()
     with console.status("reading the seeds and the rates of past runs"):
-        lines, assumed = estimate(settings, requests, open_store(settings.store))
+        lines, assumed = estimate(settings, requests, store)
     terminal.show_estimate(console, lines, assumed, settings.budget)
     return 0
 
