@@ -311,7 +311,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    if "settings" in config_file.read(options.config):  # a study names them, a run's file is them
+    if config_file.is_study(config_file.read(options.config)):
         if options.iterations is not None:
             raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
         return study.estimate(options)
@@ -325,10 +325,12 @@ def _estimate(options: argparse.Namespace) -> int:
     from tasks import engines
 
     settings = engines.settled(settings)
+    store = open_store(settings.store)
+    store.check_readable()
     requests = plan(settings)[0].requests
     console = Console()
     with console.status("reading the seeds and the rates of past runs"):
-        lines, assumed = estimate(settings, requests, open_store(settings.store))
+        lines, assumed = estimate(settings, requests, store)
     terminal.show_estimate(console, lines, assumed, settings.budget)
     return 0
 

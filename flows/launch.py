@@ -205,7 +205,7 @@ def study(
     given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
 
     def work() -> Address:
-        ready = studies.prepare(str(_file(study, "studies")), [*given, *overrides])
+        ready = studies.prepare(str(file_of(study, "study", "studies")), [*given, *overrides])
         studies.check(ready)
         check(ready.compute, ready.store)
         ready.store.check_writable()
@@ -260,7 +260,7 @@ def settings(
             fields |= {f"{role}.source": source}
             overrides = [f"{role}.scratch=null", *(overrides or [])]
     given = [f"{key}={json.dumps(value)}" for key, value in fields.items() if value not in (None, "")]
-    return config_file.load(_file(config), [*given, *(overrides or [])])
+    return config_file.load(file_of(config, "config"), [*given, *(overrides or [])])
 
 
 def not_for_ever() -> None:
@@ -275,11 +275,12 @@ def not_for_ever() -> None:
         )
 
 
-def _file(config: str, folder: str = "") -> Path:
-    if config.endswith((".yaml", ".yml")) or "/" in config:
-        return Path(config)
-    path = CONFIGS / folder / f"{config}.yaml"
+def file_of(given: str, field: str, folder: str = "") -> Path:
+    """The file that the form's `field` means: a path, or the name of one of those in `folder`."""
+    if given.endswith((".yaml", ".yml")) or "/" in given:
+        return Path(given)
+    path = CONFIGS / folder / f"{given}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
-        raise InputError(f"config = {config}: no such settings; known: {known}; or give the path of a YAML file")
+        raise InputError(f"{field} = {given}: none of that name; known: {known}; or give the path of a YAML file")
     return path

@@ -1,4 +1,4 @@
-"""`montessori status`: how the runs of a store go, in the terminal, without a server."""
+"""`montessori status`: how the runs and studies of a store go, in the terminal, without a server."""
 
 import argparse
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from montessori.status import Shard, Status
 
 EXAMPLES = """examples:
-  montessori status                      all runs of ./store, the one that spoke last first
+  montessori status                      all runs and studies of ./store, the one that spoke last first
   montessori status tiny-1a2b3c4d        its stages and shards; of several that begin so, the last
   montessori status tiny --watch         again every two seconds, until the run ends
   montessori status --store s3://bucket/montessori
@@ -30,11 +30,13 @@ def add_parser(add: Any) -> None:
     """Add the command; `add` makes a subparser."""
     parser = add(
         "status",
-        help="how runs go: stages and shards done, running, failed, retried",
-        description="How the runs of a store go, by what they have written there themselves.",
+        help="how runs and studies go: stages and shards done, running, failed, retried",
+        description="How the runs and studies of a store go, by what they have written there themselves.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("run", metavar="RUN", nargs="?", help="a run or refresh, or how its name begins (default: all)")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="a run, refresh or study, or how its name begins (default: all)"
+    )
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds")
     parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
 
@@ -71,7 +73,7 @@ def _look(store: "Store", run: str | None) -> tuple["RenderableType", bool]:
     if run is None:
         return _all(runs, now, store.uri), True
     if not runs:
-        raise InputError(f"RUN = {run}: no run has told the store {store.uri} how it goes")
+        raise InputError(f"RUN = {run}: no run or study has told the store {store.uri} how it goes")
     asked = run.rstrip("/")
     for found in runs:  # of several that begin so, the one that spoke last
         if found.run.startswith(asked) or found.run.partition("/")[2].startswith(asked):
@@ -95,7 +97,7 @@ def _all(runs: list["Status"], now: datetime, uri: str) -> "RenderableType":
     from rich.table import Table
 
     if not runs:
-        return f"No run has told the store {uri} how it goes."
+        return f"No run or study has told the store {uri} how it goes."
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("run", "state", "stages", "last word"):
         table.add_column(name, overflow="fold")

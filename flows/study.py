@@ -139,7 +139,7 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
 
     path = Path(config)
     tree = config_file.read(path)
-    if "settings" not in tree and "teacher" in tree:
+    if not config_file.is_study(tree) and "teacher" in tree:
         raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
     _check_names(tree, overrides)
     asked = whole(config_file.block(Study, config_file.changed(tree, list(overrides)), str(path)), path)

@@ -411,10 +411,24 @@ class Settings(Frozen):
     compute: Compute = Compute()
     budget: Budget = Budget()
 
+    @property
+    def _tunes(self) -> bool:
+        """Whether a teacher is tuned."""
+        return self.iterations > 0 and self.method != "llm2llm"
+
+    @property
+    def _rates(self) -> bool:
+        """Whether the teacher learns from ratings, or else from what points do to a warmed-up student."""
+        return self._tunes and (self.method == "self-reward" or self.preferences.signal == "rating")
+
+    @property
+    def _answers(self) -> bool:
+        """Whether a teacher learns from several answers to one instruction."""
+        return self._tunes and (self.method == "self-reward" or self.update == "responses")
+
     @model_validator(mode="after")
     def _teacher_is_there(self) -> Self:
-        tunes = self.iterations and self.method != "llm2llm"
-        if self.teacher is None and (self.generation.engine != "openai" or tunes):
+        if self.teacher is None and (self.generation.engine != "openai" or self._tunes):
             raise ValueError(
                 "teacher is missing: only generation.engine: openai can do without, "
                 "with iterations: 0 or method: llm2llm"
@@ -429,14 +443,26 @@ class Settings(Frozen):
         ):
             if self.method != "montessori" and value != usual:
                 raise ValueError(f"{field} ({value}) is a variant of method: montessori, not of {self.method}")
-        rates = self.method == "self-reward" or self.preferences.signal == "rating"
-        if self.iterations and rates and self.rating.engine == "rule" and self.seeds.source != "pocket":
+        if self.update == "responses" and self.preferences.signal == "rating":
+            raise ValueError(
+                "update (responses) takes its scores from a student; with preferences.signal: rating set "
+                "update: instructions or bootstrap, or take method: self-reward, which has answers rated"
+            )
+        if self._rates and self.rating.engine == "rule" and self.seeds.source != "pocket":
             raise ValueError("rating.engine (rule) knows the answers of the pocket world alone; name a judge")
+        if self._answers and not (self.responses.samples_temperature or self.responses.sampling.temperature):
+            raise ValueError(
+                "responses.sampling.temperature (0) makes all answers to an instruction the same, and they are to be "
+                "compared: set responses.samples_temperature above 0"
+            )
+        if any(not name.strip() for name in self.transfer):
+            raise ValueError('transfer."": a further student needs a name')
         return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.influence.shards > self.probing.probing:
+        measures = self._tunes and not self._rates
+        if measures and self.influence.shards > self.probing.probing:
             raise ValueError(
                 f"influence.shards ({self.influence.shards}) exceeds the points to score "
                 f"(probing.probing = {self.probing.probing})"
@@ -448,10 +474,10 @@ class Settings(Frozen):
                     f"({sampling.max_tokens}): a prompt needs room too"
                 )
         trainings: dict[str, Training] = {"sft": self.sft}
-        if self.iterations:
-            trainings |= {"warm_up": self.warm_up, "dpo": self.dpo}
-        if self.update == "bootstrap":
-            trainings["bootstrap"] = self.bootstrap
+        if measures:
+            trainings["warm_up"] = self.warm_up
+        if self._tunes:
+            trainings |= {"bootstrap": self.bootstrap} if self.update == "bootstrap" else {"dpo": self.dpo}
         for name, training in trainings.items():
             at_once = training.per_device_batch_size * self.compute.training_processes
             if training.batch_size % at_once:
@@ -460,15 +486,19 @@ class Settings(Frozen):
                     f"times compute.training_processes ({training.per_device_batch_size} x "
                     f"{self.compute.training_processes})"
                 )
-        answers = self.method == "self-reward" or self.update == "responses"
-        if self.iterations and answers and self.responses.samples > self.probing.probing:
+        if self._answers and self.responses.samples > self.probing.probing:
             raise ValueError(
                 f"responses.samples ({self.responses.samples}) exceeds the points to score "
                 f"(probing.probing = {self.probing.probing})"
             )
-        points = self.training_size
-        if self.iterations:
-            points = min(points, self.probing.warm_up + self.probing.probing)
-        if self.responses.shards > points:
-            raise ValueError(f"responses.shards ({self.responses.shards}) exceeds the points to answer ({points})")
+        points = {"answer": self.training_size}
+        if self.iterations and self.method == "montessori":
+            points["answer"] = min(self.training_size, self.probing.warm_up + self.probing.probing)
+        if self.iterations and self.method == "llm2llm":
+            points["answer"] = max(1, round(self.llm2llm.new_share * self.training_size))
+        if self._rates and self.rating.engine != "rule":
+            points["rate"] = self.probing.probing
+        for what, count in points.items():
+            if self.responses.shards > count:
+                raise ValueError(f"responses.shards ({self.responses.shards}) exceeds the points to {what} ({count})")
         return self

@@ -4,6 +4,7 @@ In: a path.  Out: a frozen `Settings`, or another block of settings, or an Input
 and the field.
 """
 
+import copy
 import difflib
 import json
 import re
@@ -15,13 +16,15 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from montessori.config import Settings
+from montessori.config import DataSource, Settings
 from montessori.errors import InputError
 
 SOURCES = ("seeds", "reference", "test", "questions", "trained_on")  # may be written as a name or path alone
 # Settings that may hold a path, and what is none there.
 PATHS = {*SOURCES, "source", "file", "shots_file", "references", "people", "prompts", "difficulties"}
 WORDS = {"pocket", "scratch", "hub", "none"}
+TEXTS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}  # of a YAML key; a merge's is `<<`
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -30,7 +33,10 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
 
     Raises InputError that names the file and the field, and suggests the key that was probably meant.
     """
-    return parse(read(path, overrides), str(path))
+    tree = read(path, overrides)
+    if is_study(tree):
+        raise InputError(f"{path}: a study, not the settings of one run; `montessori study {path}` runs it")
+    return parse(tree, str(path))
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -39,26 +45,29 @@ def read(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a YAML file of settings")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = _loaded(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.stem, [p.stem for p in Path("configs").glob("*.yaml")], n=1)
-        hint = f"; did you mean configs/{near[0]}.yaml?" if near else ""
+        there = {found.stem: found for folder in (Path("configs"), path.parent) for found in folder.glob("*.yaml")}
+        near = difflib.get_close_matches(path.stem, there, n=1)
+        hint = f"; did you mean {there[near[0]]}?" if near else ""
         raise InputError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    except _Twice as error:
-        raise InputError(f"{path}, line {error.line}: {error}; keep one of them") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except _Wrong as error:
+        raise InputError(f"{path}, line {error.line}: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected settings as `key: value` lines")
     return changed(tree, overrides or [])
 
 
+def is_study(tree: dict[str, Any]) -> bool:
+    """Whether `tree` is of a study: that names its settings, a run's file is them."""
+    return "settings" in tree
+
+
 def changed(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """A copy of `tree` with the overrides."""
-    # A YAML alias must not let one override change two settings.
-    found: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    found = copy.deepcopy(tree)
     for override in overrides:
         _override(found, override)
     return found
@@ -99,11 +108,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"--set {override}: expected key=value, for example dpo.beta=0.2")
     try:
-        value = yaml.load(text, _Loader)
-    except _Twice as error:
-        raise InputError(f"--set {override}: {error}; keep one of them") from None
-    except yaml.YAMLError:
-        raise InputError(f"--set {override}: the value is not YAML") from None
+        value = _loaded(text)
+    except _Wrong as error:
+        raise InputError(f"--set {override}: {error}") from None
     *parents, last = key.split(".")
     for parent in parents:
         below = tree.setdefault(parent, {})
@@ -115,26 +122,59 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-class _Twice(yaml.YAMLError):
-    """A key that a mapping has twice, of which YAML would take the last."""
+def _loaded(text: str) -> Any:
+    """What YAML `text` says, as JSON has it: keys and dates are text, and no part is there twice by an alias.
 
-    def __init__(self, key: str, line: int):
-        super().__init__(f"the key {key} is there twice")
+    So one override never changes two settings. Raises _Wrong.
+    """
+    try:
+        return json.loads(json.dumps(yaml.load(text, _Loader), default=str))
+    except yaml.MarkedYAMLError as error:
+        line, begun = (mark.line + 1 if mark else 0 for mark in (error.problem_mark, error.context_mark))
+        since = f" that begins in line {begun}" if 0 < begun < line else ""
+        context = f"{error.context}{since}, " if error.context else ""
+        raise _Wrong(f"not YAML: {context}{error.problem}", line) from None
+    except yaml.reader.ReaderError as error:
+        raise _Wrong(f"not YAML: {error.reason}", text.count("\n", 0, error.position) + 1) from None
+
+
+class _Wrong(Exception):
+    """What is wrong with YAML, and in which line."""
+
+    def __init__(self, reason: str, line: int):
+        super().__init__(reason)
         self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that override each other."""
+    """YAML as JSON could say it: keys are text or numbers, none overrides another, and nothing is a part of itself."""
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        """As ever, unless a key is there twice."""
+        """As ever, unless a key is neither text nor a number, or is there twice."""
         node = super().compose_mapping_node(anchor)
-        known = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in known:
-                raise _Twice(key.value, key.start_mark.line + 1)
-            known.add((key.tag, key.value))
+        known: set[str] = set()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Wrong("a list or a block is no key; expected text", line)
+            if key.tag not in TEXTS | NUMBERS:
+                said = key.value or '""'
+                raise _Wrong(f"the key {said} is neither text nor a number to YAML; write it in quotes", line)
+            text = key.value if key.tag in TEXTS else str(self.construct_object(key))
+            if text in known:
+                raise _Wrong(f"the key {text} is there twice; keep one of them", line)
+            known.add(text)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = True) -> Any:
+        """As ever, but whole, unless its value is none of its kind (a 13th month), or it has itself as a part."""
+        line = node.start_mark.line + 1
+        if node in self.recursive_objects:
+            raise _Wrong("the anchor here has an alias to it inside of it; write out what is meant there", line)
+        try:
+            return super().construct_object(node, deep)  # deep, a part of itself is met while that is made
+        except ValueError as error:
+            raise _Wrong(f"not YAML: {error}", line) from None
 
 
 def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
@@ -148,8 +188,12 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
         beside = [_path(one) for one in found if one["type"] == "extra_forbidden"]
         misspelt = [_unknown(extra, kind) for extra in beside if extra[:-1] == path[:-1]]
         return "; ".join([f"{field} is missing", *misspelt[:1]])
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    if path[-1:] == ["str"] and first["type"] == "string_type":  # of a field that may be text or something else
+        path, field = path[:-1], ".".join(path[:-1])
+        block = any(other["type"] == "dict_type" and _path(other)[: len(path)] == path for other in found)
+        message = "expected a file or a block of settings" if block else "expected text or a list of texts"
+    else:
+        message = _message(first)
     given = re.sub(r"//[^/@\s]*@", "//…@", repr(first["input"]))  # a key may stand in an address
     return (
         f"{field} = {given}: {message}"
@@ -159,7 +203,15 @@ def sentence(error: ValidationError, kind: type[BaseModel] = Settings) -> str:
 
 
 def _path(error: Any) -> list[str]:
-    return [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    return [str(part) or '""' for part in error["loc"] if not str(part).startswith("function-")]
+
+
+def _message(error: Any) -> str:
+    if error["type"] in ("model_type", "dict_type"):  # in pydantic's words a dictionary or an instance of a class
+        source = error.get("ctx", {}).get("class_name") == DataSource.__name__
+        return "expected a file, a data set or a block of settings" if source else "expected a block of settings"
+    message: str = error["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
 
 
 def _unknown(path: list[str], kind: type[BaseModel]) -> str:

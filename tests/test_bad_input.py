@@ -144,6 +144,17 @@ def test_a_store_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixt
     assert "cannot be written" in message
 
 
+@pytest.mark.parametrize(
+    "command", [["run", "run.yaml", "--dry-run"], ["estimate", "run.yaml"], ["status"], ["store", "ls"]]
+)
+def test_a_store_that_is_a_file(folder: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    store = folder / "store.yaml"
+    store.write_text("")
+    words = [str(folder / word) if word == "run.yaml" else word for word in command]
+    assert cli.main([*words, "--store", str(store)]) == 2
+    assert capsys.readouterr().err == f"montessori: store = {store}: a file; expected a folder, for example ./store\n"
+
+
 def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", str(tmp_path / "none.yaml")]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -12,9 +12,11 @@ from montessori import config_file
 from montessori.config import Lora, Sampling, Settings
 from montessori.errors import InputError
 from montessori.evaluation.suite import Suite
+from montessori.study import Study
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 SUITES = sorted((Path(__file__).resolve().parents[1] / "configs/suites").glob("*.yaml"))
+RATED = {"signal": "rating", "split": "best_worst"}
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
@@ -103,6 +105,21 @@ def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
         ),
         ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when, and only when"),
         ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when, and only when"),
+        ({"update": "responses", "preferences": RATED}, "update (responses) takes its scores from a student"),
+        (
+            {"update": "responses", "responses": {"sampling": {"temperature": 0}}},
+            "responses.sampling.temperature (0) makes all answers to an instruction the same",
+        ),
+        (
+            {"method": "self-reward", "responses": {"sampling": {"temperature": 0}}},
+            "set responses.samples_temperature above 0",
+        ),
+        ({"method": "llm2llm", "responses": {"shards": 3}, "training_size": 8}, "the points to answer (2)"),
+        (
+            {"preferences": RATED, "responses": {"shards": 9}, "probing": {"probing": 8}},
+            "responses.shards (9) exceeds the points to rate (8)",
+        ),
+        ({"transfer": {"": {"source": "t"}}}, 'transfer."": a further student needs a name'),
         (
             {"student": {"source": "scratch", "scratch": {"hidden": 30}}},
             "student.scratch: hidden (30) must be a multiple",
@@ -117,6 +134,54 @@ def test_a_training_that_a_run_does_not_have_need_not_be_shared_out():
     tree = minimal(compute={"training_processes": 8})  # the paper's DPO has batches of 2, its fine-tuning of 32
     assert "dpo.batch_size (2)" in complaint(tree)
     config_file.parse({**tree, "iterations": 0, "sft": {"batch_size": 32}}, "run.yaml")
+    config_file.parse({**tree, "update": "bootstrap"}, "run.yaml")
+    tree = minimal(compute={"training_processes": 2}, sft={"per_device_batch_size": 8})
+    config_file.parse({**tree, "method": "llm2llm", "warm_up": {"batch_size": 2}}, "run.yaml")
+    tree |= {"warm_up": {"batch_size": 2}, "dpo": {"batch_size": 4}}
+    config_file.parse({**tree, "method": "self-reward"}, "run.yaml")
+    config_file.parse({**tree, "preferences": RATED}, "run.yaml")
+    assert "warm_up.batch_size (2)" in complaint(tree)
+
+
+@pytest.mark.parametrize(
+    "variant", [{"iterations": 0}, {"method": "llm2llm"}, {"method": "self-reward"}, {"preferences": RATED}]
+)
+def test_shards_of_influence_need_not_fit_where_none_is_measured(variant):
+    config_file.parse(minimal(influence={"shards": 9}, probing={"probing": 8}, **variant), "run.yaml")
+
+
+def test_samples_have_a_temperature_of_their_own():
+    responses = {"sampling": {"temperature": 0}, "samples_temperature": 0.7}
+    config_file.parse(minimal(method="self-reward", responses=responses), "run.yaml")
+    config_file.parse(minimal(responses={"sampling": {"temperature": 0}}), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"dpo": 3}, "dpo = 3: expected a block of settings"),
+        ({"seeds": [1, 2]}, "seeds = [1, 2]: expected a file, a data set or a block of settings"),
+        (
+            {"teacher": {"source": "t", "lora": {"target_modules": 3}}},
+            "teacher.lora.target_modules = 3: expected text or a list of texts",
+        ),
+        ({"transfer": {"": 3}}, 'transfer."" = 3: expected a block of settings'),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_is_expected(wrong, says):
+    assert complaint(minimal(**wrong)) == f"run.yaml: {says}"
+
+
+def test_settings_of_a_study_may_be_a_file_or_a_block():
+    with pytest.raises(InputError, match=r"^s\.yaml: settings = 3: expected a file or a block of settings$"):
+        config_file.block(Study, {"name": "s", "settings": 3}, "s.yaml")
+
+
+def test_a_study_in_place_of_a_runs_settings_is_told_with_the_command_for_it(tmp_path):
+    path = written(tmp_path, {"name": "s", "settings": "tiny.yaml", "systems": {}})
+    with pytest.raises(InputError) as error:
+        config_file.load(path)
+    assert str(error.value) == f"{path}: a study, not the settings of one run; `montessori study {path}` runs it"
 
 
 def test_a_setting_that_has_no_default_is_asked_for():
@@ -186,7 +251,7 @@ def test_a_file_that_is_not_settings_is_wrong_input(tmp_path, content, says):
     path.write_bytes(content)
     with pytest.raises(InputError, match=says) as error:
         config_file.load(path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith((f"{path}: ", f"{path}, line 1: ", f"{path}, line 2: "))
 
 
 def test_a_missing_file_suggests_a_configuration_of_a_like_name(tmp_path, monkeypatch):
@@ -195,6 +260,10 @@ def test_a_missing_file_suggests_a_configuration_of_a_like_name(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^tny\.yaml: no such file; did you mean configs/tiny\.yaml\?$"):
         config_file.load("tny.yaml")
+    (tmp_path / "configs" / "studies").mkdir()
+    (tmp_path / "configs" / "studies" / "pocket.yaml").touch()
+    with pytest.raises(InputError, match=r"did you mean configs/studies/pocket\.yaml\?$"):
+        config_file.load("configs/studies/poket.yaml")
     with pytest.raises(InputError, match=r"^llama\.yaml: no such file$"):
         config_file.load("llama.yaml")
 
@@ -213,9 +282,47 @@ def test_a_key_that_is_there_twice_is_wrong_input(tmp_path):
     assert str(error.value) == f"{path}, line 4: the key beta is there twice; keep one of them"
     path.write_text("a: &a {x: 1}\nb:\n  c: &c {<<: *a, x: 2}\nd: {<<: *c, x: 3}\n")  # YAML's own way to override
     assert config_file.read(path) == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 3}}
-    path.write_text("? [a, b]\n: 1\n")
-    with pytest.raises(InputError, match="not YAML"):
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a:\n  2024-01-01: 1\n", "line 2: the key 2024-01-01 is neither text nor a number to YAML; write it in quo"),
+        ("yes: 1\n", "line 1: the key yes is neither"),
+        ("a: {~: 1}\n", "line 1: the key ~ is neither"),
+        ("? [a, b]\n: 1\n", "line 1: a list or a block is no key; expected text"),
+        ("1: a\n'1': b\n", "line 2: the key 1 is there twice; keep one of them"),
+        ("a: 1\nb: &c {x: *c}\n", "line 2: the anchor here has an alias to it inside of it"),
+        (
+            "a: 1\nb: [1, 2\nc: 3\n",
+            "line 3: not YAML: while parsing a flow sequence that begins in line 2, expected ','",
+        ),
+        ("a: 1\nb: 2024-13-01\n", "line 2: not YAML: month must be in 1..12"),
+        ("a: 1\nb: \0\n", "line 2: not YAML: special characters are not allowed"),
+    ],
+)
+def test_wrong_yaml_is_named_with_its_line(tmp_path, text, says):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
         config_file.read(path)
+    assert str(error.value).startswith(f"{path}, {says}") and "\n" not in str(error.value)
+
+
+def test_numbers_as_keys_and_dates_are_text(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("1: a\n0.5: 2024-01-01\n")
+    assert config_file.read(path, ["b={2: 2024-01-02}"]) == {"1": "a", "0.5": "2024-01-01", "b": {"2": "2024-01-02"}}
+
+
+def test_an_override_changes_one_setting_where_an_alias_made_it_two(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("a: &a {x: 1}\nb: *a\n")
+    assert config_file.read(path, ["a.x=2", "c={d: &d {y: 1}, e: *d}", "c.d.y=2"]) == {
+        "a": {"x": 2},
+        "b": {"x": 1},
+        "c": {"d": {"y": 2}, "e": {"y": 1}},
+    }
 
 
 def test_overrides_change_what_the_file_says_and_add_to_it(tmp_path):
@@ -239,7 +346,8 @@ def test_of_two_overrides_the_last_one_holds(tmp_path):
     [
         ("dpo.beta", "expected key=value"),
         ("=3", "expected key=value"),
-        ("dpo.beta=[1", "the value is not YAML"),
+        ("dpo.beta=[1", "--set dpo.beta=[1: not YAML: "),
+        ("transfer={2024-01-01: 3}", "--set transfer={2024-01-01: 3}: the key 2024-01-01 is neither text nor a number"),
         ("dpo={beta: 1, beta: 2}", "--set dpo={beta: 1, beta: 2}: the key beta is there twice; keep one of them"),
         ("name.first=x", "name has no fields below it"),
         ("dpo.betta=0.2", "did you mean dpo.beta?"),

@@ -43,7 +43,9 @@ class Folder(Store):
         self.uri, self.logs = str(self.root), self.root / "logs"
 
     def check_readable(self) -> None:
-        """A folder that is not there yet has nothing to read."""
+        """InputError for a file. A folder that is not there yet has nothing to read."""
+        if self.root.is_file():
+            raise InputError(f"store = {self.root}: a file; expected a folder, for example ./store")
 
     def check_writable(self) -> None:
         """Create the folder and try a write; InputError otherwise. Sweeps what killed runs left half-written."""

@@ -47,7 +47,7 @@ def test_a_form_changes_the_settings_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"config": "tyni"}, "config = tyni: no such settings; known: alpaca-mini"),
+        ({"config": "tyni"}, "config = tyni: none of that name; known: alpaca-mini"),
         ({"config": "no/such.yaml"}, "no/such.yaml: no such file"),
         ({"config": "tiny", "overrides": ["dpo.beat=1"]}, "did you mean dpo.beta"),
     ],
@@ -55,6 +55,11 @@ def test_a_form_changes_the_settings_that_it_names() -> None:
 def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         launch.settings(**form)
+
+
+def test_an_unknown_study_is_told_by_the_field_of_its_own_form() -> None:
+    with pytest.raises(InputError, match=r"^study = pokket: none of that name; known: alpaca-mini, .*pocket"):
+        launch.file_of("pokket", "study", "studies")
 
 
 @pytest.mark.parametrize("flow", [launch.launch, launch.refresh, launch.evaluate], ids=lambda flow: flow.name)
