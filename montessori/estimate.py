@@ -26,6 +26,16 @@ SPEED = {"gpu": {"learn": 4e14, "write": 1e14}, "cpu": {"learn": 2e10, "write": 
 LARGE = 5e8  # parameters; above it a GPU is assumed
 ROW_BYTES = 1500
 RATING_PROMPT, RATING = 230, 100  # tokens of a judge's prompt without the point, and of a rating with its reason
+# What `expected` reads of the settings: runs that share it, as most cells of a study do, have the same lengths.
+READ_BY_LENGTHS: Any = {
+    "seed": True,
+    "seeds": True,
+    "pocket": True,
+    "teacher": True,
+    "generation": {"engine"},
+    "instructions": True,
+    "responses": {"sampling"},
+}
 HUB_SIZE = re.compile(r"(\d+(?:\.\d+)?)[bB]\b")  # in a model's name
 
 MODELS = {"scratch-teacher", "scratch-student", "warm-up", "reference-gradient", "teacher", "bootstrap", "student"}
@@ -86,8 +96,9 @@ def estimate_all(
     lines: dict[str, Line] = {}
     assumed: dict[str, None] = {}
     seen: set[str] = set()
+    known: dict[str, Lengths] = {}
     for settings, requests in runs:
-        estimator = _Estimator(settings, requests, past)
+        estimator = _Estimator(settings, requests, past, known)
         for address, request in requests.items():
             if address not in seen:
                 made = before is None and store.exists(address)
@@ -128,14 +139,18 @@ Past = dict[str, list[tuple[Line, float]]]  # by kind of stage: what each artifa
 class _Estimator:
     """Estimates single artifacts of one plan."""
 
-    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past):
-        self._settings, self._requests, self._past = settings, requests, past
+    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past, known: dict[str, Lengths]):
+        """`known` are the lengths by what they were read from; new ones are added."""
+        self._settings, self._requests, self._past, self._known = settings, requests, past, known
         self.assumptions: tuple[str, ...] = ()
 
     @cached_property
     def lengths(self) -> Lengths:
         """How long texts will be; looked up only where no past run says it."""
-        found = expected(self._settings)
+        key = self._settings.model_dump_json(include=READ_BY_LENGTHS)
+        if key not in self._known:
+            self._known[key] = expected(self._settings)
+        found = self._known[key]
         self.assumptions = (*found.assumed, f"{YIELD:.0%} of the texts pass the filters")
         return found
 

@@ -8,13 +8,14 @@ import pytest
 from flows import cli
 from flows.plan import plan
 from montessori import config_file
+from montessori import estimate as estimating
 from montessori.artifacts import Folder, Request, Store
 from montessori.chat import render_prompt
 from montessori.config import Settings
-from montessori.estimate import Line, estimate, total
+from montessori.estimate import Line, estimate, estimate_all, total
 from montessori.pocket import scratch, world
 from montessori.synthesis.instructions import prompt_for
-from montessori.synthesis.lengths import expected
+from montessori.synthesis.lengths import Lengths, expected
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "configs/tiny.yaml"
@@ -94,6 +95,22 @@ def test_prompts_are_expected_to_be_as_long_as_those_that_the_run_will_ask():
     prompts = [prompt_for(f"{n}", seeds, [], settings.instructions)["messages"] for n in range(300)]
     lengths = [len(tokenizer(render_prompt(tokenizer, p), add_special_tokens=False)["input_ids"]) for p in prompts]
     assert expected(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
+
+
+def test_cells_that_differ_in_what_no_length_depends_on_share_the_reading_of_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[Settings] = []
+
+    def reading(settings: Settings) -> Lengths:
+        read.append(settings)
+        return Lengths(prompt=100, text=20, instruction=10, response=10)
+
+    monkeypatch.setattr(estimating, "expected", reading)
+    changes = ["dpo.beta=0.2", "method=llm2llm", "seed=1", "instructions.seed_shots=2"]
+    runs = [settings_of(), *(settings_of(change) for change in changes)]
+    estimate_all([(settings, plan(settings)[0].requests) for settings in runs], Folder(tmp_path))
+    assert [(one.seed, one.instructions.seed_shots) for one in read] == [(0, 3), (1, 3), (0, 2)]
 
 
 def test_what_is_half_written_or_spoilt_gives_no_rates(tmp_path: Path):
