@@ -30,6 +30,7 @@ from montessori.reporting.study.data import (
     Texts,
 )
 from montessori.reporting.study.figures import draw
+from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.stages import Job
 from montessori.study import SELF_INSTRUCT
 
@@ -91,7 +92,7 @@ def gather(job: Job, settings: Settings) -> Study:
         transfer=[result for result in results if result.group == TRANSFER],
         seeds=list(tree["seeds"]),
         students=list(tree["students"]),
-        published=[row for size in tree["published"].values() for row in _published(size)],
+        published=[row for student, size in tree["published"].items() for row in _published(student, size)],
         teacher_steps=_teacher_steps(job, settings),
         student_steps=[
             StudentStep(**step, positive=_positive(job, f"student-{number}:scores"))
@@ -102,7 +103,8 @@ def gather(job: Job, settings: Settings) -> Study:
         highest=highest,
         lowest=lowest,
         texts=_texts(job, systems),
-        hyperparameters=_hyperparameters(settings.run),
+        hyperparameters=shared(tree, settings.run),
+        changes=changes(tree),
         missing=[Missing(**one) for one in settings.missing],
         seconds=sum(manifest["seconds"] for manifest in everything),
         versions=max(everything, key=lambda manifest: str(manifest["made_by"]["time"]))["versions"],
@@ -169,9 +171,10 @@ def _benchmarks(job: Job) -> list[Metric]:
     return []
 
 
-def _published(size: str) -> list[Published]:
+def _published(student: str, size: str) -> list[Published]:
     return [
-        Published(name, dict(zip(published.COLUMNS, row, strict=True))) for name, row in published.ROWS[size].items()
+        Published(name, dict(zip(published.COLUMNS, row, strict=True)), student, size)
+        for name, row in published.ROWS[size].items()
     ]
 
 
@@ -265,19 +268,6 @@ def _texts(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Texts]:
                 text.instruction_tokens.append(row["instruction_tokens"])
                 text.response_tokens.append(row["response_tokens"])
     return [text for text in found.values() if text.instructions]
-
-
-def _hyperparameters(run: dict[str, Any]) -> dict[str, str]:
-    """The settings that papers tell, as text, by where they are."""
-    blocks = ("instructions", "responses", "probing", "warm_up", "influence", "preferences", "dpo", "sft")
-    found = {"training_size": str(run["training_size"])}
-    for block in blocks:
-        for name, value in run[block].items():
-            if isinstance(value, dict):
-                found |= {f"{block}.{name}.{key}": str(each) for key, each in value.items()}
-            elif not isinstance(value, list | tuple):
-                found[f"{block}.{name}"] = str(value)
-    return found
 
 
 def _metrics(job: Job, name: str) -> dict[str, Any]:

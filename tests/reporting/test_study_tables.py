@@ -48,7 +48,10 @@ def test_every_table_there_is_data_for_stands_in_order(tables):
 def test_table_1_has_a_block_a_student_and_the_published_rows_beside_them(tables):
     table = tables["table1"]
     assert [group.title for group in table.groups[:2]] == ["Student 8B", "Student 1.1B"]
-    assert [group.published for group in table.groups] == [False, False, True]
+    assert [group.published for group in table.groups] == [False, False, True, True]
+    assert [group.title.partition(":")[0] for group in table.groups[2:]] == [
+        "Published, 8B students, beside 8B", "Published, 1.1B students, beside 1.1B",
+    ]  # fmt: skip
     assert cells(table, 2, MONTESSORI)[:4] == [MONTESSORI, "–", "–", "6.903"]
     assert cells(table, 2, BASELINE)[2] == "50.00"
 
@@ -65,6 +68,7 @@ def test_points_seeds_and_costs_stand_beside_the_metrics(tables):
     ]  # fmt: skip
     assert cells(tables["table1"], 0, MONTESSORI)[4:] == [
         "10,000", "5", "240 k", "40 s", "4 min", "8 min", "1.00",
+    assert [cell[3].text for cell in table.groups[3].rows] == ["2.485"]
     ]  # fmt: skip
 
 
