@@ -151,9 +151,9 @@ def failures(study: Study) -> Table | None:
     return Table("missing", "Missing results", heads, [Group(rows)], "", frozenset({0, 1, 3})) if rows else None
 
 
-def average(numbers: Iterable[float]) -> float:
-    """The mean; NaN of nothing."""
-    found = list(numbers)
+def average(numbers: Iterable[float | None]) -> float:
+    """The mean of those that are known; NaN of none."""
+    found = [number for number in numbers if number is not None]
     return statistics.fmean(found) if found else math.nan
 
 
@@ -179,8 +179,8 @@ def _facts(study: Study, row: Row, paid: bool) -> list[str]:
         return [MISSING, seeds, *[MISSING] * (len(COSTS) + paid)]
     tokens, *seconds = (average(read(result.cost) for result in results) for read in COSTS.values())
     costs = [compact(tokens), *(rough_duration(s) if s else "0" for s in seconds)]
-    dollars = [result.cost.usd for result in results if result.cost.usd is not None]
-    costs += [f"{average(dollars):.2f}" if dollars else MISSING] if paid else []
+    dollars = average(result.cost.usd for result in results)
+    costs += [f"{dollars:.2f}" if math.isfinite(dollars) else MISSING] if paid else []
     return [span(result.training_points for result in results), seeds, *costs]
 
 
@@ -219,8 +219,9 @@ def _caption(study: Study, rows: Sequence[Row], with_published: bool) -> str:
     else:
         sentences[0] = "One seed: there is no standard error, and nothing is tested or marked."
     sentences.append(
-        "Costs are of one seed, from the base models on: teacher tokens read and written; scoring with the warm-up "
-        "that it needs; training of teacher and student; whole compute: these and the teacher's writing."
+        "Costs are means over seeds of what one seed takes, from the base models on: teacher tokens read and written, "
+        "without those of another judge; scoring with the warm-up that it needs; training of teacher and student; "
+        "whole compute: these and the teacher's writing."
     )
     if not any(row.name == study.baseline for row in rows):
         sentences.append(f"{study.baseline} stands in table 1.")
