@@ -77,7 +77,8 @@ def gather(job: Job, settings: Settings) -> Study:
     """Everything that the page shows, from the artifacts."""
     tree, told = settings.study, settings.results
     results = [_result(job, number, row) for number, row in enumerate(told)]
-    everything = _ancestors(job, [a for name, found in job.request.inputs.items() for a in found if "card" not in name])
+    given = job.request.inputs.items()
+    everything = _ancestors(job, [a for name, found in given if not name.startswith("card-") for a in found])
     highest, lowest = _examples(job, settings)
     known = {metric for result in results for metric in result.values}
     systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
@@ -98,7 +99,7 @@ def gather(job: Job, settings: Settings) -> Study:
             StudentStep(**step, positive=_positive(job, f"student-{number}:scores"))
             for number, step in enumerate(settings.student_steps)
         ],
-        duels=_duels(job, systems),
+        duels=_duels(job, systems, next(iter(tree["students"]))),
         scored=[_scored(job, **one) for one in settings.scored],
         highest=highest,
         lowest=lowest,
@@ -107,7 +108,7 @@ def gather(job: Job, settings: Settings) -> Study:
         changes=changes(tree),
         missing=[Missing(**one) for one in settings.missing],
         seconds=sum(manifest["seconds"] for manifest in everything),
-        versions=max(everything, key=lambda manifest: str(manifest["made_by"]["time"]))["versions"],
+        versions=max(everything, key=lambda m: str(m["made_by"]["time"]), default={"versions": {}})["versions"],
     )
 
 
@@ -140,14 +141,23 @@ def _cost(job: Job, student: list[str]) -> Cost:
         )
 
     spent = estimate.total(estimate.as_made(m) for m in made if m["request"]["stage"] in WRITING | SCORING)
+    by_teacher = estimate.total(estimate.as_made(m) for m in _by_teachers(made))
     return Cost(
-        teacher_tokens=spent.tokens_in + spent.tokens_out,
+        teacher_tokens=by_teacher.tokens_in + by_teacher.tokens_out,
         writing_s=seconds(WRITING),
         scoring_s=seconds(SCORING),
         tuning_s=seconds(TUNING),
         training_s=seconds(TRAINING),
         usd=spent.usd,
     )
+
+
+def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What teachers have read and written for: their texts, and ratings where one is its own judge."""
+    written = [m for m in made if m["request"]["stage"] in WRITING]
+    teachers = {address for m in written for address in m["request"]["inputs"]["teacher"]}
+    rated = [m for m in made if m["request"]["stage"] == "ratings"]
+    return [*written, *(m for m in rated if teachers.issuperset(m["request"]["inputs"]["judge"]))]
 
 
 def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
@@ -206,13 +216,12 @@ def _positive(job: Job, name: str) -> float:
     return sum(influence > 0 for influence in influences) / len(influences) if influences else math.nan
 
 
-def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Duel]:
-    """Who has more held-out answers right, item by item and seed by seed: the later rows against the earlier ones."""
+def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> list[Duel]:
+    """Who has more held-out answers right as the student `first`, item by item and seed by seed: later rows first."""
     items: dict[tuple[str, str, int], dict[str, float]] = {}
     for number, told in systems:
         rows = job.rows(f"{number}:metrics", "accuracy.parquet")
         items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
-    first = systems[0][1]["student"] if systems else ""
     rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
     found = []
     for j, left in enumerate(rows_in_order):

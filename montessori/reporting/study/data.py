@@ -26,7 +26,7 @@ class Metric:
 class Cost:
     """What a system took, from the base models on, as if nothing had been shared with another one."""
 
-    teacher_tokens: float  # read and written
+    teacher_tokens: float  # read and written; a judge's are among them only where the teacher is its own judge
     writing_s: float  # of the teacher
     scoring_s: float  # influence or ratings, with the warm-up of the student that they need
     tuning_s: float  # of the teacher
