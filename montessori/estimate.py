@@ -19,13 +19,23 @@ from montessori.spending import dollars, price_of
 from montessori.synthesis.lengths import Lengths, expected
 
 YIELD = 0.8  # of the texts that a teacher writes, those that pass all filters
-PAIRS = 0.5  # preference pairs a scored point
+PAIRS = 0.5  # preference pairs, or outputs that are worth learning, a scored point
 # Floating-point operations a second. GPU: what an H100 (990 TFLOP/s in bfloat16) does at 40% when it learns, at 10%
 # when it writes. CPU: a core of a laptop in float32, on matrices as small as those of small models.
 SPEED = {"gpu": {"learn": 4e14, "write": 1e14}, "cpu": {"learn": 2e10, "write": 5e9}}
 LARGE = 5e8  # parameters; above it a GPU is assumed
 ROW_BYTES = 1500
 RATING_PROMPT, RATING = 230, 100  # tokens of a judge's prompt without the point, and of a rating with its reason
+# What `expected` reads of the settings: runs that share it, as most cells of a study do, have the same lengths.
+READ_BY_LENGTHS: Any = {
+    "seed": True,
+    "seeds": True,
+    "pocket": True,
+    "teacher": True,
+    "generation": {"engine"},
+    "instructions": True,
+    "responses": {"sampling"},
+}
 HUB_SIZE = re.compile(r"(\d+(?:\.\d+)?)[bB]\b")  # in a model's name
 
 MODELS = {"scratch-teacher", "scratch-student", "warm-up", "reference-gradient", "teacher", "bootstrap", "student"}
@@ -86,8 +96,9 @@ def estimate_all(
     lines: dict[str, Line] = {}
     assumed: dict[str, None] = {}
     seen: set[str] = set()
+    known: dict[str, Lengths] = {}
     for settings, requests in runs:
-        estimator = _Estimator(settings, requests, past)
+        estimator = _Estimator(settings, requests, past, known)
         for address, request in requests.items():
             if address not in seen:
                 made = before is None and store.exists(address)
@@ -128,14 +139,18 @@ Past = dict[str, list[tuple[Line, float]]]  # by kind of stage: what each artifa
 class _Estimator:
     """Estimates single artifacts of one plan."""
 
-    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past):
-        self._settings, self._requests, self._past = settings, requests, past
+    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past, known: dict[str, Lengths]):
+        """`known` are the lengths by what they were read from; new ones are added."""
+        self._settings, self._requests, self._past, self._known = settings, requests, past, known
         self.assumptions: tuple[str, ...] = ()
 
     @cached_property
     def lengths(self) -> Lengths:
         """How long texts will be; looked up only where no past run says it."""
-        found = expected(self._settings)
+        key = self._settings.model_dump_json(include=READ_BY_LENGTHS)
+        if key not in self._known:
+            self._known[key] = expected(self._settings)
+        found = self._known[key]
         self.assumptions = (*found.assumed, f"{YIELD:.0%} of the texts pass the filters")
         return found
 
@@ -194,7 +209,7 @@ class _Estimator:
         if request.stage == "ratings":
             return points / request.shard[1]
         if request.stage == "warm-up":
-            return settings.probing.warm_up
+            return settings.training_size if "pairs" in request.inputs else settings.probing.warm_up
         if request.stage in {"student", "mistakes"}:
             return settings.training_size
         if request.stage == "influence":
@@ -202,9 +217,20 @@ class _Estimator:
             there = settings.training_size if tokens["file"] == "pairs.parquet" else points
             scored = float(min(tokens["limit"], there))
             return scored / request.shard[1]
-        if request.stage in {"teacher", "bootstrap"}:
-            return min(settings.preferences.max_pairs or math.inf, PAIRS * points)
+        if request.stage == "teacher":
+            return self._pairs(self._requests[request.inputs["preferences"][0]])
+        if request.stage == "bootstrap":
+            return PAIRS * points
         return 1.0
+
+    def _pairs(self, request: Request) -> float:
+        """Of a stage `preferences`: with best_worst one a prompt, all of whose samples are taken to be scored."""
+        asked, settings = request.settings["preferences"], self._settings
+        of_responses = request.settings.get("outputs") == "responses"
+        samples = settings.responses.samples if of_responses else settings.instructions.samples_per_prompt
+        points = settings.probing.probing
+        pairs = points // samples if asked["split"] == "best_worst" else PAIRS * points
+        return min(asked["max_pairs"] or math.inf, pairs)
 
     def _hours(self, request: Request, line: Line, work: float) -> float | None:
         """Operations over speed: two a parameter and token that is read or written, six that is learned from."""
@@ -217,20 +243,21 @@ class _Estimator:
             return None
         speed = SPEED["gpu" if parameters > LARGE else "cpu"]
         point = self.lengths.instruction + self.lengths.response
+        training = request.settings.get("training") or request.settings.get("dpo") or {}
+        passes = float(training.get("epochs", 1) * training.get("stop", 1))
         if request.stage in WRITING:
             return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["write"] / 3600
         if request.stage.startswith("scratch-") and model and model.scratch:
             tokens = float(model.scratch.steps * model.scratch.batch_size * model.scratch.context)
             return 6 * parameters * tokens / speed["learn"] / 3600
         if request.stage == "teacher":  # two texts a pair, each read by the teacher and by its frozen copy
-            tokens = 2 * work * (self.lengths.prompt + self.lengths.text) * self._settings.dpo.epochs
+            tokens = 2 * work * (self.lengths.prompt + self.lengths.text) * passes
             return 8 * parameters * tokens / speed["learn"] / 3600
         if request.stage == "bootstrap":
-            tokens = work * (self.lengths.prompt + self.lengths.text) * self._settings.bootstrap.epochs
+            tokens = work * (self.lengths.prompt + self.lengths.text) * passes
             return 6 * parameters * tokens / speed["learn"] / 3600
         if request.stage in {"warm-up", "student"}:
-            epochs = float(request.settings["training"].get("epochs", 1))
-            return 6 * parameters * work * point * epochs / speed["learn"] / 3600
+            return 6 * parameters * work * point * passes / speed["learn"] / 3600
         if request.stage in {"influence", "reference-gradient", "evaluation", "mistakes"}:
             return 6 * parameters * max(work, 256) * point / speed["learn"] / 3600
         return 0.0

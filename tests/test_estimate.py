@@ -6,15 +6,18 @@ from typing import Any
 import pytest
 
 from flows import cli
+from flows.iteration import base
 from flows.plan import plan
-from montessori import config_file
+from montessori import config_file, sources
+from montessori import estimate as estimating
 from montessori.artifacts import Folder, Request, Store
 from montessori.chat import render_prompt
 from montessori.config import Settings
-from montessori.estimate import Line, estimate, total
+from montessori.estimate import Line, estimate, estimate_all, total
 from montessori.pocket import scratch, world
 from montessori.synthesis.instructions import prompt_for
-from montessori.synthesis.lengths import expected
+from montessori.synthesis.lengths import Lengths, expected
+from tasks.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "configs/tiny.yaml"
@@ -94,6 +97,53 @@ def test_prompts_are_expected_to_be_as_long_as_those_that_the_run_will_ask():
     prompts = [prompt_for(f"{n}", seeds, [], settings.instructions)["messages"] for n in range(300)]
     lengths = [len(tokenizer(render_prompt(tokenizer, p), add_special_tokens=False)["input_ids"]) for p in prompts]
     assert expected(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
+
+
+def test_cells_that_differ_in_what_no_length_depends_on_share_the_reading_of_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[Settings] = []
+
+    def reading(settings: Settings) -> Lengths:
+        read.append(settings)
+        return Lengths(prompt=100, text=20, instruction=10, response=10)
+
+    monkeypatch.setattr(estimating, "expected", reading)
+    changes = ["dpo.beta=0.2", "method=llm2llm", "seed=1", "instructions.seed_shots=2"]
+    runs = [settings_of(), *(settings_of(change) for change in changes)]
+    estimate_all([(settings, plan(settings)[0].requests) for settings in runs], Folder(tmp_path))
+    assert [(one.seed, one.instructions.seed_shots) for one in read] == [(0, 3), (1, 3), (0, 2)]
+
+
+def hours_of_dpo(*changes: str) -> float:
+    hours = lines_of(settings_of("iterations=1", *changes), Folder("nowhere"))["teacher"].hours
+    assert hours is not None
+    return hours
+
+
+def test_of_the_best_against_the_worst_there_is_one_pair_a_prompt():
+    half_a_point = hours_of_dpo()
+    rewarded = hours_of_dpo("method=self-reward", "rating.engine=rule", "responses.samples=5")
+    assert rewarded / half_a_point == pytest.approx((1 / 5) / 0.5)
+    assert hours_of_dpo("preferences.split=best_worst") / half_a_point == pytest.approx((1 / 4) / 0.5)
+    assert hours_of_dpo("update=responses") == pytest.approx(half_a_point)  # all pairs of a prompt, as of instructions
+
+
+def test_a_teacher_that_is_stopped_takes_its_share_of_the_hours():
+    assert hours_of_dpo("dpo.stop=0.25") == pytest.approx(hours_of_dpo() / 4)
+
+
+def test_a_student_on_its_way_learns_from_a_share_of_its_training_set(tmp_path: Path):
+    settings = settings_of("iterations=0", "training_size=300")
+    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
+    start = base(steps)
+    written = steps.instructions(start.writer, start.seeds, 300, "training", "")
+    pairs = steps.responses(start.writer, written, "")
+    steps.train_student(start.student, pairs, "")
+    steps.checkpoint(start.student, pairs, 0.5, "")
+    lines = {line.stage: line for line in estimate(settings, steps.requests, Folder(tmp_path))[0]}
+    whole, half = lines["student"].hours, lines["warm-up"].hours
+    assert whole and half == pytest.approx(whole / 2)
 
 
 def test_what_is_half_written_or_spoilt_gives_no_rates(tmp_path: Path):

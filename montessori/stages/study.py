@@ -30,6 +30,7 @@ from montessori.reporting.study.data import (
     Texts,
 )
 from montessori.reporting.study.figures import draw
+from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.stages import Job
 from montessori.study import SELF_INSTRUCT
 
@@ -76,7 +77,8 @@ def gather(job: Job, settings: Settings) -> Study:
     """Everything that the page shows, from the artifacts."""
     tree, told = settings.study, settings.results
     results = [_result(job, number, row) for number, row in enumerate(told)]
-    everything = _ancestors(job, [a for name, found in job.request.inputs.items() for a in found if "card" not in name])
+    given = job.request.inputs.items()
+    everything = _ancestors(job, [a for name, found in given if not name.startswith("card-") for a in found])
     highest, lowest = _examples(job, settings)
     known = {metric for result in results for metric in result.values}
     systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
@@ -91,21 +93,22 @@ def gather(job: Job, settings: Settings) -> Study:
         transfer=[result for result in results if result.group == TRANSFER],
         seeds=list(tree["seeds"]),
         students=list(tree["students"]),
-        published=[row for size in tree["published"].values() for row in _published(size)],
+        published=[row for student, size in tree["published"].items() for row in _published(student, size)],
         teacher_steps=_teacher_steps(job, settings),
         student_steps=[
             StudentStep(**step, positive=_positive(job, f"student-{number}:scores"))
             for number, step in enumerate(settings.student_steps)
         ],
-        duels=_duels(job, systems),
+        duels=_duels(job, systems, next(iter(tree["students"]))),
         scored=[_scored(job, **one) for one in settings.scored],
         highest=highest,
         lowest=lowest,
         texts=_texts(job, systems),
-        hyperparameters=_hyperparameters(settings.run),
+        hyperparameters=shared(tree, settings.run),
+        changes=changes(tree),
         missing=[Missing(**one) for one in settings.missing],
         seconds=sum(manifest["seconds"] for manifest in everything),
-        versions=max(everything, key=lambda manifest: str(manifest["made_by"]["time"]))["versions"],
+        versions=max(everything, key=lambda m: str(m["made_by"]["time"]), default={"versions": {}})["versions"],
     )
 
 
@@ -138,14 +141,23 @@ def _cost(job: Job, student: list[str]) -> Cost:
         )
 
     spent = estimate.total(estimate.as_made(m) for m in made if m["request"]["stage"] in WRITING | SCORING)
+    by_teacher = estimate.total(estimate.as_made(m) for m in _by_teachers(made))
     return Cost(
-        teacher_tokens=spent.tokens_in + spent.tokens_out,
+        teacher_tokens=by_teacher.tokens_in + by_teacher.tokens_out,
         writing_s=seconds(WRITING),
         scoring_s=seconds(SCORING),
         tuning_s=seconds(TUNING),
         training_s=seconds(TRAINING),
         usd=spent.usd,
     )
+
+
+def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What teachers have read and written for: their texts, and ratings where one is its own judge."""
+    written = [m for m in made if m["request"]["stage"] in WRITING]
+    teachers = {address for m in written for address in m["request"]["inputs"]["teacher"]}
+    rated = [m for m in made if m["request"]["stage"] == "ratings"]
+    return [*written, *(m for m in rated if teachers.issuperset(m["request"]["inputs"]["judge"]))]
 
 
 def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
@@ -169,9 +181,10 @@ def _benchmarks(job: Job) -> list[Metric]:
     return []
 
 
-def _published(size: str) -> list[Published]:
+def _published(student: str, size: str) -> list[Published]:
     return [
-        Published(name, dict(zip(published.COLUMNS, row, strict=True))) for name, row in published.ROWS[size].items()
+        Published(name, dict(zip(published.COLUMNS, row, strict=True)), student, size)
+        for name, row in published.ROWS[size].items()
     ]
 
 
@@ -203,13 +216,12 @@ def _positive(job: Job, name: str) -> float:
     return sum(influence > 0 for influence in influences) / len(influences) if influences else math.nan
 
 
-def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Duel]:
-    """Who has more held-out answers right, item by item and seed by seed: the later rows against the earlier ones."""
+def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> list[Duel]:
+    """Who has more held-out answers right as the student `first`, item by item and seed by seed: later rows first."""
     items: dict[tuple[str, str, int], dict[str, float]] = {}
     for number, told in systems:
         rows = job.rows(f"{number}:metrics", "accuracy.parquet")
         items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
-    first = systems[0][1]["student"] if systems else ""
     rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
     found = []
     for j, left in enumerate(rows_in_order):
@@ -265,19 +277,6 @@ def _texts(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Texts]:
                 text.instruction_tokens.append(row["instruction_tokens"])
                 text.response_tokens.append(row["response_tokens"])
     return [text for text in found.values() if text.instructions]
-
-
-def _hyperparameters(run: dict[str, Any]) -> dict[str, str]:
-    """The settings that papers tell, as text, by where they are."""
-    blocks = ("instructions", "responses", "probing", "warm_up", "influence", "preferences", "dpo", "sft")
-    found = {"training_size": str(run["training_size"])}
-    for block in blocks:
-        for name, value in run[block].items():
-            if isinstance(value, dict):
-                found |= {f"{block}.{name}.{key}": str(each) for key, each in value.items()}
-            elif not isinstance(value, list | tuple):
-                found[f"{block}.{name}"] = str(value)
-    return found
 
 
 def _metrics(job: Job, name: str) -> dict[str, Any]:

@@ -65,8 +65,9 @@ def realistic() -> Study:
         "table-1-and-2", "study-1a2b3c4d", "montessori study study.yaml", "name: table-1-and-2\nseeds: 5\n",
         [LOSS, WINS, GRADE], BASELINE, results, SEEDS, ["8B", "1.1B"],
         published=[
-            Published(BASELINE, {"alpaca_eval": 50, "mt_bench": 6.49}),
-            Published(MONTESSORI, {"mt_bench": 6.903}),
+            Published(BASELINE, {"alpaca_eval": 50, "mt_bench": 6.49}, "8B", "8B"),
+            Published(MONTESSORI, {"mt_bench": 6.903}, "8B", "8B"),
+            Published(MONTESSORI, {"mt_bench": 2.485}, "1.1B", "1.1B"),
         ],
         transfer=transfer,
         highest=[
@@ -76,6 +77,7 @@ def realistic() -> Study:
         ],
         lowest=[Example("Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5)],
         hyperparameters={"DPO: learning rate": "1e-6", "DPO: β": "0.1", "SFT: learning rate": "5e-6"},
+        changes={"system Self-Reward": {"method": "self-reward"}, "student 1.1B": {"sft.learning_rate": "1e-5"}},
         missing=[Missing(MONTESSORI, "1.1B", 3, "the teacher wrote 12 of 10,000 points")],
         seconds=91_234.0,
         versions={"montessori": "0.1.0", "torch": "2.13.0"},
@@ -101,7 +103,8 @@ def hostile() -> Study:
     example = Example(HOSTILE * 10, HOSTILE, 1e-5)
     return Study(
         HOSTILE, HOSTILE, HOSTILE, HOSTILE, [metric], HOSTILE, results, [0, 1], [HOSTILE],
-        [Published(HOSTILE, {HOSTILE: 1})], highest=[example], lowest=[example], transfer=results,
-        hyperparameters={HOSTILE: HOSTILE}, missing=[Missing(HOSTILE, HOSTILE, 7, HOSTILE)],
-        versions={HOSTILE: HOSTILE},
+        [Published(HOSTILE, {HOSTILE: 1}, HOSTILE, HOSTILE)], highest=[example], lowest=[example],
+        transfer=[one for one in results if one.group == SYSTEMS],
+        hyperparameters={HOSTILE: HOSTILE}, changes={HOSTILE: {HOSTILE: HOSTILE}},
+        missing=[Missing(HOSTILE, HOSTILE, 7, HOSTILE)], versions={HOSTILE: HOSTILE},
     )  # fmt: skip

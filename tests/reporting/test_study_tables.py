@@ -9,11 +9,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from study_example import BASELINE, HOSTILE, LOSS, MONTESSORI, SEEDS, WINS, hostile, realistic, result, single
+from study_example import (
+    BASELINE,
+    HOSTILE,
+    LOSS,
+    MONTESSORI,
+    SEEDS,
+    SIGNAL,
+    UPDATE,
+    WINS,
+    hostile,
+    realistic,
+    result,
+    single,
+)
 
+from montessori.errors import InputError
 from montessori.reporting.scorecard import latex
 from montessori.reporting.study import numbers
-from montessori.reporting.study.data import SYSTEMS, Study
+from montessori.reporting.study.data import SYSTEMS, Missing, Study
 from montessori.reporting.study.findings import findings
 from montessori.reporting.study.rows import NO_RESULT, ablations, missing, standings, systems, transferred
 from montessori.reporting.study.tables import everything
@@ -48,9 +62,13 @@ def test_every_table_there_is_data_for_stands_in_order(tables):
 def test_table_1_has_a_block_a_student_and_the_published_rows_beside_them(tables):
     table = tables["table1"]
     assert [group.title for group in table.groups[:2]] == ["Student 8B", "Student 1.1B"]
-    assert [group.published for group in table.groups] == [False, False, True]
+    assert [group.published for group in table.groups] == [False, False, True, True]
+    assert [group.title.partition(":")[0] for group in table.groups[2:]] == [
+        "Published, 8B students, beside 8B", "Published, 1.1B students, beside 1.1B",
+    ]  # fmt: skip
     assert cells(table, 2, MONTESSORI)[:4] == [MONTESSORI, "–", "–", "6.903"]
     assert cells(table, 2, BASELINE)[2] == "50.00"
+    assert [cell[3].text for cell in table.groups[3].rows] == ["2.485"]
 
 
 def test_a_cell_is_the_mean_and_standard_error_over_seeds_in_the_metrics_unit(study, tables):
@@ -77,6 +95,37 @@ def test_a_missing_seed_is_counted_and_named(tables):
 def test_a_missing_seed_that_nothing_is_known_of_is_named_too(study):
     lacking = replace(study, missing=[])
     assert [(m.row, m.student, m.seed, m.error) for m in missing(lacking)] == [(MONTESSORI, "1.1B", 3, NO_RESULT)]
+
+
+def test_a_lost_result_is_not_hidden_by_a_failure_of_the_same_name_in_another_group(study):
+    lost = replace(study, results=[r for r in study.results if (r.group, r.row, r.seed) != (SIGNAL, "judge", 2)])
+    failed = [*study.missing, Missing("judge", "8B", 2, "failed", UPDATE)]
+    found = [(m.group, m.row, m.seed, m.error) for m in missing(replace(lost, missing=failed))]
+    assert (SIGNAL, "judge", 2, NO_RESULT) in found and (UPDATE, "judge", 2, "failed") in found
+
+
+def test_two_results_in_one_place_of_a_table_are_an_error_and_not_the_last_of_them(study):
+    with pytest.raises(InputError, match="Self-Instruct, Qwen, seed 0: there are two results"):
+        transferred(replace(study, transfer=[*study.transfer, result(BASELINE, "transfer", "Qwen", 0, 0)]))
+
+
+def test_a_price_that_one_seed_lacks_leaves_the_mean_of_the_others_in_table_and_csv(study):
+    first, *others = study.results
+    lacking = replace(study, results=[replace(first, cost=replace(first.cost, usd=None)), *others])
+    assert cells(everything(lacking)[0], 0, first.row)[-1] == "0.50"
+    assert next(csv.DictReader(io.StringIO(numbers.files(lacking)["table1.csv"])))["usd"] == "0.5"
+
+
+def test_hyperparameters_say_whose_they_are_and_what_is_changed_of_them(tables):
+    table = tables["hyperparameters"]
+    titles = ["What all cells begin with", "Changed for system Self-Reward", "Changed for student 1.1B"]
+    assert [group.title for group in table.groups] == titles
+    assert cells(table, 1, "method") == ["method", "self-reward"]
+    assert "as student 8B has it" in table.caption
+
+
+def test_costs_are_said_to_be_means_over_seeds(tables):
+    assert "Costs are means over seeds of what one seed takes" in tables["table1"].caption
 
 
 def test_a_metric_that_one_seed_lacks_says_how_many_it_has(study):

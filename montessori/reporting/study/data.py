@@ -26,7 +26,7 @@ class Metric:
 class Cost:
     """What a system took, from the base models on, as if nothing had been shared with another one."""
 
-    teacher_tokens: float  # read and written
+    teacher_tokens: float  # read and written; a judge's are among them only where the teacher is its own judge
     writing_s: float  # of the teacher
     scoring_s: float  # influence or ratings, with the warm-up of the student that they need
     tuning_s: float  # of the teacher
@@ -53,6 +53,8 @@ class Published:
 
     row: str
     values: dict[str, float]  # by metric, in its unit
+    student: str  # of the study, beside which it stands
+    size: str  # of the paper's student, "8B"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class Study:
     highest: list[Example] = field(default_factory=list)
     lowest: list[Example] = field(default_factory=list)
     texts: list[Texts] = field(default_factory=list)
-    hyperparameters: dict[str, str] = field(default_factory=dict)
+    hyperparameters: dict[str, str] = field(default_factory=dict)  # what all cells begin with, as the first one has it
+    changes: dict[str, dict[str, str]] = field(default_factory=dict)  # of settings, by what has them: "system LLM2LLM"
     missing: list[Missing] = field(default_factory=list)
     seconds: float = 0.0  # computing time of all artifacts, each counted once
     versions: dict[str, str] = field(default_factory=dict)

@@ -56,11 +56,10 @@ def _numbers(metric: Metric, one: Standing) -> list[object]:
     return [*found, *scaled, _plain(gap.p_value), _plain(one.corrected)]
 
 
-def _costs(cost: Cost) -> list[float]:
+def _costs(cost: Cost) -> list[float | None]:
     """As COSTS."""
-    usd = math.nan if cost.usd is None else cost.usd
     seconds = (cost.writing_s, cost.scoring_s, cost.tuning_s, cost.training_s, whole(cost))
-    return [cost.teacher_tokens, *seconds, usd]
+    return [cost.teacher_tokens, *seconds, cost.usd]
 
 
 def _csv(lines: Iterable[Sequence[object]]) -> str:

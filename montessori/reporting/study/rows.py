@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from montessori.errors import InputError
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Measure
 from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
@@ -92,14 +93,14 @@ def standings(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, St
 
 def missing(study: Study) -> list[Missing]:
     """Every cell without a result: those that failed, and those that nothing is known of."""
-    told = {(cell.row, cell.student, cell.seed) for cell in study.missing}
-    unknown = {
-        (row.name, row.student, seed): Missing(row.name, row.student, seed, NO_RESULT, row.group)
+    told = {(cell.row, cell.group, cell.student, cell.seed) for cell in study.missing}
+    unknown = [
+        Missing(row.name, row.student, seed, NO_RESULT, row.group)
         for row in (*systems(study), *ablations(study))
         for seed in study.seeds
-        if seed not in row.results and (row.name, row.student, seed) not in told
-    }
-    return [*study.missing, *unknown.values()]
+        if seed not in row.results and (row.name, row.group, row.student, seed) not in told
+    ]
+    return [*study.missing, *unknown]
 
 
 def baseline(study: Study, rows: Sequence[Row], student: str) -> Row | None:
@@ -117,7 +118,13 @@ def _rows(study: Study, students: Sequence[str], results: Sequence[Result], grou
     """By group and student, these first; a row of `groups` that only failed for a student stands there empty."""
     found: dict[tuple[str, str, str], dict[int, Result]] = {}
     for result in results:
-        found.setdefault((result.group, result.student, result.row), {})[result.seed] = result
+        seeds = found.setdefault((result.group, result.student, result.row), {})
+        if seeds.setdefault(result.seed, result) is not result:
+            who = ", ".join(part for part in (result.group, result.row, result.student, f"seed {result.seed}") if part)
+            raise InputError(
+                f"{who}: there are two results; give one of the rows another name, or, where both are of further "
+                "students, leave transfer out of one"
+            )
     failed = [cell for cell in study.missing if cell.group in groups]
     names = list(dict.fromkeys([(group, name) for group, _, name in found] + [(c.group, c.row) for c in failed]))
     students = list(dict.fromkeys((*students, *(student for _, student, _ in found))))

@@ -5,7 +5,7 @@ In: a `Study`.  Out: `Table`s of written values. What there is nothing of has no
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from montessori.evaluation import published
 from montessori.evaluation.card import Column, Measure
@@ -78,12 +78,7 @@ def results(study: Study, name: str, title: str, rows: Sequence[Row]) -> Table:
     heads = [Head("System"), *(_head(metric) for metric in study.metrics), Head("Training points"), Head("Seeds")]
     heads += [Head(title) for title in (*COSTS, *(["US dollars"] if paid else []))]
     if study.published and name == "table1":
-        theirs = [
-            [Cell(p.row), *(Cell(_theirs(p.values.get(m.key), m)) for m in study.metrics)]
-            + [Cell(MISSING)] * (len(heads) - 1 - len(study.metrics))
-            for p in study.published
-        ]
-        groups.append(Group(theirs, f"Published: {published.TITLE}", published=True))
+        groups += _published(study, len(heads))
     return Table(name, title, heads, groups, _caption(study, rows, bool(study.published) and name == "table1"))
 
 
@@ -128,10 +123,22 @@ def examples(study: Study) -> Table | None:
 
 
 def hyperparameters(study: Study) -> Table | None:
-    """What everything was made with."""
-    rows = [[Cell(name), Cell(value)] for name, value in study.hyperparameters.items()]
+    """What all cells begin with, and what is changed of it for some."""
+    if not study.hyperparameters:
+        return None
+
+    def group(title: str, settings: Mapping[str, str]) -> Group:
+        return Group([[Cell(name), Cell(value)] for name, value in settings.items()], title)
+
+    groups = [group("What all cells begin with", study.hyperparameters)]
+    groups += [group(f"Changed for {who}", settings) for who, settings in study.changes.items()]
+    caption = "What all cells begin with, and below it what the study's file changes for some of them."
+    if len(study.students) > 1:
+        caption += (
+            f" It is shown as student {study.students[0]} has it: what is changed for that one holds for no other."
+        )
     heads = [Head("Setting"), Head("Value")]
-    return Table("hyperparameters", "Hyperparameters", heads, [Group(rows)], "", frozenset({0, 1})) if rows else None
+    return Table("hyperparameters", "Hyperparameters", heads, groups, caption, frozenset({0, 1}))
 
 
 def failures(study: Study) -> Table | None:
@@ -144,9 +151,9 @@ def failures(study: Study) -> Table | None:
     return Table("missing", "Missing results", heads, [Group(rows)], "", frozenset({0, 1, 3})) if rows else None
 
 
-def average(numbers: Iterable[float]) -> float:
-    """The mean; NaN of nothing."""
-    found = list(numbers)
+def average(numbers: Iterable[float | None]) -> float:
+    """The mean of those that are known; NaN of none."""
+    found = [number for number in numbers if number is not None]
     return statistics.fmean(found) if found else math.nan
 
 
@@ -172,9 +179,19 @@ def _facts(study: Study, row: Row, paid: bool) -> list[str]:
         return [MISSING, seeds, *[MISSING] * (len(COSTS) + paid)]
     tokens, *seconds = (average(read(result.cost) for result in results) for read in COSTS.values())
     costs = [compact(tokens), *(rough_duration(s) if s else "0" for s in seconds)]
-    dollars = [result.cost.usd for result in results if result.cost.usd is not None]
-    costs += [f"{average(dollars):.2f}" if dollars else MISSING] if paid else []
+    dollars = average(result.cost.usd for result in results)
+    costs += [f"{dollars:.2f}" if math.isfinite(dollars) else MISSING] if paid else []
     return [span(result.training_points for result in results), seeds, *costs]
+
+
+def _published(study: Study, width: int) -> list[Group]:
+    """The paper's rows beside each student that has some."""
+    found: dict[tuple[str, str], list[list[Cell]]] = {}
+    for p in study.published:
+        cells = [Cell(p.row), *(Cell(_theirs(p.values.get(m.key), m)) for m in study.metrics)]
+        found.setdefault((p.student, p.size), []).append(cells + [Cell(MISSING)] * (width - len(cells)))
+    titles = {key: f"Published, {key[1]} students" + (f", beside {key[0]}" if key[0] else "") for key in found}
+    return [Group(rows, f"{titles[key]}: {published.TITLE}", published=True) for key, rows in found.items()]
 
 
 def _difference(one: Standing, metric: Metric, digits: int) -> list[Cell]:
@@ -202,8 +219,9 @@ def _caption(study: Study, rows: Sequence[Row], with_published: bool) -> str:
     else:
         sentences[0] = "One seed: there is no standard error, and nothing is tested or marked."
     sentences.append(
-        "Costs are of one seed, from the base models on: teacher tokens read and written; scoring with the warm-up "
-        "that it needs; training of teacher and student; whole compute: these and the teacher's writing."
+        "Costs are means over seeds of what one seed takes, from the base models on: teacher tokens read and written, "
+        "without those of another judge; scoring with the warm-up that it needs; training of teacher and student; "
+        "whole compute: these and the teacher's writing."
     )
     if not any(row.name == study.baseline for row in rows):
         sentences.append(f"{study.baseline} stands in table 1.")
