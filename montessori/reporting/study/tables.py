@@ -21,7 +21,7 @@ from montessori.reporting.scorecard.layout import (
     span,
     written,
 )
-from montessori.reporting.study.data import Cost, Metric, Study
+from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER, Cost, Metric, Study
 from montessori.reporting.study.rows import (
     Row,
     Standing,
@@ -144,8 +144,9 @@ def hyperparameters(study: Study) -> Table | None:
 def failures(study: Study) -> Table | None:
     """The cells without a result, and why."""
     rows = [
-        [Cell(cell.row), Cell(cell.student or MISSING), Cell(str(cell.seed)), Cell(label(cell.error, 2 * SHOWN))]
+        [Cell(name), Cell(cell.student or MISSING), Cell(str(cell.seed)), Cell(label(cell.error, 2 * SHOWN))]
         for cell in missing(study)
+        for name in [cell.row if cell.group in (SYSTEMS, TRANSFER, ASIDE) else f"{cell.group}: {cell.row}"]
     ]
     heads = [Head(title) for title in ("System", "Student", "Seed", "Why")]
     return Table("missing", "Missing results", heads, [Group(rows)], "", frozenset({0, 1, 3})) if rows else None
