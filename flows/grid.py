@@ -135,8 +135,10 @@ def merged(tree: Mapping[str, Any], change: Mapping[str, Any]) -> Change:
 def _check_rows(grid: Grid, where: str) -> None:
     """Raise InputError where two rows would be one, or what the study looks at is in no cell."""
     names = Counter((row.name, row.group, row.student, row.seed) for row in grid.rows)
-    if twice := next((name for (name, *_), count in names.items() if count > 1), None):
-        raise InputError(f"{where}: two rows are called {twice}; give one of them another name")
+    for (name, group, *_), count in names.items():
+        if count > 1:
+            mend = "set transfer in one system alone" if group == TRANSFER else "give one of them another name"
+            raise InputError(f"{where}: two rows are called {name}; {mend}")
     if grid.study.suite and any(row.name == REFERENCE for row in grid.rows):
         raise InputError(f"{where}: systems.{REFERENCE}: means AlpacaEval's own answers; give it another name")
     if grid.study.teacher_steps and not grid.teacher_steps:

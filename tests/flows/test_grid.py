@@ -166,6 +166,14 @@ def test_a_study_is_kept_whole(tmp_path: Path) -> None:
             {"systems": {"A": {"iterations": 2}, "A, iteration 1": {"iterations": 1, "update": "bootstrap"}}},
             "two rows are called A, iteration 1",
         ),
+        (
+            {
+                "change": {"transfer": {"other": {**WIDE, "scratch": SHAPE}}},
+                "systems": {"A": {"iterations": 1}},
+                "ablations": {"Size": {"Small": {"training_size": 128}}},
+            },
+            "two rows are called Self-Instruct; set transfer in one system alone",
+        ),
         ({"systems": {"reference": {"iterations": 1}}, "suite": "quick"}, r"systems\.reference: means AlpacaEval's"),
         ({"systems": {"L": {"method": "llm2llm"}}, "teacher_steps": [0.5]}, "teacher_steps: no system measures"),
         (
