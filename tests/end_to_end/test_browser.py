@@ -192,7 +192,7 @@ def test_settings_that_are_not_there_are_told_in_a_sentence(page: Page, ui: str)
     field(page, "Settings").locator("textarea").fill("tinny")
     submit(page, ui)
     expect(state(page)).to_have_text("Failed")
-    sentence = "config = tinny: no such settings; known: alpaca-mini, llama3-8b, tiny, tinyllama-1.1b"
+    sentence = "config = tinny: none of that name; known: alpaca-mini, llama3-8b, tiny, tinyllama-1.1b"
     expect(page.get_by_text(re.compile(f"^{re.escape(sentence)}"))).to_be_visible()  # the log, which opens first
     tab(page, "Details")
     expect(page.get_by_text(sentence.partition(" known")[0])).to_be_visible()  # the state's message
