@@ -66,7 +66,8 @@ def text(folder):
 
 def test_the_folder_holds_the_page_its_tables_and_its_figures(folder):
     figures = {f"figures/{p.name}.{kind}" for p in PICTURES for kind in ("svg", "png")}
-    tables = {"table1.csv", "table2.csv", "table3.csv", "transfer.csv", "tables.tex", "result.md"}
+    tables = {"table1.csv", "table2.csv", "table3.csv", "transfer.csv", "tables.tex", "tables.md", "result.md"}
+    tables |= {"hyperparameters.csv"}
     assert set(files(folder)) == figures | tables | {"report.html"}
 
 
@@ -117,6 +118,8 @@ def test_markdown_tells_the_findings_and_then_the_tables(folder):
     assert text.index("## Table 1. Systems") < text.index("## Table 2. Ablations")
     assert "## Table 3" not in text and "Hyperparameters" not in text  # these are on the page
     assert r"| **2.292\* ± 0.022** |" in text
+    everything = (folder / "tables.md").read_text(encoding="utf-8")
+    assert "## Table 3" in everything and "## Hyperparameters" in everything
 
 
 def test_whatever_models_and_names_hold_is_shown_and_never_interpreted(tmp_path):

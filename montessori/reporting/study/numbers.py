@@ -24,6 +24,10 @@ def files(study: Study) -> dict[str, str]:
         shown = (("highest", study.highest), ("lowest", study.lowest))
         texts = [[kind, _plain(e.influence), e.instruction, e.response] for kind, found in shown for e in found]
         found["table3.csv"] = _csv([["kind", "influence", "instruction", "response"], *texts])
+    if study.hyperparameters:
+        blocks = {"": study.hyperparameters, **study.changes}
+        told = [[where, name, value] for where, block in blocks.items() for name, value in block.items()]
+        found["hyperparameters.csv"] = _csv([["changed_for", "setting", "value"], *told])
     return found
 
 

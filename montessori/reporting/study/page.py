@@ -21,7 +21,7 @@ from montessori.reporting.study.tables import everything
 from montessori.reporting.stylesheet import document
 from montessori.reporting.text import count, duration, scientific
 
-ON_THE_PAGE = {"table3", "hyperparameters"}  # alone
+ON_THE_PAGE = {"table3", "hyperparameters"}  # and in tables.md, but not in result.md, which a terminal shows
 PLACED = {"transfer", "cost"}  # figures that have a chapter of their own; all others stand behind table 1
 # The first column stays where it is while the others scroll.
 STYLE = f"""{MORE}
@@ -42,7 +42,8 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
         (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
     files = {
         "report.html": page(study, tables, sentences, pictures),
-        "result.md": to_markdown(study, tables, sentences),
+        "result.md": to_markdown(study, [one for one in tables if one.name not in ON_THE_PAGE], sentences),
+        "tables.md": to_markdown(study, tables, sentences),
         "tables.tex": latex.document(tables),
         **numbers.files(study),
     }
@@ -53,9 +54,9 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
 
 
 def to_markdown(study: Study, tables: Sequence[Table], sentences: Sequence[str]) -> str:
-    """The findings as a list, then the tables with their captions; those that nobody reads in a terminal left out."""
+    """The findings as a list, then the tables with their captions."""
     parts = [f"# {markdown.plain(study.name)}", "\n".join(f"- {markdown.plain(sentence)}" for sentence in sentences)]
-    for each in (one for one in tables if one.name not in ON_THE_PAGE):
+    for each in tables:
         parts += [f"## {markdown.plain(each.title)}", markdown.rows_of(each), markdown.plain(each.caption)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
