@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from montessori.pocket.world import FAMILIES, USEFUL, USELESS, family_of
+from montessori.reporting.study.data import TRANSFER
 
 KINDS: dict[str, tuple[str | None, ...]] = {
     "asked for by the reference set": USEFUL,
@@ -32,7 +33,7 @@ def main() -> None:
     first = next(iter(request["settings"]["study"]["students"]))
     found: dict[str, Counter[str | None]] = {}
     for number, told in enumerate(request["settings"]["results"]):
-        if told["student"] != first or told["group"] == "transfer":
+        if told["student"] != first or told["group"] == TRANSFER:
             continue
         row = f"{told['group']}: {told['row']}" if told["group"] else told["row"]
         for address in request["inputs"][f"{number}:pairs"]:

@@ -165,14 +165,11 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
 def _check_names(tree: "Mapping[str, Any]", overrides: Sequence[str]) -> None:
     """Raise InputError for an override of something in a student or row that the study's file does not have."""
     for override in overrides:
-        field, name, *rest = [*override.partition("=")[0].split("."), ""]
+        field, *names = override.partition("=")[0].split(".")
         there = tree.get(field)
-        if (
-            field in ("students", "systems", "ablations")
-            and isinstance(there, dict)
-            and rest[:-1]
-            and name not in there
-        ):
+        if field not in ("students", "systems", "ablations") or not isinstance(there, dict) or len(names) < 2:
+            continue
+        if (name := names[0]) not in there:
             near = difflib.get_close_matches(name, map(str, there), n=1)
             raise InputError(
                 f"--set {override}: {field} has no {name}; "

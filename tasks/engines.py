@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from montessori.artifacts import Request
-from montessori.config import Budget, Compute, Rating, Settings
+from montessori.config import Budget, Compute, OpenAI, Rating, Settings
 from montessori.errors import InputError
 from montessori.evaluation.suite import Judge, Suite
 from montessori.spending import price_of
@@ -62,11 +62,7 @@ def check(settings: Settings, missing: list[Request]) -> None:
     if "vllm" in needed:
         _check_place("vllm", generation.vllm.python, "generation.vllm", settings.compute)
     if "openai" in needed:
-        if settings.budget.usd and not price_of(generation.openai):
-            raise InputError(
-                f"budget.usd: the price of {generation.openai.model} is not known; "
-                "set generation.openai.price={input: …, output: …}, in dollars for a million tokens"
-            )
+        _check_price(generation.openai, "generation.openai", settings.budget)
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         engine = OpenAIEngine(generation.openai)
@@ -91,11 +87,15 @@ def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Bud
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         OpenAIEngine(judge.openai, f"{field}.openai")
-        if budget.usd and not price_of(judge.openai):
-            raise InputError(
-                f"budget.usd: the price of {judge.openai.model} is not known; "
-                f"set {field}.openai.price={{input: …, output: …}}, in dollars for a million tokens"
-            )
+        _check_price(judge.openai, f"{field}.openai", budget)
+
+
+def _check_price(asked: OpenAI, field: str, budget: Budget) -> None:
+    if budget.usd and not price_of(asked):
+        raise InputError(
+            f"budget.usd: the price of {asked.model} is not known; "
+            f"set {field}.price={{input: …, output: …}}, in dollars for a million tokens"
+        )
 
 
 def _check_place(engine: str, python: str, field: str, compute: Compute) -> None:

@@ -57,12 +57,18 @@ class Teacher(Endpoint):
         super().__init__(when_let_go)
 
 
-class Listener(BaseHTTPRequestHandler):
+class Listener(ThreadingHTTPServer):
     """Takes down what it is told."""
 
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Hearing)
+        self.told: list[str] = []
+
+
+class Hearing(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.told.append(body)  # type: ignore[attr-defined]
+        assert isinstance(self.server, Listener)
+        self.server.told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.send_response(204)
         self.end_headers()
 
@@ -121,8 +127,7 @@ def nights(environment: dict[str, str], finished: Path, tmp_path_factory: pytest
     home = tmp_path_factory.mktemp("nightly")
     for models in ("scratch-teacher", "scratch-student"):
         shutil.copytree(finished / models, home / "store" / models)
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
-    listener.told = []  # type: ignore[attr-defined]
+    listener = Listener()
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     own = {**environment, "PREFECT_HOME": str(home), "OPENAI_API_KEY": "none"}
     with (
@@ -132,7 +137,7 @@ def nights(environment: dict[str, str], finished: Path, tmp_path_factory: pytest
         get_client(sync_client=True) as client,
     ):
         Webhook(url=f"http://127.0.0.1:{listener.server_port}").save("team")
-        nights = Nights(prefect, client, teacher, home, listener.told)  # type: ignore[attr-defined]
+        nights = Nights(prefect, client, teacher, home, listener.told)
         nights.deploy()
         yield nights
     listener.shutdown()

@@ -1,6 +1,7 @@
 """The scorecard stage: what it gathers from the other stages, and says of their numbers beside them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Bench:
     def __init__(self, folder: Path):
         self.store, self.out = Folder(folder / "store"), folder
 
-    def put(self, stage: str, file: str = "", rows: list[Row] = (), seconds: float = 1.0, **summary: Any) -> str:  # type: ignore[assignment]
+    def put(self, stage: str, file: str = "", rows: Sequence[Row] = (), seconds: float = 1.0, **summary: Any) -> str:
         """The address of an artifact with these rows."""
         address = f"{stage}/{len(list(self.store.addresses())):020x}"
         inputs = {"teacher": [summary.pop("model")]} if "model" in summary else {}
