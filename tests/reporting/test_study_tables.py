@@ -227,7 +227,7 @@ def test_findings_are_as_sure_as_their_tests(study):
 
 def test_the_csv_has_plain_numbers_by_row_and_student(study):
     files = numbers.files(study)
-    assert set(files) == {"table1.csv", "table2.csv", "transfer.csv", "table3.csv"}
+    assert set(files) == {"table1.csv", "table2.csv", "transfer.csv", "table3.csv", "hyperparameters.csv"}
     lines = list(csv.DictReader(io.StringIO(files["table1.csv"])))
     assert [(line["system"], line["student"]) for line in lines[2:4]] == [
         (MONTESSORI, "8B"),
@@ -242,6 +242,9 @@ def test_the_csv_has_plain_numbers_by_row_and_student(study):
     assert (line["alpaca_eval_n"], float(line["whole_s"]), float(line["usd"])) == ("5", 490, 1.0)
     assert lines[1]["alpaca_eval_p"] == ""  # the baseline itself
     assert len(list(csv.reader(io.StringIO(files["table3.csv"])))) == 1 + 4
+    settings = list(csv.reader(io.StringIO(files["hyperparameters.csv"])))
+    assert settings[0] == ["changed_for", "setting", "value"]
+    assert ["system Self-Reward", "method", "self-reward"] in settings
 
 
 @pytest.mark.parametrize("made", [realistic, hostile])
