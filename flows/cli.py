@@ -4,35 +4,19 @@ Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started;
 """
 
 import argparse
-import json
-import logging
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, date, datetime
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows import champion, evaluate, reports, status, study
+from flows import champion, evaluate, reports, run, status, study
 from flows import store as store_command
-from flows.options import add_settings, add_start
+from flows.options import add_settings, settings_of
 from montessori import config_file
-from montessori.config import Settings
 from montessori.errors import InputError, MontessoriError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EXAMPLES = """examples:
-  montessori run configs/tiny.yaml                        two iterations in the pocket world, on a laptop
-  montessori run configs/tiny.yaml --set dpo.beta=0.2     again with another beta: only what follows from it is redone
-  montessori run configs/tinyllama-1.1b.yaml --dry-run    what a run would do, without doing it
-  montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
-"""
 ESTIMATE_EXAMPLES = """examples:
   montessori estimate configs/llama3-8b.yaml                                  tokens, hours and bytes of the paper's run
   montessori estimate configs/tiny.yaml --set training_size=20000             of a larger one, by what small ones took
@@ -55,12 +39,6 @@ PUSH_EXAMPLES = """examples:
   montessori push tiny-1a2b3c4d me/tiny-data --to look                        the files and the card, nothing uploaded
 
 The token comes from HF_TOKEN or `hf auth login`. The card names no path, user or host of this machine.
-"""
-REFRESH_EXAMPLES = """examples:
-  montessori refresh configs/tiny.yaml                        tonight's challenger against the champion
-  montessori refresh configs/tiny.yaml --night 2026-11-23     that night again: it goes on, or replays, from the store
-  montessori refresh configs/tiny.yaml --set refresh.seeds=3  three pairs of students instead of one
-  montessori champion history --name tiny                     what came of all nights
 """
 DEPLOY_EXAMPLES = """examples:
   export PREFECT_API_URL=http://127.0.0.1:4200/api
@@ -99,49 +77,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="montessori",
         description="Make training data fitted to the student model that learns from it.",
-        epilog=EXAMPLES,
+        epilog=run.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('montessori')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add = partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run = add(
-        "run",
-        help="one run of Montessori-Instruct, end to end",
-        description="Run the method beside Self-Instruct and the base student. What the store has is not done again.",
-        epilog=EXAMPLES,
-    )
+    run.add_parsers(add)
     estimate = add(
         "estimate",
         help="what a run would take: tokens, hours, bytes and price, before anything runs",
         description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
         epilog=ESTIMATE_EXAMPLES,
     )
-    refresh = add(
-        "refresh",
-        help="one night: tune the champion teacher, and keep what its student learns more from",
-        description="Tune the champion teacher, compare the students of both, and promote the challenger if its "
-        "student's reference loss is lower by more than the noise. The same night goes on where it stopped.",
-        epilog=REFRESH_EXAMPLES,
-    )
-    for command in (run, refresh, estimate):
-        command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
-        add_settings(command, "a setting, for example dpo.beta=0.2")
-    run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
-    run.add_argument(
-        "--suite", metavar="SUITE", help="benchmarks for the students as well: quick, paper or a YAML file"
-    )
-    run.add_argument("--judge", metavar="ENGINE:MODEL", help="who judges in the suite, as `montessori evaluate` has it")
+    estimate.add_argument("config", metavar="CONFIG", help="a YAML file of settings, or a study's")
+    add_settings(estimate, "a setting, for example dpo.beta=0.2")
     estimate.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
-    refresh.add_argument(
-        "--night",
-        type=_night,
-        default=datetime.now(UTC).date(),
-        metavar="DATE",
-        help="which night, as 2026-11-23; each makes new data (default: today, in UTC)",
-    )
-    for command in (run, refresh):
-        add_start(command, "the plan and what of it is cached")
     status.add_parser(add)
     reports.add_parser(add)
     store_command.add_parser(add)
@@ -152,13 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_push(add)
     _add_deploy(add)
     return parser
-
-
-def _night(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date: expected one like 2026-11-23") from None
 
 
 def _add_score(add: AddParser) -> None:
@@ -260,7 +204,7 @@ def _add_deploy(add: AddParser) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    _quiet_prefect()
+    run.quiet_prefect()
     from flows.deploy import deploy
 
     print(*deploy(**{name: value for name, value in vars(options).items() if name != "command"}), sep="\n")
@@ -298,16 +242,8 @@ def _score(options: argparse.Namespace) -> int:
 
     from flows.score import score
 
-    score(asked, Console(), _leaving_at_once)
+    score(asked, Console())
     return 0
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    fields = ("iterations", "store", "place")
-    names = {"place": "compute.place"}
-    short = {names.get(field, field): getattr(options, field, None) for field in fields}
-    overrides = options.overrides + [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
-    return config_file.load(options.config, overrides)
 
 
 def _estimate(options: argparse.Namespace) -> int:
@@ -315,7 +251,7 @@ def _estimate(options: argparse.Namespace) -> int:
         if options.iterations is not None:
             raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
         return study.estimate(options)
-    settings = _settings(options)
+    settings = settings_of(options)
     from rich.console import Console
 
     from flows import terminal
@@ -335,174 +271,17 @@ def _estimate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    _quiet_prefect()
-    from rich.console import Console
-    from rich.markup import escape
-
-    from flows import terminal
-    from flows.plan import benchmarks, plan
-    from montessori.artifacts import open_store
-    from tasks import engines, places
-
-    store = open_store(settings.store)
-    store.check_readable()
-    settings = engines.settled(settings)
-    if options.judge and not options.suite:
-        raise InputError("--judge: there is no suite that it would judge; add --suite paper")
-    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
-    measuring = benchmarks(settings, options.suite, options.judge, not options.dry_run)
-    if not options.dry_run:
-        places.check(settings.compute, store)
-        engines.check(settings, [request for request in requests if not store.exists(request.address)])
-        store.check_writable()
-    console = Console()
-    if options.dry_run:
-        terminal.show_plan(console, [*requests, *(one for one in measuring if one not in requests)], store)
-        return 0
-    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
-
-    def run() -> str:
-        from flows.montessori import montessori
-
-        return montessori(settings, options.suite, options.judge)
-
-    address = _followed(console, run)
-    folder = store.open(address)
-    terminal.show_result(console, folder / "result.md")
-    if measuring:
-        card = store.open(measuring[-1].address)
-        terminal.show_result(console, card / "result.md")
-        print(f"\nbenchmarks  {card / 'report.html'}")
-    print(f"\nreport  {folder / 'report.html'}\nrun     {store.locate(address)}")
-    return 0
-
-
-def _refresh(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    _quiet_prefect()
-    from rich.console import Console
-    from rich.markup import escape
-
-    from flows import terminal
-    from flows.night import plan
-    from montessori import champions
-    from montessori.artifacts import open_store
-    from tasks import engines, places
-
-    store = open_store(settings.store)
-    store.check_readable()
-    settings = engines.settled(settings)
-    planned, night = plan(settings, options.night.isoformat(), store)
-    requests = list(planned.requests.values())
-    if not options.dry_run:
-        places.check(settings.compute, store)
-        engines.check(planned.settings, [request for request in requests if not store.exists(request.address)])
-        store.check_writable()
-    console = Console()
-    if options.dry_run:
-        terminal.show_plan(console, requests, store)
-        return 0
-    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
-    before = night.champion or "the settings' base teacher"
-    console.print(f"[bold]champion[/] {escape(before)}", highlight=False, soft_wrap=True)
-
-    def run() -> str:
-        from flows.refresh import teacher_refresh
-
-        return teacher_refresh(settings, options.night)
-
-    address = _followed(console, run)
-    folder = store.open(address)
-    terminal.show_result(console, folder / "result.md")
-    entries = champions.history(store, settings.name)
-    print(f"\nchampion  {entries[-1].teacher if entries else before}")
-    print(f"report    {folder / 'report.html'}\nrefresh   {store.locate(address)}")
-    return 0
-
-
-def _followed(console: "Console", flow: Callable[[], str]) -> str:
-    """What `flow` returns, which runs under Prefect, its stages on the screen."""
-    import prefect.flow_engine
-    from prefect.settings import PREFECT_API_URL
-
-    from flows import terminal
-    from tasks.attempts import watching
-
-    embedded = not PREFECT_API_URL.value()
-    if not embedded:
-        _check_server()
-    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
-        setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
-    logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
-    screen = terminal.Screen(console)
-    with screen, watching(screen.watch), _leaving_at_once(screen.stop) if embedded else nullcontext():
-        return flow()
-
-
-def _check_server() -> None:
-    """Raise InputError when no Prefect server answers at PREFECT_API_URL; Prefect says so in 150 lines."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
-            raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: no Prefect server answers there ({error})")
-
-
-@contextmanager
-def _leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
-    """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
-
-    Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of
-    the user's is told, by Prefect, that the run has crashed.
-    """
-
-    from tasks import telling
-
-    def leave(*_: object) -> None:
-        clear_screen()
-        telling.leave()
-        print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
-        for children in Path("/proc/self/task").glob("*/children"):
-            for pid in children.read_text().split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGTERM)
-        os._exit(1)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _quiet_prefect() -> None:
-    """The lines on the screen are ours; Prefect's own go to its server, whose telemetry stays off."""
-    for name, value in {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
 COMMANDS = {
-    "run": _run,
-    "refresh": _refresh,
+    "run": run.run,
+    "refresh": run.refresh,
     "estimate": _estimate,
     "status": status.status,
     "reports": reports.reports,
     "store": store_command.store,
     "champion": champion.champion,
     "score": _score,
-    "evaluate": lambda options: evaluate.evaluate(options, _leaving_at_once),
-    "study": lambda options: study.study(options, _leaving_at_once),
+    "evaluate": evaluate.evaluate,
+    "study": study.study,
     "push": _push,
     "deploy": _deploy,
 }

@@ -6,14 +6,14 @@ In: the options.  Out: the scorecard in the store, its table on the screen.
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.options import add_settings, add_start
+from flows.leaving import leaving_at_once
+from flows.options import add_settings, add_start, overrides_of
 from montessori import config_file
 from montessori.errors import InputError
 
@@ -76,14 +76,10 @@ def add_parser(add: Any) -> None:
     add_start(parser, "the plan and what the judge would cost")
 
 
-def evaluate(
-    options: argparse.Namespace, leaving_at_once: Callable[[Callable[[], None]], AbstractContextManager[None]]
-) -> int:
+def evaluate(options: argparse.Namespace) -> int:
     """Check, measure and show."""
-    short = {"reference": options.reference, "trained_on": options.trained_on, "store": options.store}
-    short["compute.place"] = options.place
-    given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
-    overrides = [*options.overrides, *given]
+    sources = {"reference": options.reference, "trained_on": options.trained_on}
+    overrides = [*overrides_of(options), *config_file.overrides(sources)]
     ready = prepare(options.models, options.suite, options.baseline, options.judge, overrides, not options.dry_run)
 
     from rich.console import Console

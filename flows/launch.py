@@ -4,7 +4,6 @@ The command line runs the same with settings of its own (flows/montessori.py, fl
 """
 
 import csv
-import json
 from collections.abc import Callable
 from datetime import date
 from itertools import groupby
@@ -166,8 +165,7 @@ def evaluate(
 
     What the store has is not measured again.
     """
-    short = {"compute.place": place, "store": store}
-    given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
+    given = _filled({"compute.place": place, "store": store})
 
     def work() -> Address:
         ready = prepare(models, suite, baseline or None, judge or None, [*given, *overrides])
@@ -201,8 +199,7 @@ def study(
 
     What cells share is made once; what the store has is not made again; a cell that fails stops no other one.
     """
-    short = {"compute.place": place, "store": store}
-    given = [f"{key}={json.dumps(value)}" for key, value in short.items() if value not in (None, "")]
+    given = _filled({"compute.place": place, "store": store})
 
     def work() -> Address:
         ready = studies.prepare(str(file_of(study, "study", "studies")), [*given, *overrides])
@@ -259,8 +256,12 @@ def settings(
         if source:
             fields |= {f"{role}.source": source}
             overrides = [f"{role}.scratch=null", *(overrides or [])]
-    given = [f"{key}={json.dumps(value)}" for key, value in fields.items() if value not in (None, "")]
-    return config_file.load(file_of(config, "config"), [*given, *(overrides or [])])
+    return config_file.load(file_of(config, "config"), [*_filled(fields), *(overrides or [])])
+
+
+def _filled(fields: dict[str, Any]) -> list[str]:
+    """Overrides that say what a form's fields do, but for those that are left empty."""
+    return config_file.overrides({name: value for name, value in fields.items() if value != ""})
 
 
 def not_for_ever() -> None:

@@ -1,6 +1,11 @@
 """Options that several commands have."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+
+from montessori import config_file
+from montessori.config import Settings
+
+SHORT = {"iterations": "iterations", "store": "store", "place": "compute.place"}  # options that are settings
 
 
 def add_settings(command: ArgumentParser, sets: str) -> None:
@@ -22,3 +27,14 @@ def add_start(command: ArgumentParser, dry_run: str) -> None:
         "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
     )
     command.add_argument("--dry-run", action="store_true", help=f"show {dry_run}; start nothing")
+
+
+def overrides_of(options: Namespace) -> list[str]:
+    """What `--set` says, and then the options that are short for it."""
+    short = {setting: getattr(options, name, None) for name, setting in SHORT.items()}
+    return [*options.overrides, *config_file.overrides(short)]
+
+
+def settings_of(options: Namespace) -> Settings:
+    """The settings that a command's CONFIG and options say."""
+    return config_file.load(options.config, overrides_of(options))

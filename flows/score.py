@@ -7,14 +7,15 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from flows.leaving import leaving_at_once
 from montessori import checks, data, sources
 from montessori.artifacts import open_store
 from montessori.config import Compute, DataSource
@@ -36,9 +37,7 @@ class Checked:
     overlap: int  # points whose instruction is in the reference set
 
 
-def score(
-    options: Scoring, console: Console, leaving_at_once: Callable[[Callable[[], None]], AbstractContextManager[None]]
-) -> None:
+def score(options: Scoring, console: Console) -> None:
     """Check, score, write and show. Raises InputError before anything heavy starts, where it can be seen that early."""
     started = time.monotonic()
     store, out = open_store(options.store), Path(options.out).expanduser()

@@ -5,14 +5,13 @@ In: a study's file.  Out: its tables and figures in the store. A cell that fails
 
 import argparse
 import difflib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.options import add_settings, add_start
+from flows.leaving import leaving_at_once
+from flows.options import add_settings, add_start, overrides_of
 from montessori import config_file
 from montessori.errors import InputError, StageError
 
@@ -65,13 +64,9 @@ def add_parser(add: Any) -> None:
     add_start(parser, "the grid and what of it is there")
 
 
-def study(
-    options: argparse.Namespace, leaving_at_once: Callable[[Callable[[], None]], AbstractContextManager[None]]
-) -> int:
+def study(options: argparse.Namespace) -> int:
     """Check, run and show."""
-    short = {"store": options.store, "compute.place": options.place}
-    given = [f"{name}={json.dumps(value)}" for name, value in short.items() if value is not None]
-    ready = prepare(options.config, [*options.overrides, *given], not options.dry_run)
+    ready = prepare(options.config, overrides_of(options), not options.dry_run)
     requests = ready.grid.requests
 
     from rich.console import Console
@@ -107,8 +102,7 @@ def study(
 
 def estimate(options: argparse.Namespace) -> int:
     """What all cells would take together, what they share counted once; and what the judge would."""
-    given = [] if options.store is None else [f"store={json.dumps(options.store)}"]
-    ready = prepare(options.config, [*options.overrides, *given], connect=False)
+    ready = prepare(options.config, overrides_of(options), connect=False)
 
     from rich.console import Console
 

@@ -10,6 +10,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -71,6 +72,11 @@ def changed(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         _override(found, override)
     return found
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """The overrides that say these values, but for those that are None."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def grounded(tree: Any) -> Any:

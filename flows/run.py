@@ -1,0 +1,204 @@
+"""`montessori run` and `montessori refresh`: a run or a night as a flow of Prefect, followed on the screen.
+
+In: the options.  Out: the artifact in the store, its table on the screen.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.leaving import leaving_at_once
+from flows.options import add_settings, add_start, settings_of
+from montessori.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXAMPLES = """examples:
+  montessori run configs/tiny.yaml                        two iterations in the pocket world, on a laptop
+  montessori run configs/tiny.yaml --set dpo.beta=0.2     again with another beta: only what follows from it is redone
+  montessori run configs/tinyllama-1.1b.yaml --dry-run    what a run would do, without doing it
+  montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
+"""
+REFRESH_EXAMPLES = """examples:
+  montessori refresh configs/tiny.yaml                        tonight's challenger against the champion
+  montessori refresh configs/tiny.yaml --night 2026-11-23     that night again: it goes on, or replays, from the store
+  montessori refresh configs/tiny.yaml --set refresh.seeds=3  three pairs of students instead of one
+  montessori champion history --name tiny                     what came of all nights
+"""
+
+
+def add_parsers(add: Any) -> None:
+    """Add both commands; `add` makes a subparser."""
+    run = add(
+        "run",
+        help="one run of Montessori-Instruct, end to end",
+        description="Run the method beside Self-Instruct and the base student. What the store has is not done again.",
+        epilog=EXAMPLES,
+    )
+    refresh = add(
+        "refresh",
+        help="one night: tune the champion teacher, and keep what its student learns more from",
+        description="Tune the champion teacher, compare the students of both, and promote the challenger if its "
+        "student's reference loss is lower by more than the noise. The same night goes on where it stopped.",
+        epilog=REFRESH_EXAMPLES,
+    )
+    for command in (run, refresh):
+        command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
+        add_settings(command, "a setting, for example dpo.beta=0.2")
+    run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    run.add_argument(
+        "--suite", metavar="SUITE", help="benchmarks for the students as well: quick, paper or a YAML file"
+    )
+    run.add_argument("--judge", metavar="ENGINE:MODEL", help="who judges in the suite, as `montessori evaluate` has it")
+    refresh.add_argument(
+        "--night",
+        type=_night,
+        default=datetime.now(UTC).date(),
+        metavar="DATE",
+        help="which night, as 2026-11-23; each makes new data (default: today, in UTC)",
+    )
+    for command in (run, refresh):
+        add_start(command, "the plan and what of it is cached")
+
+
+def _night(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date: expected one like 2026-11-23") from None
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check, run and show."""
+    settings = settings_of(options)
+    quiet_prefect()
+    from rich.console import Console
+    from rich.markup import escape
+
+    from flows import terminal
+    from flows.plan import benchmarks, plan
+    from montessori.artifacts import open_store
+    from tasks import engines, places
+
+    store = open_store(settings.store)
+    store.check_readable()
+    settings = engines.settled(settings)
+    if options.judge and not options.suite:
+        raise InputError("--judge: there is no suite that it would judge; add --suite paper")
+    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
+    measuring = benchmarks(settings, options.suite, options.judge, not options.dry_run)
+    if not options.dry_run:
+        places.check(settings.compute, store)
+        engines.check(settings, [request for request in requests if not store.exists(request.address)])
+        store.check_writable()
+    console = Console()
+    if options.dry_run:
+        terminal.show_plan(console, [*requests, *(one for one in measuring if one not in requests)], store)
+        return 0
+    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
+
+    def flow() -> str:
+        from flows.montessori import montessori
+
+        return montessori(settings, options.suite, options.judge)
+
+    address = _followed(console, flow)
+    folder = store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    if measuring:
+        card = store.open(measuring[-1].address)
+        terminal.show_result(console, card / "result.md")
+        print(f"\nbenchmarks  {card / 'report.html'}")
+    print(f"\nreport  {folder / 'report.html'}\nrun     {store.locate(address)}")
+    return 0
+
+
+def refresh(options: argparse.Namespace) -> int:
+    """Check, run the night and show what became of it."""
+    settings = settings_of(options)
+    quiet_prefect()
+    from rich.console import Console
+    from rich.markup import escape
+
+    from flows import terminal
+    from flows.night import plan
+    from montessori import champions
+    from montessori.artifacts import open_store
+    from tasks import engines, places
+
+    store = open_store(settings.store)
+    store.check_readable()
+    settings = engines.settled(settings)
+    planned, night = plan(settings, options.night.isoformat(), store)
+    requests = list(planned.requests.values())
+    if not options.dry_run:
+        places.check(settings.compute, store)
+        engines.check(planned.settings, [request for request in requests if not store.exists(request.address)])
+        store.check_writable()
+    console = Console()
+    if options.dry_run:
+        terminal.show_plan(console, requests, store)
+        return 0
+    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
+    before = night.champion or "the settings' base teacher"
+    console.print(f"[bold]champion[/] {escape(before)}", highlight=False, soft_wrap=True)
+
+    def flow() -> str:
+        from flows.refresh import teacher_refresh
+
+        return teacher_refresh(settings, options.night)
+
+    address = _followed(console, flow)
+    folder = store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    entries = champions.history(store, settings.name)
+    print(f"\nchampion  {entries[-1].teacher if entries else before}")
+    print(f"report    {folder / 'report.html'}\nrefresh   {store.locate(address)}")
+    return 0
+
+
+def _followed(console: "Console", flow: Callable[[], str]) -> str:
+    """What `flow` returns, which runs under Prefect, its stages on the screen."""
+    import prefect.flow_engine
+    from prefect.settings import PREFECT_API_URL
+
+    from flows import terminal
+    from tasks.attempts import watching
+
+    embedded = not PREFECT_API_URL.value()
+    if not embedded:
+        _check_server()
+    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
+        setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
+    logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
+    screen = terminal.Screen(console)
+    with screen, watching(screen.watch), leaving_at_once(screen.stop) if embedded else nullcontext():
+        return flow()
+
+
+def _check_server() -> None:
+    """Raise InputError when no Prefect server answers at PREFECT_API_URL; Prefect says so in 150 lines."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    with get_client(sync_client=True) as client:
+        if error := client.api_healthcheck():
+            raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: no Prefect server answers there ({error})")
+
+
+def quiet_prefect() -> None:
+    """The lines on the screen are ours; Prefect's own go to its server, whose telemetry stays off."""
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
