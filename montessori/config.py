@@ -6,9 +6,19 @@ Functions take the few values that they use; nothing below the flows sees the wh
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 EstimatorName = Literal["taylor", "directional", "exact"]
 Method = Literal["montessori", "self-reward", "llm2llm"]
@@ -20,6 +30,14 @@ class Frozen(BaseModel):
     """A settings block: unknown keys are errors, values never change after loading, numbers are finite (JSON's are)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, field: ValidationInfo) -> object:
+        wanted = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {wanted, *get_args(wanted)}:
+            raise ValueError("expected a number")
+        return value
 
 
 class DataSource(Frozen):

@@ -79,6 +79,8 @@ def test_an_unknown_setting_without_a_near_one_lists_those_there_are():
         ({"seed": -3}, "seed = -3: "),
         ({"sft": {"max_gradient_norm": float("inf")}}, "sft.max_gradient_norm = inf: input should be a finite number"),
         ({"sft": {"epochs": "many"}}, "sft.epochs = 'many': "),
+        ({"sft": {"epochs": True}}, "sft.epochs = True: expected a number"),
+        ({"preferences": {"max_pairs": False}}, "preferences.max_pairs = False: expected a number"),
         ({"instructions": {"sampling": {"top_p": 1.5}}}, "instructions.sampling.top_p = 1.5: "),
         ({"influence": {"estimator": "guess"}}, "influence.estimator = 'guess': "),
         ({"name": "No Spaces"}, "name = 'No Spaces': expected small letters, digits, dots and hyphens, a letter or"),
