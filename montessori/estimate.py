@@ -213,15 +213,20 @@ class _Estimator:
         if request.stage in {"student", "mistakes"}:
             return settings.training_size
         if request.stage == "influence":
-            tokens = self._requests[request.inputs["tokens"][0]].settings
-            there = settings.training_size if tokens["file"] == "pairs.parquet" else points
-            scored = float(min(tokens["limit"], there))
-            return scored / request.shard[1]
+            tokens = self._requests[request.inputs["tokens"][0]]
+            there = sum(self._points(self._requests[address]) for address in tokens.inputs["points"])
+            return min(float(tokens.settings["limit"]), there) / request.shard[1]
         if request.stage == "teacher":
             return self._pairs(self._requests[request.inputs["preferences"][0]])
         if request.stage == "bootstrap":
             return PAIRS * points
         return 1.0
+
+    def _points(self, request: Request) -> float:
+        """How many points there are in what a stage makes from which they are scored."""
+        if request.stage == "responses":
+            return self._work(request)
+        return float(self._settings.probing.probing if request.stage == "split" else self._settings.training_size)
 
     def _pairs(self, request: Request) -> float:
         """Of a stage `preferences`: with best_worst one a prompt, all of whose samples are taken to be scored."""

@@ -115,10 +115,20 @@ def test_cells_that_differ_in_what_no_length_depends_on_share_the_reading_of_the
     assert [(one.seed, one.instructions.seed_shots) for one in read] == [(0, 3), (1, 3), (0, 2)]
 
 
-def hours_of_dpo(*changes: str) -> float:
-    hours = lines_of(settings_of("iterations=1", *changes), Folder("nowhere"))["teacher"].hours
+def hours_of(stage: str, *changes: str) -> float:
+    hours = lines_of(settings_of("iterations=1", *changes), Folder("nowhere"))[stage].hours
     assert hours is not None
     return hours
+
+
+def hours_of_dpo(*changes: str) -> float:
+    return hours_of("teacher", *changes)
+
+
+def test_as_many_answers_are_scored_as_instructions_whatever_the_training_set():
+    settings = ("influence.after=false", "training_size=64")
+    assert hours_of("influence", "update=responses", *settings) == hours_of("influence", *settings)
+    assert hours_of("influence", "training_size=640") == pytest.approx(2 * hours_of("influence", *settings))
 
 
 def test_of_the_best_against_the_worst_there_is_one_pair_a_prompt():
