@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from flows.fitted import Fitted
 from montessori.artifacts import Request, Store
 from montessori.config import Budget
 from montessori.estimate import MODELS, Line, total
@@ -203,7 +203,7 @@ def signed(value: float) -> str:
 
 def show_result(console: Console, result: Path) -> None:
     """The run's `result.md`: what was found, and the table of systems."""
-    console.print(Markdown(result.read_text(encoding="utf-8")))
+    console.print(Fitted(result.read_text(encoding="utf-8")))
 
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
