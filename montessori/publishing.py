@@ -31,7 +31,7 @@ Manifest = dict[str, Any]
 Files = dict[str, bytes | Path]  # by their path in the repository
 
 TOLD_SINCE = 2  # the version of the stage `instructions` that writes down where each row came from
-TOLD = ("montessori", "instructions")  # the method and the update that a card can tell of
+TOLD = {"method": "montessori", "update": "instructions", "signal": "influence"}  # what a card can tell of
 ITERATION = "Montessori iteration {}"  # the system whose teacher is the run's input `{}:teacher`
 
 # A row of the data set: column → which of the two artifacts' tables has it, its name there, what it says.
@@ -72,8 +72,9 @@ def find(run: str, store: str) -> tuple[Store, Manifest]:
         raise InputError(f"RUN = {run}: no run's folder, and no run in {store}, which has: {known}")
     manifest = found.manifest(address)
     made_by = manifest["request"]["settings"]["run"]
-    if made_by.get("method", TOLD[0]) != TOLD[0] or made_by.get("update", TOLD[1]) != TOLD[1]:
-        raise InputError(f"RUN = {run}: cards are written for runs with method: {TOLD[0]} and update: {TOLD[1]} alone")
+    for name, value in {**made_by, **made_by["preferences"]}.items():
+        if value != TOLD.get(name, value):
+            raise InputError(f"RUN = {run}: its {name} is {value}; cards are for runs with {name}: {TOLD[name]} alone")
     return found, manifest
 
 

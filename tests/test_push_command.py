@@ -399,3 +399,24 @@ def test_a_changed_artifact_is_not_pushed(
         file.write_bytes(file.read_bytes()[:-1])
     assert "differs from what was committed" in refused(capsys, push(finished), expected=1)
     assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "self-reward"}, "its method is self-reward; cards are for runs with method: montessori"),
+        ({"update": "bootstrap"}, "its update is bootstrap; cards are for runs with update: instructions"),
+        ({"preferences": {"signal": "rating"}}, "its signal is rating; cards are for runs with signal: influence"),
+    ],
+)
+def test_a_run_of_which_a_card_would_tell_something_else_is_not_pushed(
+    finished: tuple[Path, str], hub: hubs.Hub, capsys: pytest.CaptureFixture[str], change: dict[str, Any], message: str
+) -> None:
+    store = Folder(finished[0])
+    about = store.manifest(f"runs/{finished[1]}")
+    about["request"]["settings"]["run"] |= change
+    with store.staging() as folder:
+        (folder / "result.md").write_text(RESULT)
+        store.commit("runs/other-12345678", folder, about)
+    assert message in refused(capsys, push((finished[0], "other-12345678")))
+    assert not hub.repositories
