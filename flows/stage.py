@@ -33,17 +33,17 @@ PROGRESS = ("done", "total", "unit", "note")  # as a progress artifact's metadat
 
 
 @flow(name="stage", persist_result=False)
-def stage(request: dict[str, Any], store: str, threads: int = 1) -> State[Any]:
+def stage(request: str, store: str, threads: int = 1) -> State[Any]:
     """Run one stage or shard: make the artifact that `request` describes in the store at `store`.
 
     Started by runs whose settings say `compute.place: pool`.
 
     Args:
-        request: what is asked, as montessori.artifacts.Request has it.
+        request: what is asked, as JSON that montessori.artifacts.Request reads.
         store: the store's address; this machine must reach it.
         threads: CPU threads to compute with.
     """
-    asked = Request.model_validate(request)
+    asked = Request.model_validate_json(request)
     failure: dict[str, Any] = {}
     show = _progress(asked)
     with _started(asked, store, threads) as child:

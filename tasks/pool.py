@@ -115,7 +115,8 @@ class Pool:
         if self._runs.closed:
             raise StageError("not run: the flow is ending")
         digest = hashlib.sha256(store.uri.encode()).hexdigest()[:12]
-        parameters = {"request": request.model_dump(mode="json"), "store": store.uri, "threads": self._threads}
+        # As text: a server's data base may order a JSON object's keys anew, and reports show systems in their order.
+        parameters = {"request": request.model_dump_json(), "store": store.uri, "threads": self._threads}
         tags = [*self._tags, request.stage, *(["gpu"] if stages.computes(request) else [])]
         for number in count():
             key = f"{digest}:{request.address}:{number}"

@@ -26,6 +26,16 @@ def test_four_shards_in_four_containers_score_as_one_process_does(ran: Ran, stac
     assert len(hosts) == 8
 
 
+def test_the_run_is_told_as_that_of_one_process_is(ran: Ran, stack: Stack, four: Path):
+    assert ran.again.state
+    run = str(ran.again.state.message)
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.reports}/{run}/run.yaml", timeout=60) as answer:
+        assert answer.read() == (four / run / "run.yaml").read_bytes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.reports}/{run}/summary.json", timeout=60) as answer:
+        there, here = json.load(answer), json.loads((four / run / "summary.json").read_text())
+    assert list(there["systems"].items()) == list(here["systems"].items())
+
+
 def test_the_link_in_the_ui_leads_to_the_report(ran: Ran, stack: Stack):
     assert ran.again.state and ran.again.state_name == "Completed", ran.again.state
     wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[ran.again.id]))
