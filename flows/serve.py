@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(port: int, reports_port: int) -> None:
     if port == reports_port:
-        raise InputError(f"--reports-port {port}: that is the UI's; give another one")
+        raise InputError(f"--reports-port {port}: that is the UI's; give another one (REPORTS_PORT=… of make)")
     for option, number in (("--port", port), ("--reports-port", reports_port)):
         if not 0 < number < 65536:
             raise InputError(f"{option} {number}: expected 1 to 65535")

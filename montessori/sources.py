@@ -5,7 +5,9 @@ In: settings.  Out: an address for each source (see `artifacts.request`), or an 
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from montessori import checks, data
 from montessori.artifacts.store import sha256
@@ -15,6 +17,7 @@ from montessori.errors import InputError
 POCKET = "pocket"
 STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # montessori.influence.adamw, which brings torch
 LESSON_ROWS = 9  # eight are shown, the ninth is written
+HUB_TIMEOUT_S = 10
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
 
 
@@ -66,6 +69,41 @@ def model(source: str, field: str) -> str:
     except InputError as error:  # which begins with the folder
         raise InputError(f"{field} = {error}") from None
     return _folder(path, [p for p in path.rglob("*") if p.is_file()])
+
+
+def check_hub(models: Mapping[str, str]) -> None:
+    """Raise InputError where the hub does not give a model of which there is no copy here either.
+
+    `models` are names on the hub, `user/name[@revision]`, by field. Downloads nothing.
+    """
+    for field, source in models.items():
+        if reason := _not_given(*source.partition("@")[::2]):
+            raise InputError(f"{field} = {source}: {reason}")
+
+
+def _not_given(name: str, revision: str) -> str:
+    """Why the model cannot be had; "" where it can."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of whichever HTTP library the client uses
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
+        return ""
+    hub = HfApi()
+    try:
+        found = hub.model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_S)
+        if found.gated:
+            hub.auth_check(name)
+    except GatedRepoError:
+        return "its owner gives access on request: ask for it on the model's page, and set HF_TOKEN"
+    except HfHubHTTPError as error:
+        if (status := error.response.status_code) in (401, 403, 404):
+            return f"the hub has no such model or revision, or HF_TOKEN may not see it ({status})"
+        return f"the hub answers {status}; try again later"
+    except (OSError, unreachable) as error:
+        return f"the hub cannot be reached ({' '.join(str(error).split())[:200]}), and there is no local copy"
+    files = {file.rfilename for file in found.siblings or []}
+    return "" if "config.json" in files else "it has no config.json, so transformers cannot load it"
 
 
 def optimizer_state(source: str, field: str) -> str:

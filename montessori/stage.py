@@ -95,7 +95,7 @@ def about(request: Request, summary: dict[str, Any], seconds: float) -> dict[str
         "parents": sorted({address for address in inputs if is_artifact(address)}),
         "summary": summary,
         "seconds": round(seconds, 3),
-        "versions": _versions(),
+        "versions": {**_versions(), **_instruction_set()},
     }
 
 
@@ -242,6 +242,12 @@ def _child(order: dict[str, Any]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _instruction_set() -> dict[str, str]:
+    """What torch computes with on this CPU; between two of them the last bits of sums differ."""
+    torch = sys.modules.get("torch")
+    return {"cpu": torch.backends.cpu.get_cpu_capability()} if torch else {}
 
 
 @cache

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+from montessori import sources
 from montessori.artifacts import Request
 from montessori.config import Budget, Compute, OpenAI, Rating, Settings
 from montessori.errors import InputError
@@ -48,7 +49,9 @@ def said(settings: Settings) -> str:
 
 
 def check(settings: Settings, missing: list[Request]) -> None:
-    """Raise InputError when an engine that one of the `missing` requests needs cannot be had, or cannot do it."""
+    """Raise InputError when what one of the `missing` requests needs cannot be had: an engine, a model of the hub."""
+    if settings.compute.place != "pool":  # whose workers have models of their own
+        sources.check_hub(_of_the_hub(settings, missing))
     rated = [request for request in missing if request.stage == "ratings"]
     if rated and settings.rating.engine != "teacher":
         check_judge(settings.rating, "rating", settings.compute, settings.budget)
@@ -71,6 +74,15 @@ def check(settings: Settings, missing: list[Request]) -> None:
                 engine.parameters(getattr(settings, name).sampling)
             except InputError as error:
                 raise InputError(f"{name}.{error}") from None
+
+
+def _of_the_hub(settings: Settings, missing: list[Request]) -> dict[str, str]:
+    """The models of the hub that the `missing` requests begin with, by the field that names them."""
+    read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
+    named = {"teacher": settings.teacher, "student": settings.student, "rating": settings.rating}
+    named |= {f"transfer.{name}": model for name, model in settings.transfer.items()}
+    given = {f"{role}.source": one.source for role, one in named.items() if one and one.source}
+    return {field: source for field, source in given.items() if f"hub:{source}" in read}
 
 
 def check_suite(suite: Suite) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import hub as hubs
 import pytest
 
+from flows.plan import plan
 from montessori import config_file, sources
 from montessori.artifacts import Request
-from montessori.config import Settings
+from montessori.config import Compute, Settings
 from montessori.errors import InputError
+from tasks import engines
 
 
 def jsonl(path: Path, instructions: list[str]) -> str:
@@ -155,3 +159,51 @@ def test_a_model_is_known_by_its_files_wherever_it_lies(tree, model, tmp_path):
     assert known(copy) != before
     (model / "generation_config.json").rename(model / "generic.json")
     assert known(model) != before
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hubs.Hub]:
+    """A hub that has user/student, and nothing of it here yet."""
+    with hubs.running() as hub:
+        hub.repositories["models/user/student"] = hubs.Repository(private=False, files={"config.json": b"{}"})
+        hub.repositories["models/user/adapter"] = hubs.Repository(private=False, files={"README.md": b""})
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("user/studnet", "the hub has no such model or revision, or HF_TOKEN may not see it (40"),
+        ("user/adapter", "it has no config.json, so transformers cannot load it"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_wrong_input(hub: hubs.Hub, source: str, reason: str) -> None:
+    with pytest.raises(InputError) as caught:
+        sources.check_hub({"student.source": source})
+    assert str(caught.value).startswith(f"student.source = {source}: {reason}")
+
+
+def test_a_hub_out_of_reach_matters_only_for_models_without_a_copy_here(
+    hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sources.check_hub({"student.source": "user/student"})
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"^student\.source = user/student: the hub cannot be reached"):
+        sources.check_hub({"student.source": "user/student"})
+    copy = tmp_path / "hub/models--user--student"
+    for file, text in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):  # as the hub's client keeps it
+        (copy / file).parent.mkdir(parents=True)
+        (copy / file).write_text(text)
+    sources.check_hub({"student.source": "user/student"})
+
+
+def test_only_models_that_are_still_needed_are_asked_for(tree: dict, hub: hubs.Hub) -> None:
+    settings = engines.settled(config_file.parse(tree, "run.yaml"))
+    requests = list(plan(settings)[0].requests.values())
+    with pytest.raises(InputError, match=r"^teacher\.source = user/teacher: the hub has no such model"):
+        engines.check(settings, requests)
+    engines.check(settings, [request for request in requests if request.stage == "report"])
+    engines.check(settings.model_copy(update={"compute": Compute(place="pool")}), requests)  # workers have theirs

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from harness import CONFIG, Montessori, contents, summary, the_run
 
 
@@ -81,6 +82,7 @@ def test_every_artifact_tells_where_it_came_from(finished: Path) -> None:
         seen.add(address.split("/")[0])
         todo += manifests[finished / address]["parents"]
     assert {"responses", "instructions", "scratch-teacher", "seeds", "scratch-student"} <= seen
+    assert student["versions"]["cpu"] == torch.backends.cpu.get_cpu_capability()
     assert {"fingerprint", "request", "versions", "seconds", "made_by", "files"} <= set(student)
 
 
