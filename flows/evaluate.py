@@ -155,6 +155,11 @@ def prepare(
     words += [f"--set={override}" for override in overrides]
     command = f"montessori evaluate {shlex.join(words)}"
     plan = evaluating.plan(asked, found, against, addresses, command)
+    if connect:
+        named = [("MODEL", subject.address.removeprefix("hub:")) for subject in found]
+        named += [("judge.source", asked.judge.source or "")] if asked.judge else []
+        missing = [request for request in plan.requests if not store.exists(request.address)]
+        engines.check_models(named, missing, asked.compute)
     check_benchmarks(asked, plan.requests, store, connect)
     return Prepared(asked, store, plan, questions)
 

@@ -5,7 +5,7 @@ In: settings.  Out: an address for each source (see `artifacts.request`), or an 
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -71,12 +71,12 @@ def model(source: str, field: str) -> str:
     return _folder(path, [p for p in path.rglob("*") if p.is_file()])
 
 
-def check_hub(models: Mapping[str, str]) -> None:
+def check_hub(models: Iterable[tuple[str, str]]) -> None:
     """Raise InputError where the hub does not give a model of which there is no copy here either.
 
-    `models` are names on the hub, `user/name[@revision]`, by field. Downloads nothing.
+    `models` are fields with the names on the hub that they have, `user/name[@revision]`. Downloads nothing.
     """
-    for field, source in models.items():
+    for field, source in models:
         if reason := _not_given(*source.partition("@")[::2]):
             raise InputError(f"{field} = {source}: {reason}")
 

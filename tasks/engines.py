@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -50,8 +51,11 @@ def said(settings: Settings) -> str:
 
 def check(settings: Settings, missing: list[Request]) -> None:
     """Raise InputError when what one of the `missing` requests needs cannot be had: an engine, a model of the hub."""
-    if settings.compute.place != "pool":  # whose workers have models of their own
-        sources.check_hub(_of_the_hub(settings, missing))
+    named = {"teacher": settings.teacher, "student": settings.student, "rating": settings.rating}
+    named |= {f"transfer.{name}": model for name, model in settings.transfer.items()}
+    check_models(
+        [(f"{role}.source", model.source) for role, model in named.items() if model], missing, settings.compute
+    )
     rated = [request for request in missing if request.stage == "ratings"]
     if rated and settings.rating.engine != "teacher":
         check_judge(settings.rating, "rating", settings.compute, settings.budget)
@@ -76,13 +80,14 @@ def check(settings: Settings, missing: list[Request]) -> None:
                 raise InputError(f"{name}.{error}") from None
 
 
-def _of_the_hub(settings: Settings, missing: list[Request]) -> dict[str, str]:
-    """The models of the hub that the `missing` requests begin with, by the field that names them."""
-    read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
-    named = {"teacher": settings.teacher, "student": settings.student, "rating": settings.rating}
-    named |= {f"transfer.{name}": model for name, model in settings.transfer.items()}
-    given = {f"{role}.source": one.source for role, one in named.items() if one and one.source}
-    return {field: source for field, source in given.items() if f"hub:{source}" in read}
+def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Request], compute: Compute) -> None:
+    """Raise InputError when one of the `missing` requests wants a model of the hub that is not to be had.
+
+    `named` are fields with what they name. A pool's workers have models of their own.
+    """
+    if compute.place != "pool":
+        read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
+        sources.check_hub([(field, source) for field, source in named if source and f"hub:{source}" in read])
 
 
 def check_suite(suite: Suite) -> None:

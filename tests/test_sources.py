@@ -182,22 +182,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hubs.Hub]:
 )
 def test_a_model_that_the_hub_does_not_give_is_wrong_input(hub: hubs.Hub, source: str, reason: str) -> None:
     with pytest.raises(InputError) as caught:
-        sources.check_hub({"student.source": source})
+        sources.check_hub([("student.source", source)])
     assert str(caught.value).startswith(f"student.source = {source}: {reason}")
 
 
 def test_a_hub_out_of_reach_matters_only_for_models_without_a_copy_here(
     hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sources.check_hub({"student.source": "user/student"})
+    sources.check_hub([("student.source", "user/student")])
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(InputError, match=r"^student\.source = user/student: the hub cannot be reached"):
-        sources.check_hub({"student.source": "user/student"})
+        sources.check_hub([("student.source", "user/student")])
     copy = tmp_path / "hub/models--user--student"
     for file, text in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):  # as the hub's client keeps it
         (copy / file).parent.mkdir(parents=True)
         (copy / file).write_text(text)
-    sources.check_hub({"student.source": "user/student"})
+    sources.check_hub([("student.source", "user/student")])
 
 
 def test_only_models_that_are_still_needed_are_asked_for(tree: dict, hub: hubs.Hub) -> None:
