@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import UUID
 
-import httpx
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
@@ -32,6 +31,7 @@ from flows.stage import stage
 from montessori.artifacts import open_store
 from montessori.errors import InputError
 from tasks.places import gpus, side_by_side
+from tasks.server import connected
 
 TEMPLATES = Path(__file__).parents[1] / "infra"
 QUEUE = "stages"
@@ -80,16 +80,10 @@ def deploy(**asked: Any) -> list[str]:
     pool = asked.get("pool", Wanted.pool)
     if not pool or set(pool) & set("/%&<>"):
         raise InputError(f"--pool {pool!r}: expected a name without / % & < >")
-    try:
-        with get_client(sync_client=True) as client:
-            if error := client.api_healthcheck():
-                raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: no Prefect server answers ({error})")
-            wanted = Wanted(**{**_there(client, pool, asked.get("gpus")), **asked})
-            _check(wanted)
-            return list(_register(client, wanted))
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: {reason}") from None
+    with connected() as client:
+        wanted = Wanted(**{**_there(client, pool, asked.get("gpus")), **asked})
+        _check(wanted)
+        return list(_register(client, wanted))
 
 
 def _there(client: SyncPrefectClient, pool: str, gpus: int | None) -> dict[str, Any]:

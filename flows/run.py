@@ -169,26 +169,18 @@ def _followed(console: "Console", flow: Callable[[], str]) -> str:
 
     from flows import terminal
     from tasks.attempts import watching
+    from tasks.server import connected
 
     embedded = not PREFECT_API_URL.value()
     if not embedded:
-        _check_server()
+        with connected():  # Prefect says in 150 lines what is wrong with a server
+            pass
     if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
         setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
     logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), leaving_at_once(screen.stop) if embedded else nullcontext():
         return flow()
-
-
-def _check_server() -> None:
-    """Raise InputError when no Prefect server answers at PREFECT_API_URL; Prefect says so in 150 lines."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
-            raise InputError(f"PREFECT_API_URL = {PREFECT_API_URL.value()}: no Prefect server answers there ({error})")
 
 
 def quiet_prefect() -> None:

@@ -44,6 +44,7 @@ from montessori.artifacts import Folder, Request, Store
 from montessori.config import Compute
 from montessori.errors import InputError, MontessoriError, StageError
 from tasks.places import OnProgress, OnStart, Processes, StageCrash, typed, unheard
+from tasks.server import connected
 
 POLL_EVERY_S = 2.0
 GONE_AFTER_S = 600.0  # without an answer of the server
@@ -57,18 +58,15 @@ T = TypeVar("T")
 
 def check(compute: Compute, store: Store) -> None:
     """Raise InputError when there is no such deployment, or its workers cannot reach the store."""
-    api = PREFECT_API_URL.value()
     try:
-        with get_client(sync_client=True) as client:
+        with connected() as client:
             deployment = client.read_deployment_by_name(compute.deployment)
             kind = client.read_work_pool(_pool_of(deployment)).type
     except ObjectNotFound:
         raise InputError(
-            f"compute.deployment = {compute.deployment}: there is none at {api}; `montessori deploy` registers it"
+            f"compute.deployment = {compute.deployment}: there is none at {PREFECT_API_URL.value()}; "
+            "`montessori deploy` registers it"
         ) from None
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"PREFECT_API_URL = {api}: no Prefect server answers there ({reason})") from None
     if kind != "process" and isinstance(store, Folder):
         raise InputError(
             f"store = {store.uri}: the {kind} workers of {compute.deployment} cannot reach a folder of this machine; "

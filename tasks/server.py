@@ -1,0 +1,45 @@
+"""The Prefect server at PREFECT_API_URL, and what goes wrong with it in one sentence. Starts none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL
+
+from montessori.errors import InputError
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """A client of the server. Raises InputError when none answers there, or when it refuses what it is asked."""
+    where = f"PREFECT_API_URL = {PREFECT_API_URL.value()}"
+    try:
+        with get_client(sync_client=True) as client:
+            _ask(client, where)
+            yield client
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise InputError(
+                f"{where}: the Prefect server there refuses the password; set PREFECT_API_AUTH_STRING to its "
+                "user:password"
+            ) from None
+        reason, _, _ = " ".join(str(error).split()).partition(" - For more information")
+        raise InputError(f"{where}: {reason[:400]}") from None
+    except httpx.HTTPError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}: no Prefect server answers there ({reason})") from None
+
+
+def _ask(client: SyncPrefectClient, where: str) -> None:
+    """Ask for the version: a server says without the password whether it is well."""
+    try:
+        client.api_version()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+    except ValueError:  # a page of Prefect's UI
+        pass
+    else:
+        return
+    raise InputError(f"{where}: what answers there is no API of Prefect; its address ends in /api")
