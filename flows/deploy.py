@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows import automations
-from flows.launch import evaluate, launch, refresh, study
+from flows.launch import evaluate, file_of, launch, refresh, study
 from flows.stage import stage
 from montessori.artifacts import open_store
 from montessori.errors import InputError
@@ -128,6 +128,7 @@ def _check(wanted: Wanted) -> None:
     if wanted.memory and size and not re.fullmatch(size, wanted.memory):
         example = "16g" if wanted.kind == "docker" else "16Gi"
         raise InputError(f"--memory {wanted.memory}: expected a size, for example {example}")
+    file_of(wanted.config, "--config")
     if wanted.store is not None:
         open_store(wanted.store)
         if wanted.kind != "process" and "://" not in wanted.store:

@@ -10,7 +10,7 @@ from prefect.server.schemas.actions import WorkPoolCreate
 from pydantic import ValidationError
 
 from flows import launch
-from flows.deploy import TEMPLATES
+from flows.deploy import TEMPLATES, Wanted, _check
 from montessori.errors import InputError
 
 KINDS = ["process", "docker", "kubernetes"]
@@ -60,6 +60,16 @@ def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) ->
 def test_an_unknown_study_is_told_by_the_field_of_its_own_form() -> None:
     with pytest.raises(InputError, match=r"^study = pokket: none of that name; known: alpaca-mini, .*pocket"):
         launch.file_of("pokket", "study", "studies")
+
+
+@pytest.mark.parametrize("config", ["tiny", "settings.yaml", "some/settings"])
+def test_settings_to_begin_with_come_with_montessori_or_are_a_path_of_the_worker(config: str) -> None:
+    _check(Wanted(config=config))
+
+
+def test_unknown_settings_to_begin_with_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"^--config = nosuch: none of that name; known: alpaca-mini, .*tiny"):
+        _check(Wanted(config="nosuch"))
 
 
 @pytest.mark.parametrize("flow", [launch.launch, launch.refresh, launch.evaluate], ids=lambda flow: flow.name)
