@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "llm2llm": {"method": "llm2llm"},
 }
 OFF = "off"
-SIZES = {"docker": r"\d+[bkmg]?", "kubernetes": r"\d+([kMGT]i?|Ki)?"}
+SIZES = {"docker": (r"\d+[bkmg]?", "16g"), "kubernetes": (r"\d+([kMGT]i?|Ki)?", "16Gi")}  # and an example
 IMAGES = {"flow": "montessori-orchestrator:local", "stage": "montessori-worker-cpu:local"}
 GPU_IMAGE = "montessori-worker-gpu:local"
 Kind = Literal["process", "docker", "kubernetes"]
@@ -124,10 +124,10 @@ def _check(wanted: Wanted) -> None:
         raise InputError(f"--gpus {wanted.gpus}: expected 0 or more")
     if wanted.gpus and wanted.kind == "docker" and wanted.at_once is None and not gpus():
         raise InputError("--gpus: no GPU is seen from here, so add --at-once with how many the workers' machines have")
-    size = SIZES.get(wanted.kind)
-    if wanted.memory and size and not re.fullmatch(size, wanted.memory):
-        example = "16g" if wanted.kind == "docker" else "16Gi"
-        raise InputError(f"--memory {wanted.memory}: expected a size, for example {example}")
+    sizes = [SIZES[wanted.kind]] if wanted.kind in SIZES else list(SIZES.values())
+    if wanted.memory and not any(re.fullmatch(form, wanted.memory) for form, _ in sizes):
+        examples = " or ".join(example for _, example in sizes)
+        raise InputError(f"--memory {wanted.memory}: expected a size, for example {examples}")
     file_of(wanted.config, "--config")
     if wanted.store is not None:
         open_store(wanted.store)

@@ -289,7 +289,7 @@ def test_what_a_deploy_does_not_name_stays(prefect: Prefect) -> None:
     [
         ("--at-once", "0"), ("--pool", "a/b"), ("--pool", ""), ("--gpus", "-1"), ("--nightly", ""), ("--store", "s3://"),
         ("--store", ""), ("--nightly", "every day"), ("--notify", "slack-webhook/nobody"), ("--type", "docker"),
-        ("--config", "nosuch"),
+        ("--config", "nosuch"), ("--memory", "lots"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_of_deploy_is_named_and_nothing_is_changed(prefect: Prefect, option: str, value: str) -> None:

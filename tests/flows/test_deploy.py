@@ -10,7 +10,7 @@ from prefect.server.schemas.actions import WorkPoolCreate
 from pydantic import ValidationError
 
 from flows import launch
-from flows.deploy import TEMPLATES, Wanted, _check
+from flows.deploy import TEMPLATES, Kind, Wanted, _check
 from montessori.errors import InputError
 
 KINDS = ["process", "docker", "kubernetes"]
@@ -70,6 +70,24 @@ def test_settings_to_begin_with_come_with_montessori_or_are_a_path_of_the_worker
 def test_unknown_settings_to_begin_with_are_refused_at_once() -> None:
     with pytest.raises(InputError, match=r"^--config = nosuch: none of that name; known: alpaca-mini, .*tiny"):
         _check(Wanted(config="nosuch"))
+
+
+@pytest.mark.parametrize(("kind", "memory"), [("process", "16g"), ("process", "16Gi"), ("docker", "16g")])
+def test_a_size_as_the_type_has_it_is_accepted(kind: Kind, memory: str) -> None:
+    _check(Wanted(kind=kind, memory=memory))
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory", "example"),
+    [
+        ("process", "lots", "16g or 16Gi"),
+        ("docker", "16Gi", "16g"),
+        ("kubernetes", "16g", "16Gi"),
+    ],
+)
+def test_what_is_no_size_is_refused_whatever_the_type(kind: Kind, memory: str, example: str) -> None:
+    with pytest.raises(InputError, match=f"^--memory {memory}: expected a size, for example {example}$"):
+        _check(Wanted(kind=kind, memory=memory))
 
 
 @pytest.mark.parametrize("flow", [launch.launch, launch.refresh, launch.evaluate], ids=lambda flow: flow.name)
