@@ -16,9 +16,10 @@ import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from s3transfer.exceptions import RetriesExceededError
 
+from montessori import config_file
 from montessori.errors import InputError, StoreUnreachable
 
 PATIENCE_S = 60.0  # how long a request is tried again
@@ -59,13 +60,7 @@ def parsed(uri: str) -> tuple[str, str, Options]:
         raise InputError(f"store = {parts._replace(netloc='…').geturl()}: expected s3://bucket/prefix, without keys")
     if ":" in parts.netloc or parts.fragment:
         raise InputError(f"store = {uri}: expected s3://bucket/prefix; a server is named by ?endpoint=http://host:9000")
-    try:
-        options = Options.model_validate(dict(parse_qsl(parts.query, keep_blank_values=True)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        known = ", ".join(Options.model_fields)
-        raise InputError(f"store = {uri}: {name or 'options'}: {first['msg'].lower()}; known: {known}") from None
+    options = config_file.block(Options, dict(parse_qsl(parts.query, keep_blank_values=True)), f"store = {uri}")
     if options.endpoint and (not options.endpoint.startswith(("http://", "https://")) or "@" in options.endpoint):
         raise InputError(f"store = {uri}: endpoint must be an address like http://host:9000, without keys")
     return parts.netloc, unquote(parts.path).strip("/"), options

@@ -193,8 +193,9 @@ def test_a_manifest_copied_from_a_folder_is_named(bucket):
         ("s3://bucket/store?endpoint=host:9000", "endpoint must be an address like http://host:9000"),
         ("s3://bucket/store?endpoint=http://k:s@host", "endpoint must be an address .*, without keys"),
         ("s3://bucket/store?endpoint=http://host:port", "`http://host:port` was not a valid URI"),
-        ("s3://bucket/store?adressing=path", "adressing: extra inputs are not permitted; known: endpoint, region"),
-        ("s3://bucket/store?addressing=both", "addressing: input should be 'auto', 'path' or 'virtual'"),
+        ("s3://bucket/store?endpoit=http://host", r"unknown setting endpoit; did you mean endpoint\?$"),
+        ("s3://bucket/store?zone=a", "unknown setting zone; known here: endpoint, region, .*unconditional$"),
+        ("s3://bucket/store?addressing=both", "addressing = 'both': input should be 'auto', 'path' or 'virtual'"),
         ("s3://bucket/store?sse=AES256&kms_key=k", "kms_key is for sse=aws:kms"),
     ],
 )
