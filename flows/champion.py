@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flows.options import store_of
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,10 +54,8 @@ def add_parser(add: Any) -> None:
 def champion(options: argparse.Namespace) -> int:
     """Do what was asked, and print what came of it."""
     from montessori import champions
-    from montessori.artifacts import open_store
 
-    store = open_store(options.store)
-    store.check_readable()
+    store = store_of(options)
     name = options.name or _only(champions.known(store), options)
     if options.action in ("promote", "rollback"):
         store.check_writable()

@@ -1,9 +1,14 @@
 """Options that several commands have."""
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from montessori import config_file
 from montessori.config import Settings
+from montessori.errors import InputError
+
+if TYPE_CHECKING:
+    from montessori.artifacts import Store
 
 SHORT = {"iterations": "iterations", "store": "store", "place": "compute.place"}  # options that are settings
 
@@ -38,3 +43,14 @@ def overrides_of(options: Namespace) -> list[str]:
 def settings_of(options: Namespace) -> Settings:
     """The settings that a command's CONFIG and options say."""
     return config_file.load(options.config, overrides_of(options))
+
+
+def store_of(options: Namespace) -> "Store":
+    """The store of a command that makes none. Raises InputError when it cannot be read, or its folder is not there."""
+    from montessori.artifacts import Folder, open_store
+
+    store = open_store(options.store)
+    store.check_readable()
+    if isinstance(store, Folder) and not store.root.exists():
+        raise InputError(f"--store = {options.store}: no such folder; give the one that a run has written to")
+    return store

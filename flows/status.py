@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from flows.options import store_of
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ def status(options: argparse.Namespace) -> int:
     """Show what was asked for."""
     from rich.console import Console
 
-    from montessori.artifacts import open_store
-
-    store = open_store(options.store)
-    store.check_readable()
+    store = store_of(options)
     console = Console()
     shown, goes_on = _look(store, options.run)
     if not options.watch or not console.is_terminal:

@@ -1,6 +1,7 @@
 """`montessori store`: what is in a store, whether it is whole, and what of it may go."""
 
 import argparse
+import difflib
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flows.options import store_of
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ Runs and refreshes are kept unless you say otherwise, and so is every teacher th
 """
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 FILES_AT_ONCE = 4
+KEPT_AS_RUNS = {"report", "refresh", "scorecard", "study"}  # stages whose artifacts have a run's kind of address
 
 
 def add_parser(add: Any) -> None:
@@ -82,10 +85,7 @@ def duration(text: str) -> float:
 
 def store(options: argparse.Namespace) -> int:
     """Do what was asked, and print what came of it; the exit code."""
-    from montessori.artifacts import open_store
-
-    store = open_store(options.store)
-    store.check_readable()
+    store = store_of(options)
     return {"ls": _ls, "show": _show, "verify": _verify, "gc": _gc}[options.action](store, options)
 
 
@@ -93,6 +93,8 @@ def _ls(store: "Store", options: argparse.Namespace) -> int:
     from montessori.artifacts.catalogue import entries, newest_first
 
     found = newest_first(entries(store, options.stage))
+    if options.stage and not found:
+        _check_stage(options.stage)
     if options.json:
         sys.stdout.write(json.dumps([_as_json(entry) for entry in found], indent=1) + "\n")
         return 0
@@ -105,6 +107,18 @@ def _ls(store: "Store", options: argparse.Namespace) -> int:
         line = f"{address:<{widths[0]}}  {label:<{widths[1]}}  {size:>{widths[2]}}  {age:>{widths[3]}}  {made_by}"
         sys.stdout.write(line + "\n")
     return 0
+
+
+def _check_stage(stage: str) -> None:
+    """Raise InputError with what is known when no address can begin with `stage`."""
+    from montessori.artifacts.catalogue import RUNS
+    from montessori.stages import STAGES
+
+    known = sorted({*RUNS, *STAGES} - KEPT_AS_RUNS)
+    if stage not in known:
+        near = difflib.get_close_matches(stage, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "known here: " + ", ".join(known)
+        raise InputError(f"STAGE = {stage}: no such stage; {hint}")
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
@@ -183,6 +197,9 @@ def _verify(store: "Store", options: argparse.Namespace) -> int:
             store.delete(address)
         sys.stdout.write(f"{'removed' if options.delete_damaged else 'damaged'}  {address}  {wrong[address]}\n")
     damaged = len(wrong) - len(gone)
+    if not found:
+        sys.stdout.write(f"{store.uri} has no artifact\n")
+        return 0
     size = _size(sum(entry.bytes for entry in found))
     sys.stdout.write(f"{len(found)} artifacts, {size}: {damaged or 'none'} damaged\n")
     return 1 if damaged else 0

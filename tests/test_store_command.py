@@ -61,10 +61,44 @@ def test_ls_speaks_json(montessori):
     assert found[0]["bytes"] == 100 and found[0]["label"] == "student" and found[0]["made"].startswith("20")
 
 
-def test_ls_of_a_store_that_is_not_there_is_empty_and_makes_none(tmp_path, capsys):
-    assert cli.main(["store", "ls", "--store", str(tmp_path / "none")]) == 0
-    assert "has no artifact" in capsys.readouterr().out
+@pytest.mark.parametrize("stage", ["evaluations", "runs", "student", "studies"])
+def test_ls_of_a_stage_that_another_store_may_have_is_empty(montessori, stage, store):
+    shutil.rmtree(store.root / "runs")
+    assert montessori("ls", stage)[0] == 0
+
+
+def test_ls_of_no_stage_at_all_says_which_was_meant(montessori):
+    code, out, err = montessori("ls", "students")
+    assert (code, out) == (2, "") and "STAGE = students: no such stage; did you mean student?" in err
+    assert "did you mean refreshes?" in montessori("ls", "refresh")[2]
+    assert "known here: answers, benchmark," in montessori("ls", "xyz")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("store", "ls"),
+        ("store", "show", "student/a1"),
+        ("store", "verify"),
+        ("store", "verify", "--delete-damaged"),
+        ("store", "gc"),
+        ("store", "gc", "--delete"),
+        ("status",),
+        ("champion", "history", "--name", "tiny"),
+        ("champion", "promote", "teacher/a", "--name", "tiny"),
+    ],
+)
+def test_a_store_that_is_not_there_is_wrong_input_and_is_not_made(tmp_path, capsys, words):
+    assert cli.main([*words, "--store", str(tmp_path / "none")]) == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1 and f"--store = {tmp_path / 'none'}: no such folder" in err
     assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_store_is_not_called_undamaged(tmp_path, capsys):
+    assert cli.main(["store", "ls", "--store", str(tmp_path)]) == 0
+    assert cli.main(["store", "verify", "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path} has no artifact\n" * 2
 
 
 def test_show_tells_what_an_artifact_is_made_of_and_from(montessori):

@@ -103,6 +103,6 @@ def test_a_shard_that_failed_is_shown_with_its_error(montessori: Montessori, cop
 
 @pytest.mark.parametrize("words", [[], ["--watch"]])
 def test_a_store_without_runs_says_so(montessori: Montessori, tmp_path: Path, words: list[str]) -> None:
-    shown = montessori("status", "--store", tmp_path / "none", *words)
+    shown = montessori("status", "--store", tmp_path, *words)
     assert shown.returncode == 0 and "No run or study has told the store" in shown.stdout
-    assert montessori("status", "tiny", "--store", tmp_path / "none", *words).returncode == 2
+    assert montessori("status", "tiny", "--store", tmp_path, *words).returncode == 2
