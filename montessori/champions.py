@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from montessori.artifacts import Store, is_artifact
+from montessori.artifacts.catalogue import meant
 from montessori.artifacts.store import signature
 from montessori.config import Frozen
 from montessori.errors import ArtifactError, InputError, StageError
@@ -56,8 +57,11 @@ def known(store: Store) -> list[str]:
 
 
 def promote(store: Store, name: str, teacher: str) -> Entry:
-    """Make `teacher` the champion by hand. Raises InputError when the store has no such teacher, or it is champion."""
-    _check_teacher(store, teacher)
+    """Make `teacher`, an address or how one begins, the champion by hand.
+
+    Raises InputError when the store has no such teacher, or it is champion.
+    """
+    teacher = _teacher_meant(store, teacher)
     made_by = _maker(store, teacher)
 
     def next_one(entries: list[Entry]) -> Entry:
@@ -155,16 +159,18 @@ def _check_name(name: str) -> None:
         raise InputError(f"--name = {name}: expected a settings' name, like tiny or llama3-8b")
 
 
-def _check_teacher(store: Store, teacher: str) -> None:
-    stage = teacher.partition("/")[0]
-    if not is_artifact(teacher) or stage not in TEACHERS:
-        raise InputError(f"TEACHER = {teacher}: expected a teacher's address, like teacher/3f2a…")
+def _teacher_meant(store: Store, asked: str) -> str:
+    stage = asked.partition("/")[0]
+    if not is_artifact(asked) or stage not in TEACHERS:
+        raise InputError(f"TEACHER = {asked}: expected a teacher's address, like teacher/3f2a…")
     try:
-        there = store.exists(teacher)
+        teacher = meant(asked, store.addresses(stage))
+        store.exists(teacher)  # raises when a file of it is gone
+    except InputError as error:
+        raise InputError(f"TEACHER = {error}") from None
     except ArtifactError as error:
-        raise InputError(f"TEACHER = {teacher}: {error}") from None
-    if not there:
-        raise InputError(f"TEACHER = {teacher}: no such teacher in the store {store.uri}")
+        raise InputError(f"TEACHER = {asked}: {error}") from None
+    return teacher
 
 
 def _maker(store: Store, teacher: str) -> str | None:

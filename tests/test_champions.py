@@ -184,6 +184,13 @@ def test_the_command_promotes_shows_and_takes_back(store, capsys):
     assert "rollback" in listed[2]
 
 
+def test_the_beginning_of_a_teachers_address_will_do(store, capsys):
+    put(store, "teacher/750bd41c")
+    assert command(store, "promote", "teacher/750b", "--name", "tiny") == 0
+    assert "teacher   teacher/750bd41c" in capsys.readouterr().out
+    assert champion(store) == "teacher/750bd41c"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -192,8 +199,9 @@ def test_the_command_promotes_shows_and_takes_back(store, capsys):
         (["show", "--name", "../tiny"], "--name = ../tiny: expected a settings' name"),
         (["history", "--name", "tiny"], "which has: none"),
         (["rollback", "--name", "tiny"], "champion tiny: no promotion to take back"),
-        (["promote", "teacher/x", "--name", "tiny"], "TEACHER = teacher/x: no such teacher in the store"),
+        (["promote", "teacher/x", "--name", "tiny"], "TEACHER = teacher/x: not in the store"),
         (["promote", "student/a", "--name", "tiny"], "TEACHER = student/a: expected a teacher's address"),
+        (["promote", "teacher/", "--name", "tiny"], "TEACHER = teacher/: begins 3 addresses"),
         (["promote", "teacher/../x", "--name", "tiny"], "TEACHER = teacher/../x: "),
         (["promote", "hub:a/b", "--name", "tiny"], "TEACHER = hub:a/b: expected a teacher's address"),
         (["promote", "teacher/a"], "give the --name that it is to have"),

@@ -2,7 +2,7 @@
 
 models/student              a folder with safetensors and a tokenizer
 user/name[@revision]        a name on the hub
-student/3f2a…               an artifact of the store
+student/3f2a…               an artifact of the store, or how its address begins
 tiny-1a2b3c4d               a run: all of its students; tiny-1a2b3c4d:Self-Instruct: one of them
 better=models/student       any of these under a name of one's own
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from montessori import sources
 from montessori.artifacts import Store
+from montessori.artifacts.catalogue import meant
 from montessori.artifacts.store import ADDRESS
 from montessori.errors import InputError
 
@@ -67,14 +68,17 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
     if (not Path(run).exists() or Path(run).resolve().parent.name == "runs") and _there(name, store):
         yield from _of_run(name, system, store)
     elif (address := f"{path.parent.name}/{path.name}").startswith(MODELS) and _there(address, store):
-        request = store.manifest(address)["request"]
-        yield Subject(f"{request['label'].removesuffix(': student') or request['stage']} ({path.name[:6]})", address)
+        yield _of_artifact(address, store)
     elif path.is_dir() and (path / "manifest.json").is_file() and (path / "model").is_dir():
         yield Subject(path.name, sources.model(str(path / "model"), "MODEL"))
     elif path.is_dir():
         yield Subject(path.name, sources.model(text, "MODEL"))
     elif text.startswith(tuple(f"{stage}/" for stage in MODELS)):
-        raise InputError(f"MODEL = {text}: no such artifact in {store.uri}; `montessori store ls` has whole addresses")
+        try:
+            found = meant(address, store.addresses(path.parts[0]))
+        except InputError as error:
+            raise InputError(f"MODEL = {error}") from None
+        yield _of_artifact(found, store)
     elif "/" in text and Path(path.parts[0]).is_dir():
         raise InputError(f"MODEL = {text}: no such folder, though {path.parts[0]} is one")
     elif "/" not in text:
@@ -82,6 +86,12 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
         raise InputError(f"MODEL = {text}: no such folder, and no such run in {store.uri}, which has: {known}")
     else:
         yield Subject(text, sources.model(text, "MODEL"))
+
+
+def _of_artifact(address: str, store: Store) -> Subject:
+    request = store.manifest(address)["request"]
+    name = request["label"].removesuffix(": student") or request["stage"]
+    return Subject(f"{name} ({address.partition('/')[2][:6]})", address)
 
 
 def _of_run(run: str, system: str, store: Store) -> Iterator[Subject]:

@@ -174,7 +174,7 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
     ("words", "sentence"),
     [
         (["nothing/there/at/all"], "MODEL = nothing/there/at/all: no such folder"),
-        (["student/3f2a"], "MODEL = student/3f2a: no such artifact in"),
+        (["student/3f2a"], "MODEL = student/3f2a: not in the store"),
         (["micro-00000000"], "no such folder, and no such run in"),
         (["RUN:nobody"], "the run has no such system; it has: No fine-tuning, Self-Instruct, Montessori iteration 1"),
         (["RUN:Self-Instruct", "RUN:Self-Instruct"], "two are called 'Self-Instruct'; name one"),
