@@ -9,11 +9,13 @@ from montessori.errors import InputError
 
 if TYPE_CHECKING:
     from montessori.artifacts import Store
+    from montessori.artifacts.store import Manifest
     from montessori.champions import Entry
+    from montessori.evaluation.paired import Test
 
 EXAMPLES = """examples:
   montessori champion show                                the champion, since when and why
-  montessori champion history --name tiny                 all that have been, the settings' `name` tells whose
+  montessori champion history --name tiny                 all that have been, and the nights that kept one
   montessori champion promote teacher/3f2a… --name tiny   make that teacher the champion, untested
   montessori champion rollback --name tiny                put the one before the last promotion back
 
@@ -34,7 +36,7 @@ def add_parser(add: Any) -> None:
     actions = champion.add_subparsers(dest="action", metavar="ACTION", required=True)
     for action, help in (
         ("show", "the champion, since when and why"),
-        ("history", "every change, the oldest first"),
+        ("history", "every change and every night that kept the champion, the oldest first"),
         ("promote", "make a teacher the champion by hand"),
         ("rollback", "take the last promotion back"),
     ):
@@ -53,7 +55,7 @@ def add_parser(add: Any) -> None:
 
 def champion(options: argparse.Namespace) -> int:
     """Do what was asked, and print what came of it."""
-    from montessori import champions
+    from montessori import champions, nights
 
     store = store_of(options)
     name = options.name or _only(champions.known(store), options)
@@ -67,13 +69,14 @@ def champion(options: argparse.Namespace) -> int:
         _show(store, name, entry)
         return 0
     entries = champions.history(store, name)
-    if not entries:
+    kept = nights.kept(store, name) if options.action == "history" else []
+    if not entries and not kept:
         others = ", ".join(champions.known(store)) or "none"
         raise InputError(f"--name = {name}: no such champion in {store.uri}, which has: {others}")
     if options.action == "show":
         _show(store, name, entries[-1])
     else:
-        _list(entries)
+        _list(entries, kept)
     return 0
 
 
@@ -104,14 +107,22 @@ def _show(store: "Store", name: str, entry: "Entry") -> None:
         sys.stdout.write(f"{what:<9} {value}\n")
 
 
-def _list(entries: list["Entry"]) -> None:
-    """The history, a line an entry."""
-    width = max(len(entry.teacher) for entry in entries)
-    for e in entries:
-        found = (
-            f"  {e.test.difference:.4g} ± {e.test.standard_error:.2g} lower, p = {e.test.p_value:.2g}" if e.test else ""
-        )
-        line = (
-            f"{e.number:>4}  {e.who['time']}  {e.teacher:<{width}}  {HOW[e.how]:<11}  {e.who['user']}@{e.who['host']}"
-        )
-        sys.stdout.write(f"{line}{found}\n")
+def _list(entries: list["Entry"], kept: list["Manifest"]) -> None:
+    """The history, a line an entry, and among them a line for each night that kept the champion; by their time."""
+    from montessori.evaluation.paired import Test
+
+    rows = [(e.who, f"{e.number:>4}", e.teacher, HOW[e.how], _found(e.test) if e.test else "") for e in entries]
+    for manifest in kept:
+        night = manifest["summary"]
+        found = f"night {night['night']}, {night['challenger']}: {_found(Test.model_validate(night['test']))}"
+        rows.append((manifest["made_by"], "   –", night["champion"], "kept", found))
+    width = max(len(teacher) for _, _, teacher, _, _ in rows)
+    for who, number, teacher, how, found in sorted(rows, key=lambda row: row[0]["time"]):
+        line = f"{number}  {who['time']}  {teacher:<{width}}  {how:<11}  {who['user']}@{who['host']}"
+        sys.stdout.write(f"{line}  {found}".rstrip() + "\n")
+
+
+def _found(test: "Test") -> str:
+    """How much lower the reference loss of the challenger's student is than the champion's."""
+    word = "lower" if test.difference >= 0 else "higher"
+    return f"{abs(test.difference):.4g} ± {test.standard_error:.2g} {word}, p = {test.p_value:.2g}"

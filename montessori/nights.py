@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from montessori.artifacts import Store
-from montessori.artifacts.store import signature
+from montessori.artifacts.store import Manifest, signature
 from montessori.config import Frozen
 from montessori.errors import ArtifactError
 
@@ -48,6 +48,12 @@ def known(store: Store) -> list[Night]:
     """All nights that were ever begun."""
     found = (_read(store, document) for document in store.names(f"{PLACE}/"))
     return [night for night in found if night]
+
+
+def kept(store: Store, name: str) -> list[Manifest]:
+    """The comparisons of the nights of settings `name` that kept their champion."""
+    made = [manifest for manifest in store.manifests("refreshes") if not manifest["summary"]["better"]]
+    return [manifest for manifest in made if manifest["request"]["settings"]["run"]["name"] == name]
 
 
 def begin(store: Store, night: Night) -> Night:

@@ -184,6 +184,35 @@ def test_the_command_promotes_shows_and_takes_back(store, capsys):
     assert "rollback" in listed[2]
 
 
+def test_the_history_lists_nights_that_kept_the_champion(store, capsys):
+    for night, name, difference, better in (
+        ("22", "tiny", 0.1, False),
+        ("23", "tiny", 0.4, True),
+        ("24", "a", 0, False),
+    ):
+        test = FOUND.model_copy(update={"difference": -difference}).model_dump()
+        summary = {
+            "night": f"2026-11-{night}",
+            "champion": BASE,
+            "challenger": "teacher/c",
+            "better": better,
+            "test": test,
+        }
+        request = {"settings": {"run": {"name": name}}, "inputs": {}}
+        put(store, f"refreshes/{name}-{night}", request=request, summary=summary)
+    assert command(store, "history", "--name", "tiny") == 0  # though it has no champion yet
+    (line,) = capsys.readouterr().out.splitlines()
+    assert BASE in line and "kept" in line
+    assert line.endswith("night 2026-11-22, teacher/c: 0.1 ± 0.05 higher, p = 1e-09")
+    champions.promote(store, "tiny", "teacher/a")
+    entry = json.loads(store.read(".champions/tiny/000001.json") or b"")
+    for time, order in (("2000-01-01T00:00:00Z", ["1", "–"]), ("2100-01-01T00:00:00Z", ["–", "1"])):
+        entry["who"]["time"] = time
+        store.write(".champions/tiny/000001.json", json.dumps(entry).encode())
+        assert command(store, "history") == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == order
+
+
 def test_the_beginning_of_a_teachers_address_will_do(store, capsys):
     put(store, "teacher/750bd41c")
     assert command(store, "promote", "teacher/750b", "--name", "tiny") == 0
