@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 REFRESH_EXAMPLES = """examples:
   montessori refresh configs/tiny.yaml                        tonight's challenger against the champion
   montessori refresh configs/tiny.yaml --night 2026-11-23     that night again: it goes on, or replays, from the store
-  montessori refresh configs/tiny.yaml --set refresh.seeds=3  three pairs of students instead of one
+  montessori refresh configs/tiny.yaml --set refresh.seeds=5  five pairs of students instead of three
   montessori champion history --name tiny                     what each night promoted or kept
 """
 

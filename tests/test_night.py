@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from flows.night import plan
+from flows.run import REFRESH_EXAMPLES
 from montessori import champions, config_file, nights
 from montessori.artifacts import Folder, Request
-from montessori.config import Settings
+from montessori.config import Refresh, Settings
 from montessori.errors import InputError, StageError
 from tasks.steps import Steps
 
@@ -185,6 +186,10 @@ def test_a_challenger_of_a_champion_that_was_replaced_in_the_night_is_not_promot
     champions.promote(store, "micro", "teacher/a")
     with pytest.raises(StageError, match="teacher/a has become champion since"):
         promote_if_better(store, night, compared(store, better=True))
+
+
+def test_the_help_of_refresh_shows_another_number_of_pairs_than_the_default():
+    assert Refresh().seeds == 3 and "refresh.seeds=5  five pairs of students instead of three" in REFRESH_EXAMPLES
 
 
 def test_prefect_draws_a_form_for_settings_and_night():
