@@ -10,7 +10,7 @@ from flows.options import store_of
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     from montessori.artifacts import Store
@@ -48,7 +48,7 @@ def status(options: argparse.Namespace) -> int:
 
     store = store_of(options)
     console = Console()
-    shown, goes_on = _look(store, options.run)
+    shown, goes_on = _look(store, options.run, console)
     if not options.watch or not console.is_terminal:
         console.print(shown)
         return 0
@@ -57,12 +57,12 @@ def status(options: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt), Live(shown, console=console, auto_refresh=False) as live:
         while goes_on:
             time.sleep(WATCH_EVERY_S)
-            shown, goes_on = _look(store, options.run)
+            shown, goes_on = _look(store, options.run, console)
             live.update(shown, refresh=True)
     return 0
 
 
-def _look(store: "Store", run: str | None) -> tuple["RenderableType", bool]:
+def _look(store: "Store", run: str | None, console: "Console") -> tuple["RenderableType", bool]:
     """What to show now, and whether it is worth another look."""
     from montessori import status as told
     from montessori.artifacts.catalogue import meant
@@ -75,7 +75,7 @@ def _look(store: "Store", run: str | None) -> tuple["RenderableType", bool]:
     asked = run.rstrip("/")
     for found in runs:  # of several that begin so, the one that spoke last
         if found.run.startswith(asked) or found.run.partition("/")[2].startswith(asked):
-            return _one(found, now), found.state == "running"
+            return _one(found, now, console), found.state == "running"
     meant(asked, [found.run for found in runs])  # none, so this says what is near
     return "", False
 
@@ -98,7 +98,7 @@ def _all(runs: list["Status"], now: datetime, uri: str) -> "RenderableType":
         return f"No run or study has told the store {uri} how it goes."
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("run", "state", "stages", "last word"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "run")
     for run in runs:
         state, heard = said(run, now)
         done = f"{run.finished}/{len(run.shards)}"
@@ -107,24 +107,21 @@ def _all(runs: list["Status"], now: datetime, uri: str) -> "RenderableType":
     return table
 
 
-def _one(run: "Status", now: datetime) -> "RenderableType":
-    """The run in a line, then a line for each stage and shard."""
+def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
+    """The run in a line, then a line for each stage and shard, or two where the console is narrow."""
     from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
 
     state, heard = said(run, now)
     head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} stages and shards, {heard}"
     where = f"{run.who['user']}@{run.who['host']}, begun {run.started:%Y-%m-%d %H:%M} UTC"
-    table = Table(box=None, padding=(0, 2, 0, 0))
     since = run.heard_s(now) if state == "running" else None
     if run.run.startswith("studies/"):
         table = _cells(run.shards)
     else:
-        for name in ("stage", "state", "progress", "seconds", "artifact, error"):
-            table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
-        for shard in run.shards:
-            _add(table, shard, since)
+        table = _stages(run.shards, since, below=False)
+        if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
+            table = _stages(run.shards, since, below=True)
     lines: list[RenderableType] = [head, f"[dim]{escape(where)}[/]", table]
     if run.error:
         lines.append(f"[red]{escape(run.error)}[/]")
@@ -157,18 +154,33 @@ def _cells(shards: list["Shard"]) -> "Table":
     return table
 
 
-def _add(table: "Table", shard: "Shard", since: float | None) -> None:
-    """A row; `since` are the seconds since the run was heard of, None when it does not go on."""
-    from rich.markup import escape
+def _stages(shards: list["Shard"], since: float | None, below: bool) -> "Table":
+    """A row a shard, its address or error `below` the title or beside it.
 
-    word = "was running" if shard.state == "running" and since is None else shard.state
-    tries = f", attempt {shard.attempts}" if shard.state == "running" else f", {shard.attempts} attempts"
-    state = _styled(word) + (tries if shard.attempts > 1 else "")
-    took = shard.seconds + (since or 0.0 if shard.state == "running" else 0.0)
-    seconds = f"{took:,.1f}" if shard.state in ("running", "done", "failed") else ""
-    error = f"[red]{escape(shard.error)}[/]" if shard.error else f"[dim]{shard.address}[/]"
-    where = f" on {escape(shard.where)}" if shard.where else ""
-    table.add_row(escape(shard.title), state + where, _progress(shard), seconds, error)
+    `since` are the seconds since the run was heard of, None when it does not go on.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    longest = max((len(shard.address) for shard in shards), default=0)  # to be copied, so never broken
+    table.add_column("stage", overflow="fold", width=longest if below else None)
+    for name in ("state", "progress", "seconds"):
+        table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
+    if not below:
+        table.add_column("artifact, error", overflow="fold")
+    for shard in shards:
+        word = "was running" if shard.state == "running" and since is None else shard.state
+        tries = f", attempt {shard.attempts}" if shard.state == "running" else f", {shard.attempts} attempts"
+        state = _styled(word) + (tries if shard.attempts > 1 else "")
+        where = f" on {escape(shard.where)}" if shard.where else ""
+        took = shard.seconds + (since or 0.0 if shard.state == "running" else 0.0)
+        seconds = f"{took:,.1f}" if shard.state in ("running", "done", "failed") else ""
+        error = f"[red]{escape(shard.error)}[/]" if shard.error else f"[dim]{shard.address}[/]"
+        title = escape(shard.title)
+        row = (state + where, _progress(shard), seconds)
+        table.add_row(*((f"{title}\n{error}", *row) if below else (title, *row, error)))
+    return table
 
 
 def _progress(shard: "Shard") -> str:

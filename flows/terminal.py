@@ -263,11 +263,10 @@ def show_grid(console: Console, names: Iterable[str], requests: list[Request], s
 
 def show_plan(console: Console, requests: list[Request], store: Store) -> None:
     """What a run would do: each stage, its shards, and whether the store has it."""
-    table = Table(title="Plan")
-    for name in ("stage", "artifact", "in the store"):
-        table.add_column(name, overflow="fold")
-    for request in requests:
-        table.add_row(request.title, request.address, "cached" if store.exists(request.address) else "to do")
-    console.print(table)
-    missing = sum(not store.exists(request.address) for request in requests)
-    console.print(f"{len(requests)} stages and shards, {missing} to do. Nothing was started.")
+    there = [store.exists(request.address) for request in requests]
+    width = max((len(request.address) for request in requests), default=0)
+    for request, cached in zip(requests, there, strict=True):
+        # No table: a window too narrow for one would break the addresses, which are there to be copied.
+        line = f"{'cached' if cached else 'to do '}  {request.address:<{width}}  {request.title}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(requests)} stages and shards, {there.count(False)} to do. Nothing was started.")
