@@ -156,7 +156,7 @@ def _row(where: str, row: object, role: str) -> Row:
     # A point without an answer is one that cannot be scored, and says so; a line without the field is a mistake.
     if not response and role != "seeds" and (response is None or role != "points"):
         raise InputError(
-            f"{where}: lacks an answer (one of the fields {', '.join(RESPONSE_FIELDS)}, "
+            f"{where}: lacks an answer{_wrong_field(row)} (one of the fields {', '.join(RESPONSE_FIELDS)}, "
             "or the assistant's turn at the end of messages)"
         )
     said = [turn["content"] for turn in prompt]
@@ -173,7 +173,10 @@ def _row(where: str, row: object, role: str) -> Row:
 def _instruction(where: str, row: Row) -> str:
     instruction, extra = row.get("instruction"), row.get("input")
     if not isinstance(instruction, str) or not instruction.strip():
-        raise InputError(f"{where}: the field instruction is missing or not text (a conversation has messages instead)")
+        if instruction is None:
+            raise InputError(f"{where}: the field instruction is missing (a conversation has messages instead)")
+        what = "is empty" if isinstance(instruction, str) else f"is no text but {_shown(instruction)}"
+        raise InputError(f"{where}: the field instruction {what}")
     if isinstance(extra, str) and extra.strip():
         return f"{instruction.strip()} {extra.strip()}"
     return instruction.strip()
@@ -183,6 +186,19 @@ def _response(row: Row) -> str | None:
     """The first answer that is not blank; "" when there are only blank ones, None when there is no field for one."""
     given = [row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str)]
     return next((text for text in given if text.strip()), "" if given else None)
+
+
+def _wrong_field(row: Row) -> str:
+    """What is wrong with the first field for an answer, where there is one."""
+    field = next((field for field in RESPONSE_FIELDS if row.get(field) is not None), None)
+    if field is None:
+        return ""
+    return f": {field} is " + ("empty" if isinstance(row[field], str) else f"no text but {_shown(row[field])}")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:40] + "…"
 
 
 def _conversation(where: str, messages: object) -> tuple[list[Message], str | None]:
