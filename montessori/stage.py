@@ -28,7 +28,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from montessori import __version__, launch, progress, spending, stages
+from pydantic import ValidationError
+
+from montessori import __version__, config_file, launch, progress, spending, stages
 from montessori.artifacts import Request, Store, is_artifact, open_store
 from montessori.errors import InputError, MontessoriError
 
@@ -117,9 +119,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give a REQUEST.json or --listen")
     try:
         tree = json.loads(options.request.read_text(encoding="utf-8"))
-        request = Request.model_validate(tree.get("request", tree))
-    except (OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        given = tree.get("request", tree) if isinstance(tree, dict) else tree
+        if not isinstance(given, dict):
+            raise ValueError("expected a JSON object")
+        request = Request.model_validate(given)
+    except (OSError, ValueError) as error:
+        reason = config_file.sentence(error, Request) if isinstance(error, ValidationError) else error
         print(f"{options.request}: neither a request nor a manifest ({reason})", file=sys.stderr)  # noqa: T201
         return 2
     if options.tied:

@@ -23,15 +23,26 @@ def test_it_does_what_a_request_or_a_manifest_asks(tmp_path: Path, wrapped: bool
     assert store.manifest(REQUEST.address) == before  # found done, not done again
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"stage": "seeds"}'])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file"),
+        ("{", "Expecting property name"),
+        ("[]", "expected a JSON object"),
+        ('{"request": 3}', "expected a JSON object"),
+        ('{"stage": "seeds"}', "version is missing)"),
+    ],
+)
 def test_what_is_no_request_is_said_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, reason: str
 ) -> None:
     path = tmp_path / "file.json"
     if text is not None:
         path.write_text(text)
     assert stage.main([str(path), "--store", str(tmp_path / "store")]) == 2
-    assert "neither a request nor a manifest" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{path}: neither a request nor a manifest (" in err and reason in err
+    assert len(err.splitlines()) == 1 and "http" not in err and "attribute" not in err
 
 
 def test_a_stage_that_finds_wrong_input_says_so_with_its_exit_code(tmp_path: Path) -> None:
