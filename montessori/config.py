@@ -226,7 +226,7 @@ class Generation(Frozen):
     @model_validator(mode="after")
     def _openai_needs_a_model(self) -> Self:
         if self.engine == "openai" and not self.openai.model:
-            raise ValueError("generation.openai.model is missing: the name that the endpoint knows the model by")
+            raise ValueError("openai.model is missing: the name that the endpoint knows the model by")
         return self
 
 

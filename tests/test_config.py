@@ -61,6 +61,7 @@ def test_a_bound_on_influence_splits_nothing_else(signal):
 
 
 def test_who_rates_is_named_with_its_model():
+    assert "generation: openai.model is missing" in complaint(minimal(generation={"engine": "openai"}))
     assert "rating: openai.model is missing" in complaint(minimal(rating={"engine": "openai"}))
     assert "rating: give `source`" in complaint(minimal(rating={"engine": "transformers"}))
     assert "rating: give `source`" in complaint(minimal(rating={"engine": "rule", "source": "models/judge"}))

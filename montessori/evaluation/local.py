@@ -235,6 +235,8 @@ def _texts(where: str, row: Row, column: str, count: int | None = None) -> list[
 
 def _index(where: str, row: Row, column: str, letters: str) -> int:
     """An answer given as an index from 0 or as a letter."""
+    if row.get(column) is None:
+        raise InputError(f"{where}: column {column} is missing")
     value = str(row.get(column)).strip()
     if value.isdecimal() and int(value) < len(letters):
         return int(value)

@@ -88,9 +88,9 @@ class Judge(Asked):
     @model_validator(mode="after")
     def _model_is_named(self) -> Self:
         if self.engine == "openai" and not self.openai.model:
-            raise ValueError("judge.openai.model is missing: the name that the endpoint knows the judge by")
+            raise ValueError("openai.model is missing: the name that the endpoint knows the judge by")
         if self.engine != "openai" and not self.source:
-            raise ValueError("judge.source is missing: the judge's model folder or hub name")
+            raise ValueError("source is missing: the judge's model folder or hub name")
         return self
 
 

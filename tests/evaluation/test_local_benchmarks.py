@@ -119,6 +119,7 @@ def test_real_files_are_read_whole(task, file, items):
         ("mmlu", MMLU, {"question": " "}, "column question is empty"),
         ("mmlu", MMLU, {"answer": "E"}, "column answer is 'E'; expected a letter A to D or an index 0 to 3"),
         ("mmlu", MMLU, {"answer": 4}, "column answer is 4; expected a letter A to D or an index 0 to 3"),
+        ("mmlu", MMLU, {"answer": None}, "column answer is missing"),
         ("mmlu", MMLU, {"choices": ["a", "b"]}, "column choices is missing or not a list of 4 texts"),
         ("arc_challenge", ARC, {"gold": 3}, "column gold is 3; expected a letter A to C or an index 0 to 2"),
         ("arc_challenge", ARC, {"choices": "x, y"}, "column choices is missing or not a list of two or more texts"),
