@@ -118,7 +118,7 @@ class Model(Frozen):
     @model_validator(mode="after")
     def _scratch_needs_a_shape(self) -> Self:
         if (self.source == "scratch") != (self.scratch is not None):
-            raise ValueError("give `scratch: {…}` when, and only when, source is `scratch`")
+            raise ValueError("give `scratch: {…}` when source is `scratch`, and `scratch: null` with another source")
         return self
 
 

@@ -65,7 +65,10 @@ def test_the_folder_is_good_before_it_is_spoilt(folder: Path) -> None:
         ("instructions.seed_shots=30", "seeds: 20 rows, but a prompt shows 32"),
         ("seeds.source=./nowhere.jsonl", "seeds.source = ./nowhere.jsonl: no such file"),
         ("teacher={source: ./nowhere}", "teacher.source = ./nowhere: no such folder"),
-        ("student.source=TinyLlama/x", "student: give `scratch: {…}` when, and only when, source is `scratch`"),
+        (
+            "student.source=TinyLlama/x",
+            "student: give `scratch: {…}` when source is `scratch`, and `scratch: null` with another",
+        ),
         ("store=gs://bucket/runs", "store = gs://bucket/runs: expected a folder"),
     ],
 )

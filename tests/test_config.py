@@ -106,8 +106,8 @@ def test_a_value_out_of_range_is_named_with_its_field(wrong, says):
             {"dpo": {"batch_size": 4}, "compute": {"training_processes": 4}},
             "dpo.batch_size (4) must be a multiple of dpo.per_device_batch_size times compute.training_processes (2 x",
         ),
-        ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when, and only when"),
-        ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when, and only when"),
+        ({"student": {"source": "scratch"}}, "student: give `scratch: {…}` when source is `scratch`"),
+        ({"student": {"source": "s", "scratch": {}}}, "student: give `scratch: {…}` when source is `scratch`"),
         ({"update": "responses", "preferences": RATED}, "update (responses) takes its scores from a student"),
         (
             {"update": "responses", "responses": {"sampling": {"temperature": 0}}},

@@ -138,9 +138,10 @@ def mark(ax: Axes, momentum: float | None, unit: float) -> None:
     ax.axvline(0, color=INK, linewidth=1)
     if momentum is not None and np.isfinite(momentum):
         ax.axvline(momentum / unit, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
+        away = 1 if momentum > 0 else -1  # from the line at zero
         ax.annotate(
-            "I(∅)", (momentum / unit, 1), xycoords=ax.get_xaxis_transform(), xytext=(4, -2),
-            textcoords="offset points", va="top", fontsize=8.5,
+            "I(∅)", (momentum / unit, 1), xycoords=ax.get_xaxis_transform(), xytext=(4 * away, -2),
+            textcoords="offset points", va="top", ha="left" if away > 0 else "right", fontsize=8.5,
         )  # fmt: skip
 
 
