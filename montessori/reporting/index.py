@@ -18,6 +18,10 @@ BESIDE = (
     "suite.yaml",
     "table1.csv",
     "table2.csv",
+    "table3.csv",
+    "transfer.csv",
+    "hyperparameters.csv",
+    "tables.md",
     "tables.tex",
     "study.yaml",
 )  # linked to, where a run has them

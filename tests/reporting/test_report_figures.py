@@ -55,7 +55,7 @@ def test_a_histogram_of_a_few_points_holds_them_all_and_one_far_outlier_is_count
 
 
 def test_points_without_a_finite_influence_are_excluded_and_counted(pictures: dict[str, Picture]) -> None:
-    assert "6 points without a finite influence excluded." in pictures["influence"].caption
+    assert "6 points without a finite influence excluded, before and after together." in pictures["influence"].caption
     assert "601 points" in pictures["influence"].alt
 
 

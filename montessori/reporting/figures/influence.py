@@ -58,7 +58,7 @@ def distribution(report: Report) -> Drawing | None:
     if hidden:
         notes.append(f"{count(hidden, 'point')} outside the axis not drawn.")
     if excluded := sum(_excluded(iteration) for iteration in report.iterations):
-        notes.append(f"{count(excluded, 'point')} without a finite influence excluded.")
+        notes.append(f"{count(excluded, 'point')} without a finite influence excluded, before and after together.")
     return Drawing(
         "influence",
         "Influence before and after",
