@@ -34,23 +34,31 @@ class Fitted(Markdown):
 
 
 def _parts(first: Column, others: Sequence[Column], console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=options.update(width=10_000)).maximum <= options.max_width
+
+    whole = _table(first, others, None)
+    if fits(whole):
+        yield whole
+        return
     names = min(_width(first), max(NAMES, options.max_width // 3))
     shown: list[Column] = []
     for column in others:
-        wider = _table(first, [*shown, column], names)
-        if shown and console.measure(wider, options=options.update(width=1000)).maximum > options.max_width:
+        if shown and not fits(_table(first, [*shown, column], names)):
             yield _table(first, shown, names)
             shown = []
         shown.append(column)
     yield _table(first, shown, names)
 
 
-def _table(first: Column, others: Sequence[Column], names: int) -> Table:
+def _table(first: Column, others: Sequence[Column], names: int | None) -> Table:
+    """A table whose first column is `names` wide, heads wrapping where their cells are narrower; None: nothing wraps."""
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, style="markdown.table.border")
     for column in (first, *others):
         head = column[0].copy()
         head.stylize("markdown.table.header")
-        table.add_column(head, width=names if column is first else _width(column), overflow="fold")
+        width = None if names is None else names if column is first else _width(column)
+        table.add_column(head, width=width, overflow="fold")
     for row in zip(*(column[1:] for column in (first, *others)), strict=True):
         table.add_row(*row)
     return table

@@ -307,7 +307,7 @@ def _without_ids(registered: list[str]) -> list[str]:
 
 
 def _registered(prefect: Prefect) -> list[str]:
-    """All that a deploy makes, without the times; of no pull steps Prefect has two kinds."""
+    """All that a deploy makes, without times and runs at work; of no pull steps Prefect has two kinds."""
     with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:
         found = [
             *client.read_deployments(),
@@ -315,7 +315,7 @@ def _registered(prefect: Prefect) -> list[str]:
             *client.read_work_queues(),
             *client.read_automations(),
         ]
-    hidden = {"updated", "last_polled", "status", "pull_steps"}
+    hidden = {"updated", "last_polled", "status", "pull_steps", "active_slots"}
     return sorted(json.dumps(one.model_dump(mode="json", exclude=hidden), sort_keys=True) for one in found)
 
 

@@ -30,5 +30,9 @@ def test_every_number_is_whole_on_one_line_beside_its_system(width: int):
         assert all(cell.strip("*").replace("\\", "") in beside for cell in row[1:])
 
 
+def test_with_room_enough_no_head_is_wrapped():
+    assert "Held-out loss ↓ (nats/token)" in shown(200)
+
+
 def test_a_table_is_in_as_few_parts_as_fit():
     assert [shown(width).count("System") for width in (200, 60, 45)] == [1, 2, 3]
