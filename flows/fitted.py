@@ -52,7 +52,7 @@ def _parts(first: Column, others: Sequence[Column], console: Console, options: C
 
 
 def _table(first: Column, others: Sequence[Column], names: int | None) -> Table:
-    """A table whose first column is `names` wide, heads wrapping where their cells are narrower; None: nothing wraps."""
+    """A table whose first column is `names` wide, its heads wrapping to their cells; None: nothing wraps."""
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, style="markdown.table.border")
     for column in (first, *others):
         head = column[0].copy()

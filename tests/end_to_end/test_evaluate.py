@@ -159,7 +159,8 @@ def test_a_model_that_is_added_later_is_all_that_is_measured(
     ]
     first = montessori("evaluate", f"{run_of(store)}:Self-Instruct", *words)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "AlpacaEval WR" in first.stdout  # against the reference answers
+    card = Path(first.stdout.split()[-1])
+    assert "AlpacaEval WR" in (card / "result.md").read_text()  # against the reference answers
     both = [f"{run_of(store)}:{system}" for system in ("Self-Instruct", "Montessori iteration 1")]
     more = montessori("evaluate", *both, *words, "--baseline", "reference")
     assert more.returncode == 0, more.stdout + more.stderr
