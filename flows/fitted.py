@@ -33,18 +33,20 @@ class Fitted(Markdown):
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _Parts}
 
 
-def _parts(first: Column, others: Sequence[Column], console: Console, options: ConsoleOptions) -> Iterator[Table]:
-    def fits(table: Table) -> bool:
-        return console.measure(table, options=options.update(width=10_000)).maximum <= options.max_width
+def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    """Whether the table has room as it is, with nothing wrapped."""
+    return console.measure(table, options=options.update(width=10_000)).maximum <= options.max_width
 
+
+def _parts(first: Column, others: Sequence[Column], console: Console, options: ConsoleOptions) -> Iterator[Table]:
     whole = _table(first, others, None)
-    if fits(whole):
+    if fits(whole, console, options):
         yield whole
         return
     names = min(_width(first), max(NAMES, options.max_width // 3))
     shown: list[Column] = []
     for column in others:
-        if shown and not fits(_table(first, [*shown, column], names)):
+        if shown and not fits(_table(first, [*shown, column], names), console, options):
             yield _table(first, shown, names)
             shown = []
         shown.append(column)

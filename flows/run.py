@@ -18,6 +18,9 @@ from montessori.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from montessori.artifacts import Request, Store
+    from montessori.config import Settings
+
 EXAMPLES = """examples:
   montessori run configs/tiny.yaml                        two iterations in the pocket world, on a laptop
   montessori run configs/tiny.yaml --set dpo.beta=0.2     again with another beta: only what follows from it is redone
@@ -83,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     from flows import terminal
     from flows.plan import benchmarks, plan
     from montessori.artifacts import open_store
-    from tasks import engines, places
+    from tasks import engines
 
     store = open_store(settings.store)
     store.check_readable()
@@ -93,9 +96,7 @@ def run(options: argparse.Namespace) -> int:
     requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
     measuring = benchmarks(settings, options.suite, options.judge, not options.dry_run)
     if not options.dry_run:
-        places.check(settings.compute, store)
-        engines.check(settings, [request for request in requests if not store.exists(request.address)])
-        store.check_writable()
+        _check(settings, requests, store)
     console = Console()
     if options.dry_run:
         terminal.show_plan(console, [*requests, *(one for one in measuring if one not in requests)], store)
@@ -129,7 +130,7 @@ def refresh(options: argparse.Namespace) -> int:
     from flows.night import plan
     from montessori import champions
     from montessori.artifacts import open_store
-    from tasks import engines, places
+    from tasks import engines
 
     store = open_store(settings.store)
     store.check_readable()
@@ -137,9 +138,7 @@ def refresh(options: argparse.Namespace) -> int:
     planned, night = plan(settings, options.night.isoformat(), store)
     requests = list(planned.requests.values())
     if not options.dry_run:
-        places.check(settings.compute, store)
-        engines.check(planned.settings, [request for request in requests if not store.exists(request.address)])
-        store.check_writable()
+        _check(planned.settings, requests, store)
     console = Console()
     if options.dry_run:
         terminal.show_plan(console, requests, store)
@@ -162,6 +161,15 @@ def refresh(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(settings: "Settings", requests: "list[Request]", store: "Store") -> None:
+    """Raise InputError when something that the stages still to be made need cannot be had, or nothing be written."""
+    from tasks import engines, places
+
+    places.check(settings.compute, store)
+    engines.check(settings, [request for request in requests if not store.exists(request.address)])
+    store.check_writable()
+
+
 def _followed(console: "Console", flow: Callable[[], str]) -> str:
     """What `flow` returns, which runs under Prefect, its stages on the screen."""
     import prefect.flow_engine
@@ -172,11 +180,11 @@ def _followed(console: "Console", flow: Callable[[], str]) -> str:
     from tasks.server import connected
 
     embedded = not PREFECT_API_URL.value()
-    if not embedded:
-        with connected():  # Prefect says in 150 lines what is wrong with a server
-            pass
     if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
         setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
+    else:
+        with connected():  # Prefect says in 150 lines what is wrong with a server
+            pass
     logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
     screen = terminal.Screen(console)
     with screen, watching(screen.watch), leaving_at_once(screen.stop) if embedded else nullcontext():

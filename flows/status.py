@@ -112,6 +112,8 @@ def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
     from rich.console import Group
     from rich.markup import escape
 
+    from flows.fitted import fits
+
     state, heard = said(run, now)
     head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} stages and shards, {heard}"
     where = f"{run.who['user']}@{run.who['host']}, begun {run.started:%Y-%m-%d %H:%M} UTC"
@@ -120,7 +122,7 @@ def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
         table = _cells(run.shards)
     else:
         table = _stages(run.shards, since, below=False)
-        if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
+        if not fits(table, console, console.options):
             table = _stages(run.shards, since, below=True)
     lines: list[RenderableType] = [head, f"[dim]{escape(where)}[/]", table]
     if run.error:

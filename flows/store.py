@@ -1,7 +1,6 @@
 """`montessori store`: what is in a store, whether it is whole, and what of it may go."""
 
 import argparse
-import difflib
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flows.options import store_of
+from montessori import config_file
 from montessori.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ def _check_stage(stage: str) -> None:
 
     known = sorted({*RUNS, *STAGES} - KEPT_AS_RUNS)
     if stage not in known:
-        near = difflib.get_close_matches(stage, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "known here: " + ", ".join(known)
-        raise InputError(f"STAGE = {stage}: no such stage; {hint}")
+        raise InputError(f"STAGE = {stage}: no such stage; {config_file.hint(stage, known)}")
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -222,10 +222,13 @@ def _message(error: Any) -> str:
 
 def _unknown(path: list[str], kind: type[BaseModel]) -> str:
     known = list(_block(path[:-1], kind).model_fields)
-    near = difflib.get_close_matches(path[-1], known, n=1)
-    return f"unknown setting {'.'.join(path)}; " + (
-        f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "known here: " + ", ".join(known)
-    )
+    return f"unknown setting {'.'.join(path)}; {hint(path[-1], known, ''.join(f'{part}.' for part in path[:-1]))}"
+
+
+def hint(asked: str, known: Sequence[str], before: str = "") -> str:
+    """Which of the `known` names was probably meant, with what stands `before` it; all of them where none is near."""
+    near = difflib.get_close_matches(asked, known, n=1)
+    return f"did you mean {before}{near[0]}?" if near else "known here: " + ", ".join(known)
 
 
 def _block(path: list[str], kind: type[BaseModel]) -> type[BaseModel]:

@@ -6,6 +6,7 @@ In: settings.  Out: an address for each source (see `artifacts.request`), or an 
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -81,8 +82,9 @@ def check_hub(models: Iterable[tuple[str, str]]) -> None:
             raise InputError(f"{field} = {source}: {reason}")
 
 
+@cache
 def _not_given(name: str, revision: str) -> str:
-    """Why the model cannot be had; "" where it can."""
+    """Why the model cannot be had; "" where it can. Asked once: a study's cells share models."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
