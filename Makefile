@@ -91,11 +91,11 @@ ifneq ($(filter server,$(MAKECMDGOALS)),)
 $(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
 endif
 server: vllm
-	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -m vllm.entrypoints.openai.api_server \
+	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -P -m vllm.entrypoints.openai.api_server \
 	  --model "$(MODEL)" --served-model-name teacher --host 127.0.0.1 --port $(PORT) --generation-config vllm $(server_options)
 
 serve: install
-	@exec $(bin)/python -m flows.deployment.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
+	@exec $(bin)/python -P -m flows.deployment.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
 
 demo: install
 	$(bin)/montessori run tiny --store "$(STORE)" $(ARGS)

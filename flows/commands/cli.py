@@ -15,6 +15,7 @@ from flows.commands import champion, evaluate, reports, run, status, study
 from flows.commands import store as store_command
 from flows.commands.options import add_settings, settings_of
 from montessori.errors import InputError, MontessoriError
+from montessori.extras import require
 from montessori.settings import files as config_file
 from montessori.settings import shipped
 
@@ -205,6 +206,7 @@ def _add_deploy(add: AddParser) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> int:
+    require("flows", purpose="montessori deploy")
     run.quiet_prefect()
     from flows.deployment.deploy import deploy
 

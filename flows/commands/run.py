@@ -200,5 +200,6 @@ def quiet_prefect() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PYTHONSAFEPATH": "1",  # no module of the working folder is taken for ours in a process of Prefect's
     }.items():
         os.environ.setdefault(name, value)
