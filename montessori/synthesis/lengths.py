@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from montessori.data import rows
 from montessori.data.chat import Message, render_prompt, user
 from montessori.data.rows import Row
+from montessori.extras import require
 from montessori.settings.schema import Scratch, Settings
 from montessori.synthesis.instructions import prompt_for
 from montessori.synthesis.parsing import instruction_of
@@ -97,6 +98,7 @@ def _reader(settings: Settings, seeds: list[Row]) -> _Reader:
     if teacher and teacher.scratch and settings.generation.engine != "openai":
         return _scratch_reader(teacher.scratch, settings, seeds)
     if teacher and (folder := Path(teacher.source).expanduser()).is_dir():
+        require("score", purpose=f"the tokenizer of {teacher.source}")
         from montessori.models.loading import load_tokenizer
 
         return _by(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
@@ -111,6 +113,7 @@ def _reader(settings: Settings, seeds: list[Row]) -> _Reader:
 
 def _scratch_reader(shape: Scratch, settings: Settings, seeds: list[Row]) -> _Reader:
     """The vocabulary that a teacher from nothing will learn, and what it will learn to write."""
+    require("score", purpose="the tokenizer of a teacher from scratch")
     from montessori.pocket import scratch, world
 
     if settings.seeds.source == "pocket":
