@@ -15,8 +15,7 @@ from montessori.extras import LIBRARIES, require
 from montessori.settings.schema import Compute
 from tasks import registry
 from tasks.runtime import worker
-from tasks.runtime.local import Direct
-from tasks.runtime.places import Processes
+from tasks.runtime.local import local_executor
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STUDENT = Request(stage="student", version=registry.TASKS["student"].version, settings={}, inputs={}, seed=0)
@@ -128,13 +127,10 @@ def test_a_listener_that_cannot_start_gives_its_own_reason_once(tmp_path: Path) 
     python.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'tasks'\" >&2\nexit 1\n")
     python.chmod(0o755)
     request = STUDENT.model_copy(update={"settings": {"engine": "vllm"}})
-    compute = Compute(retries=2)
-    place = Processes(compute, str(python))
-    local = Direct(Folder(tmp_path / "store"), place, compute)
-    local.submit(request)
-    with pytest.raises(StageError) as caught:
-        local.finish()
-    place.close()
+    with local_executor(Folder(tmp_path / "store"), Compute(retries=2), str(python)) as local:
+        local.submit(request)
+        with pytest.raises(StageError) as caught:
+            local.finish()
     assert "failed after one attempt: the process that starts stages ended with code 1" in str(caught.value)
     assert "No module named 'tasks'" in str(caught.value)
     assert not re.search("signal|memory", str(caught.value))

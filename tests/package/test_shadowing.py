@@ -9,8 +9,7 @@ import pytest
 from montessori.artifacts import Folder, Request
 from montessori.settings.schema import Compute
 from tasks.runtime import ranks
-from tasks.runtime.local import Direct
-from tasks.runtime.places import Processes
+from tasks.runtime.local import local_executor
 
 TEMPLATES = Path(str(files("flows.deployment"))) / "job_templates"
 SEEDS = Request(stage="seeds", version=1, settings={"pocket": 3}, inputs={"source": ["pocket"]}, seed=0)
@@ -28,12 +27,10 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_processes_of_a_run_import_ours(working_folder: Path) -> None:
-    store, compute = Folder(working_folder / "store"), Compute(retries=0)
-    place = Processes(compute, "none")
-    local = Direct(store, place, compute)
-    local.submit(SEEDS)
-    local.finish()
-    place.close()
+    store = Folder(working_folder / "store")
+    with local_executor(store, Compute(retries=0)) as local:
+        local.submit(SEEDS)
+        local.finish()
     assert store.manifest(SEEDS.address)["summary"] == {"rows": 3}
 
 
