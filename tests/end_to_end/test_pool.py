@@ -140,7 +140,7 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
         asked = {"config": str(CONFIG), "place": "pool", "store": str(copy)}
         run_id = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
         a_stage_at_work(copy)
-        (flow,) = (pid for pid in processes("prefect.engine") if environment_of(pid).get(RUN) == str(run_id))
+        (flow,) = (pid for pid in processes("flows.deployment.engine") if environment_of(pid).get(RUN) == str(run_id))
         os.kill(flow, signal.SIGKILL)
         ended = eventually(lambda: _completed(client.read_flow_run(run_id)), 300)
     states = [(state.timestamp, state.name, state.message) for state in states_of(prefect, run_id)]
