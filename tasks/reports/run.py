@@ -267,7 +267,7 @@ def _stage(manifest: dict[str, Any]) -> report.Stage:
         stage=request["stage"],
         address=manifest["address"],
         seconds=manifest["seconds"],
-        label=request["label"].partition(":")[0] if ":" in request["label"] else "",
+        label=Request.model_validate(request).who,
         shard=f"{index + 1} of {count}" if count > 1 else "",
         seed=request["seed"],
         bytes=sum(file["bytes"] for file in manifest["files"].values()),
