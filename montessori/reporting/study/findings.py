@@ -22,7 +22,7 @@ from montessori.reporting.study.rows import (
 )
 from montessori.reporting.study.tables import average, block_title, p_value, whole
 from montessori.reporting.text import count
-from montessori.study import NO_FINE_TUNING
+from montessori.settings.study import NO_FINE_TUNING
 
 
 def findings(study: Study) -> list[str]:

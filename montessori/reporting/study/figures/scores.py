@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from montessori.ranks import ranks, spearman
+from montessori.correlation import ranks, spearman
 from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels
 from montessori.reporting.study.data import Scored, Study
 from montessori.reporting.study.figures.means import digits_of, over_seeds, written
