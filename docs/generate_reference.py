@@ -4,23 +4,25 @@ MkDocs calls `on_files` when it builds the site (`hooks` in mkdocs.yml). The pag
 """
 
 import argparse
+import json
 import os
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flows.commands import cli
-from montessori.settings.run import Settings
+from montessori.settings.schema import Settings
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 
+BLOCK = "block"  # a type of several keys, which have a table of their own
 BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 SETTINGS = """# {title}
 
@@ -42,10 +44,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "commands": COMMANDS + "\n".join(_commands()),
         "settings": _settings_page(
-            Settings, "Settings of a run", "A settings file of `montessori run` and `montessori refresh` has these keys."
+            Settings,
+            "Settings of a run",
+            "A file of `montessori run` or `montessori refresh` has these keys.",
         ),
-        "suite": _settings_page(Suite, "Settings of a suite", "A suite file of `montessori evaluate` has these keys."),
-        "study": _settings_page(Study, "Settings of a study", "A study file of `montessori study` has these keys."),
+        "suite": _settings_page(
+            Suite, "Settings of a suite", "A file of `montessori evaluate --suite` has these keys."
+        ),
+        "study": _settings_page(Study, "Settings of a study", "A file of `montessori study` has these keys."),
     }
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
@@ -77,7 +83,7 @@ def _command(parser: argparse.ArgumentParser, shown: str | None = None) -> Itera
         if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
     ]
     if actions:
-        yield "| option | |\n| --- | --- |"
+        yield "| option | meaning |\n| --- | --- |"
         yield from (f"| {_code(_spelling(action))} | {_cell(_help(parser, action))} |" for action in actions)
         yield ""
     if parser.epilog and parser.epilog != shown:
@@ -111,13 +117,14 @@ def _block(model: type[BaseModel], key: str, shown: dict[type[BaseModel], str]) 
     shown[model] = key
     if key and model.__doc__:
         yield f"{_paragraphs(model.__doc__)}\n"
-    yield "| key | type | default | |\n| --- | --- | --- | --- |"
+    yield "| key | type | default | meaning |\n| --- | --- | --- | --- |"
     below = []
     for name, field in model.model_fields.items():
         path = f"{key}.{name}" if key else name
-        inner = _models(field.annotation)
-        below += [(one, path if len(inner) == 1 else f"{path} ({one.__name__})") for one in inner]
-        yield f"| {_code(path)} | {_cell(_type(field))} | {_cell(_default(field))} | {_cell(field.description or '')} |"
+        below_here = f"{path}.NAME" if get_origin(field.annotation) is dict else path
+        below += [(one, below_here) for one in _models(field.annotation)]
+        kind = _type(field).replace(BLOCK, f"[block](#{_anchor(below_here)})")
+        yield f"| {_code(path)} | {_cell(kind)} | {_cell(_default(field))} | {_cell(field.description or '')} |"
     yield ""
     for one, path in below:
         yield from _block(one, path, shown)
@@ -133,7 +140,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _type(field: FieldInfo) -> str:
     bounds = []
     for constraint in field.metadata:
-        bounds += [f"{words} {getattr(constraint, at):g}" for kind, at, words in BOUNDS if isinstance(constraint, kind)]
+        bounds += [f"{words} {getattr(constraint, at)}" for kind, at, words in BOUNDS if isinstance(constraint, kind)]
         if isinstance(constraint, MultipleOf):
             bounds.append(f"a multiple of {constraint.multiple_of}")
         if isinstance(constraint, MinLen):
@@ -155,9 +162,9 @@ def _name(annotation: Any) -> str:
     if origin in (tuple, list):
         return f"list of {_name(parts[0])}"
     if origin is dict:
-        return f"map of name to {_name(parts[1])}"
-    plain = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", Any: "any", type(None): "`null`"}
-    return plain.get(annotation) or (f"block {annotation.__name__}" if _models(annotation) else str(annotation))
+        return "settings" if parts[1] is Any else f"map of names to {_name(parts[1])}"
+    plain = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
+    return plain.get(annotation) or (BLOCK if _models(annotation) else str(annotation))
 
 
 def _default(field: FieldInfo) -> str:
@@ -165,13 +172,9 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, BaseModel):
-        given = value.model_dump(mode="json", exclude_unset=True)
-        return _code(_yaml(given)) if given else "see below"
-    return _code(_yaml(list(value) if isinstance(value, tuple) else value))
-
-
-def _yaml(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+        value = value.model_dump(mode="json", exclude_unset=True)
+        return _code(json.dumps(value, ensure_ascii=False)) if value else ""
+    return _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _code(text: str) -> str:
@@ -187,6 +190,4 @@ def _paragraphs(text: str) -> str:
 
 
 def _anchor(key: str) -> str:
-    from markdown.extensions.toc import slugify
-
     return slugify(key, "-")

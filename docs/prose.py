@@ -56,15 +56,13 @@ def hard_pages(root: Path) -> list[str]:
     return hard + ([f"all pages: {together}"] if together.hard else [])
 
 
-def main() -> int:
-    """Print the hard pages; return the exit code."""
+def main() -> str | None:
+    """Return the message for a failure, with the hard pages in it, or None."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1]
-    hard = hard_pages(root)
-    for line in hard:
-        print(line)
-    if hard:
-        print(f"Allowed per 1,000 words: {MOST_COLONS} colons and semicolons, {MOST_PRONOUNS} of that/which/what/whose.")
-    return 1 if hard else 0
+    if not (hard := hard_pages(root)):
+        return None
+    limits = f"at most {MOST_COLONS} colons and semicolons, {MOST_PRONOUNS} of that/which/what/whose per 1,000 words"
+    return "\n".join([f"Hard to read ({limits}):", *hard])
 
 
 if __name__ == "__main__":
