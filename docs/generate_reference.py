@@ -48,9 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             "Settings of a run",
             "A file of `montessori run` or `montessori refresh` has these keys.",
         ),
-        "suite": _settings_page(
-            Suite, "Settings of a suite", "A file of `montessori evaluate --suite` has these keys."
-        ),
+        "suite": _settings_page(Suite, "Settings of a suite", "A file of `--suite` has these keys."),
         "study": _settings_page(Study, "Settings of a study", "A file of `montessori study` has these keys."),
     }
     for name, text in pages.items():
