@@ -29,7 +29,7 @@ SETTINGS_OF: dict[str, type[BaseModel]] = {
 
 def calls(command: str) -> list[object]:
     """Return the arguments of each call of `command` in a code block without a language."""
-    called = re.compile(rf"(?:[A-Z_0-9]+=\S* )*(?:\.venv/bin/)?{command} (.*)")
+    called = re.compile(rf"(?:[A-Z_0-9]+=\S* )*(?:\.venv/bin/)?{command} ([a-z-].*)")
     return [
         pytest.param(shlex.split(match[1], comments=True), id=f"{page.name}: {match[1][:60]}")
         for page in PAGES
