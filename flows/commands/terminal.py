@@ -18,7 +18,8 @@ from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
 from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
 from montessori.settings.schema import Budget
-from tasks.runtime.estimate import MODELS, Line, total
+from tasks.registry import TASKS
+from tasks.runtime.estimate import Line, total
 from tasks.runtime.executor import Record
 from tasks.runtime.status import OF_CELL
 
@@ -208,7 +209,7 @@ def show_result(console: Console, result: Path) -> None:
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
     """What a run will take, a line a stage, and what that rests on."""
-    shown = [line for line in lines if line.prompts or line.stage in MODELS | {"influence", "evaluation"}]
+    shown = [line for line in lines if line.prompts or TASKS[line.stage].cost.work]
     other = total((line for line in lines if line not in shown), "other")  # rows copied and sorted
     whole = total(lines)
     priced = ["price"] if whole.usd is not None else []

@@ -9,7 +9,7 @@ from montessori.errors import InputError
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import CHALLENGER, CHAMPION, Night
 from montessori.settings.schema import Settings
-from tasks.registry import location
+from tasks.runtime.job import location
 
 
 def order(steps: Steps, night: Night) -> Address:

@@ -18,6 +18,7 @@ from montessori.evaluation import judging
 from montessori.settings.schema import Budget, DataSource, Model, OpenAI, Settings
 from montessori.synthesis import prompts
 from tasks import registry
+from tasks.runtime.job import location
 
 Address = str
 Shards = list[Address]
@@ -263,7 +264,7 @@ class Steps:
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder
                 block, _, name = role.partition(".")
-                (run[block][name] if name else run[block])["source"] = registry.location(address)
+                (run[block][name] if name else run[block])["source"] = location(address)
         return run
 
     def _writing(self, teacher: Address) -> dict[str, Any]:
@@ -338,7 +339,7 @@ def ask(
 ) -> Request:
     """A request at the stage's present version; blocks of settings are written out."""
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
-    version = registry.STAGES[stage].version
+    version = registry.TASKS[stage].version
     return Request(stage=stage, version=version, settings=plain, inputs=inputs, seed=seed, shard=shard, label=label)
 
 

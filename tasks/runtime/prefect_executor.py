@@ -39,7 +39,7 @@ class Execution(Attempts):
         run = run_stage.with_options(
             name=request.stage,
             task_run_name=request.title,
-            tags={"gpu"} if registry.computes(request) else set(),
+            tags={"gpu"} if registry.loads_model(request) else set(),
             retries=self.compute.retries,
             retry_delay_seconds=exponential_backoff(self.compute.retry_delay_s),
         )
