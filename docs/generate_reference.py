@@ -41,7 +41,14 @@ exit code 2 nothing was started, and one sentence says what to correct.
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to the site."""
-    pages = {
+    for name, text in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each generated page by its name."""
+    return {
         "commands": COMMANDS + "\n".join(_commands()),
         "settings": _settings_page(
             Settings,
@@ -51,9 +58,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "suite": _settings_page(Suite, "Settings of a suite", "A file of `--suite` has these keys."),
         "study": _settings_page(Study, "Settings of a study", "A file of `montessori study` has these keys."),
     }
-    for name, text in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
-    return files
 
 
 def _commands() -> Iterator[str]:
