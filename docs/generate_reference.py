@@ -5,9 +5,9 @@ MkDocs calls `on_files` when it builds the site (`hooks` in mkdocs.yml). The pag
 
 import argparse
 import json
-import os
 import types
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
@@ -22,6 +22,7 @@ from montessori.settings.schema import Settings
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 
+USAGE = partial(argparse.HelpFormatter, width=100)  # whatever the width of the terminal
 BLOCK = "block"  # a type of several keys, which have a table of their own
 BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 SETTINGS = """# {title}
@@ -61,7 +62,6 @@ def pages() -> dict[str, str]:
 
 
 def _commands() -> Iterator[str]:
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}  # argparse breaks its usage lines by the terminal
     for name, parser in _subcommands(cli._parser()):
         yield f"## montessori {name}\n"
         yield from _command(parser)
@@ -78,6 +78,8 @@ def _subcommands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Ar
 def _command(parser: argparse.ArgumentParser, shown: str | None = None) -> Iterator[str]:
     """Describe one command; its examples are left out where they are those already `shown`."""
     yield f"{parser.description or ''}\n"
+    parser.formatter_class = USAGE
+    setattr(parser, "color", False)  # noqa: B010  (Python 3.14 colours a terminal's usage lines)
     yield f"```text\n{parser.format_usage().removeprefix('usage: ')}```\n"
     actions = [
         action
