@@ -59,6 +59,12 @@ def test_a_printed_make_target_exists(given):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_links_of_the_readme_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert links and not missing
+
+
 def test_a_printed_settings_file_loads():
     pages = [page.read_text(encoding="utf-8") for page in PAGES]
     trees = [
