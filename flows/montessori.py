@@ -13,7 +13,8 @@ from flows.requests.steps import Address, Steps
 from flows.ui import Shards, show
 from montessori.artifacts import Request, Store, open_store
 from montessori.reporting.link import report_link
-from montessori.settings.schema import Compute, Settings
+from montessori.settings.execution import Compute
+from montessori.settings.run import Settings
 from tasks.runtime import engines
 from tasks.runtime.places import check, open_place
 from tasks.runtime.prefect_executor import Execution

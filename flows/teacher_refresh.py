@@ -15,7 +15,7 @@ from montessori.errors import MontessoriError
 from montessori.evaluation.paired import Test
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import Night
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from tasks.runtime import engines
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import BudgetReached
-from montessori.settings.schema import OpenAI, Price
+from montessori.settings.engines import OpenAI, Price
 
 LOOK_EVERY_S = 2.0  # at what the other parts have used
 

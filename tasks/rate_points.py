@@ -9,7 +9,7 @@ from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import RATING
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from tasks.registry import Job
 from tasks.runtime.generation import Judging, asker
 

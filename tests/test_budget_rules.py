@@ -6,7 +6,7 @@ import pytest
 
 from montessori.artifacts import Folder, Store
 from montessori.budget import Usage, others, price_of, reached
-from montessori.settings.schema import OpenAI, Price
+from montessori.settings.engines import OpenAI, Price
 
 PRICE = {"input": 1.0, "output": 2.0}
 READ, WRITTEN = 1000, 500

@@ -289,7 +289,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dic
     """The address of everything that the suite names, each one checked; and how many questions there are in files."""
     from montessori.data import rows, sources
     from montessori.evaluation import agreement, alpaca_library, judging
-    from montessori.settings.schema import DataSource
+    from montessori.settings.data import DataSource
     from tasks.benchmarks import read_questions as questions
 
     found: dict[str, str] = {}

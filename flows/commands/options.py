@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from montessori.errors import InputError
 from montessori.settings import files, shipped
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 
 if TYPE_CHECKING:
     from montessori.artifacts import Store

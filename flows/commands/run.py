@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from montessori.artifacts import Request, Store
-    from montessori.settings.schema import Settings
+    from montessori.settings.run import Settings
 
 EXAMPLES = """examples:
   montessori run tiny                                     two iterations in the pocket world, on a laptop

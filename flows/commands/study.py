@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flows.requests.steps import Address
     from flows.requests.study import Grid
     from montessori.artifacts import Request, Store
-    from montessori.settings.schema import Compute
+    from montessori.settings.execution import Compute
     from montessori.settings.study import Study
     from montessori.settings.suite import Suite
     from tasks.runtime.executor import Attempts, Record
@@ -179,7 +179,7 @@ def _check_names(tree: "Mapping[str, Any]", overrides: Sequence[str]) -> None:
 def whole(study: "Study", path: Path) -> "Study":
     """The study with all that its file names in it, so that it can be read without them, in another folder."""
     from flows.commands.evaluate import judged_by
-    from montessori.settings.schema import Compute
+    from montessori.settings.execution import Compute
 
     settings = study.settings
     if isinstance(settings, str):

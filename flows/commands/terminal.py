@@ -17,7 +17,7 @@ from flows.commands.widths import Fitted
 from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
 from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
-from montessori.settings.schema import Budget
+from montessori.settings.execution import Budget
 from tasks.runtime.estimate import MODELS, Line, total
 from tasks.runtime.executor import Record
 from tasks.runtime.status import OF_CELL

@@ -29,7 +29,8 @@ from flows.ui import Shards, show
 from montessori.artifacts import Request
 from montessori.errors import MontessoriError, StageError
 from montessori.settings import files, shipped
-from montessori.settings.schema import EstimatorName, Method, Settings
+from montessori.settings.influence import EstimatorName
+from montessori.settings.run import Method, Settings
 from tasks.runtime.places import check, open_place
 from tasks.runtime.prefect_executor import Execution
 

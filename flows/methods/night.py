@@ -8,7 +8,7 @@ from montessori.data import sources
 from montessori.errors import InputError
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import CHALLENGER, CHAMPION, Night
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from tasks.registry import location
 
 

@@ -11,7 +11,7 @@ from montessori.artifacts import Request, open_store
 from montessori.data import sources
 from montessori.evaluation.subjects import Subject
 from montessori.settings import files, shipped
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 
 METHODS = {
     "montessori": montessori_instruct.iterations,

@@ -8,7 +8,7 @@ from flows.methods.montessori_instruct import System
 from flows.requests.steps import Address, Shards, ask
 from flows.requests.study import Grid
 from montessori.artifacts import Request
-from montessori.reporting.study.data import ASIDE
+from montessori.settings.study import ASIDE
 
 
 def report(grid: Grid, errors: Mapping[Address, str]) -> Request:

@@ -13,7 +13,7 @@ from montessori.data.chat import Message
 from montessori.errors import StageError
 from montessori.evaluation import judge_prompts
 from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, RATING, Template
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import number_from

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from montessori.data.chat import Example, prompt_of
 from montessori.data.rows import Row
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 
 if TYPE_CHECKING:  # only named here: a mean needs no torch
     import torch

@@ -17,7 +17,7 @@ from montessori.artifacts.catalogue import meant
 from montessori.artifacts.store import signature
 from montessori.errors import ArtifactError, InputError, StageError
 from montessori.evaluation.paired import Test
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 
 PLACE = ".champions"
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as Settings.name

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from montessori.artifacts import Store
 from montessori.artifacts.store import Manifest, signature
 from montessori.errors import ArtifactError
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 
 PLACE = ".refresh"
 CHAMPION, CHALLENGER = "Champion", "Challenger"  # how the names of a night's systems begin

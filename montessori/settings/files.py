@@ -8,18 +8,18 @@ import copy
 import difflib
 import json
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from montessori.errors import InputError
 from montessori.settings import shipped
-from montessori.settings.schema import DataSource, Settings
+from montessori.settings.base import block_class
+from montessori.settings.data import DataSource
+from montessori.settings.run import Settings
 
 SOURCES = ("seeds", "reference", "test", "questions", "trained_on")  # may be written as a name or path alone
 # Settings that may hold a path, and what is none there.
@@ -238,12 +238,5 @@ def _block(path: list[str], kind: type[BaseModel]) -> type[BaseModel]:
     block = kind
     for part in path:
         if part in block.model_fields:  # else the name of one of many, as of a suite's benchmarks
-            block = _settings_class(block.model_fields[part].annotation) or block
+            block = block_class(block.model_fields[part].annotation) or block
     return block
-
-
-def _settings_class(annotation: Any) -> type[BaseModel] | None:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated, dict):
-        found = (_settings_class(argument) for argument in typing.get_args(annotation))
-        return next((c for c in found if c), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

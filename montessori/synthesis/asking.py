@@ -16,7 +16,8 @@ from montessori.artifacts.journal import Entry
 from montessori.budget import Usage, dollars, reached, usage
 from montessori.data.chat import Message
 from montessori.errors import BudgetReached
-from montessori.settings.schema import Price, Sampling
+from montessori.settings.engines import Price
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Engine, Generation
 
 

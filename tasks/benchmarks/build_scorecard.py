@@ -17,7 +17,7 @@ from montessori.evaluation.subjects import compared_with
 from montessori.reporting.scorecard import page
 from montessori.reporting.text import count, listed
 from montessori.settings import files
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from montessori.settings.suite import Suite
 from tasks.registry import Job, location
 from tasks.runtime.generation import PLAIN_TEMPLATE

@@ -13,7 +13,7 @@ from typing import Any
 from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import number_from
 from tasks.registry import Job
 from tasks.runtime.generation import Judging, asker

@@ -9,7 +9,7 @@ from typing import Any
 from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judge_prompts, judging
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from tasks.registry import Job, location
 from tasks.runtime.generation import Judging, asker
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from montessori.data.rows import write_rows
 from montessori.evaluation.agreement import as_answers, people
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.registry import Job, location
 
 

@@ -20,7 +20,7 @@ from montessori.data.rows import write_rows
 from montessori.errors import InputError
 from montessori.evaluation import catalogue, harness
 from montessori.models.loading import ADAPTER, hub_revision, load_model, load_tokenizer
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.registry import Job, location
 
 BATCHES = 16  # of transformers, between two reports of progress

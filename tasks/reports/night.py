@@ -8,8 +8,8 @@ from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
 from montessori.evaluation.paired import Losses, Test, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.run import Refresh
 from tasks.registry import Job
 from tasks.reports.run import gather, summarise, write
 
@@ -23,7 +23,7 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Compare the students of both teachers on the reference set, and tell of it as of a run."""
-    level = schema.Refresh.model_validate(settings.run["refresh"]).level
+    level = Refresh.model_validate(settings.run["refresh"]).level
     test = _compare(job, "reference")
     held_out = _compare(job, "test") if job.has("test") else None
     better = test.p_value < level

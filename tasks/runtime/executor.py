@@ -13,7 +13,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import BudgetReached, InputError, MontessoriError, StageError, StoreUnreachable
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.places import OnProgress, Place, StageCrash
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import InputError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.executor import Attempts, Record, worth_a_retry
 from tasks.runtime.places import Place
 

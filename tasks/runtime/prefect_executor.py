@@ -17,7 +17,7 @@ from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 
 from montessori.artifacts import Request, Store
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks import registry
 from tasks.runtime.executor import Attempts, Record, worth_a_retry
 from tasks.runtime.places import OnProgress, Place

@@ -23,7 +23,7 @@ from montessori.data.rows import Row, read_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import catalogue, harness, local
 from montessori.models import loading
-from montessori.settings.schema import Lora
+from montessori.settings.models import Lora
 from montessori.settings.suite import Benchmark
 from tasks.benchmarks import run_benchmark
 from tasks.registry import Job

@@ -14,7 +14,7 @@ from montessori.artifacts import Folder, Request
 from montessori.errors import InputError, StageError
 from montessori.refresh import champions, nights
 from montessori.settings import files as config_file
-from montessori.settings.schema import Refresh, Settings
+from montessori.settings.run import Refresh, Settings
 
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 NIGHT = "2026-11-23"

@@ -11,7 +11,8 @@ from montessori.artifacts import Folder
 from montessori.budget import Usage
 from montessori.data.chat import user
 from montessori.errors import BudgetReached
-from montessori.settings.schema import Instructions, Price, Sampling
+from montessori.settings.engines import Price
+from montessori.settings.generation import Instructions, Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Answer, Generation, always
 

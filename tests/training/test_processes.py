@@ -28,7 +28,9 @@ from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.influence import OptimizerState
 from montessori.models import loading
-from montessori.settings.schema import Compute, Dpo, Lora, Training
+from montessori.settings.execution import Compute
+from montessori.settings.models import Lora
+from montessori.settings.training import Dpo, Training
 from tasks.runtime import worker
 from tasks.runtime.places import Processes, StageCrash
 from tasks.runtime.ranks import RankError

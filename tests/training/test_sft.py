@@ -11,7 +11,8 @@ from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import OptimizerState
 from montessori.models import loading
-from montessori.settings.schema import Lora, Training
+from montessori.settings.models import Lora
+from montessori.settings.training import Training
 from montessori.training.sft import fine_tune
 from montessori.training.trainer import ByLength, learning_rate_factor
 

@@ -17,7 +17,8 @@ from montessori.data.rows import Row, read_rows
 from montessori.errors import BudgetReached, InputError, StageError
 from montessori.evaluation import judging
 from montessori.models import loading
-from montessori.settings.schema import OpenAI, Sampling
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.registry import STAGES
 from tasks.runtime import worker
