@@ -1,7 +1,7 @@
-"""What a stage is asked to do, and the fingerprint under which its result is kept.
+"""The request of a task, and the fingerprint of its artifact.
 
-A stage is a pure function of its name and version, the settings that it reads, its inputs and the seed, so those
-and nothing else make the fingerprint. An input is one of
+A task is a pure function of its name, its version, the settings that it reads, its inputs and the seed. The
+fingerprint is a hash of these and of nothing else. An input is one of
 
     instructions/3f2a…                    an artifact
     file:/data/seeds.jsonl#9c1e…          a file or folder outside the store, with the SHA-256 of its content
@@ -9,7 +9,7 @@ and nothing else make the fingerprint. An input is one of
     api:gpt-4o@https://api.openai.com/v1  a model behind an endpoint
     pocket                                the pocket world
 
-A file's path says where to read, not what: only its hash is in the fingerprint.
+The path of a file says only where to read it. The fingerprint contains its hash.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Request(BaseModel):
-    """One stage, or one shard of it, with all that it needs."""
+    """One task, or one shard of it, with everything that it needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,13 +30,13 @@ class Request(BaseModel):
     inputs: dict[str, list[str]]
     seed: int
     shard: tuple[int, int] = (0, 1)  # index, count
-    label: str = ""  # for people; not in the fingerprint
-    means: dict[str, Any] = {}  # how it may be made, not what: an endpoint's limits, a budget; not in the fingerprint
-    kept_as: str | None = None  # an address of its own in place of stage/fingerprint (a run's)
+    label: str = ""  # for display, not in the fingerprint
+    means: dict[str, Any] = {}  # how to run the task: an endpoint's limits, a budget; not in the fingerprint
+    kept_as: str | None = None  # the address in place of stage/fingerprint, for example a run's
 
     @property
     def fingerprint(self) -> str:
-        """20 hexadecimal digits (80 bits) of the SHA-256 over all that determines the result."""
+        """Return 20 hexadecimal digits (80 bits) of the SHA-256 of everything that decides the result."""
         what = {
             "stage": self.stage,
             "version": self.version,
@@ -50,21 +50,21 @@ class Request(BaseModel):
 
     @property
     def address(self) -> str:
-        """Where the artifact is in a store: `stage/fingerprint`."""
+        """Return the artifact's address in a store: `stage/fingerprint`."""
         return self.kept_as or f"{self.stage}/{self.fingerprint}"
 
     @property
     def title(self) -> str:
-        """For a line on the screen: the label, and which shard."""
+        """Return the label and the shard, for a line on the screen."""
         index, count = self.shard
         return (self.label or self.stage) + (f" {index + 1}/{count}" if count > 1 else "")
 
 
 def identity(address: str) -> str:
-    """The part of an input's address that says what it is, not where."""
+    """Return the part of an input's address that says which input it is, without its place."""
     return "file#" + address.rpartition("#")[2] if address.startswith("file:") else address
 
 
 def is_artifact(address: str) -> bool:
-    """Whether `address` names an artifact of the store."""
+    """Tell whether `address` is the address of an artifact."""
     return "/" in address and not address.startswith(("file:", "hub:", "api:"))

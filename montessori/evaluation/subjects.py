@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from montessori.artifacts import Store
-from montessori.artifacts.catalogue import meant
+from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import ADDRESS
 from montessori.data import sources
 from montessori.errors import InputError
@@ -75,7 +75,7 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
         yield Subject(path.name, sources.model(text, "MODEL"))
     elif text.startswith(tuple(f"{stage}/" for stage in MODELS)):
         try:
-            found = meant(address, store.addresses(path.parts[0]))
+            found = resolve(address, store.addresses(path.parts[0]))
         except InputError as error:
             raise InputError(f"MODEL = {error}") from None
         yield _of_artifact(found, store)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from montessori.artifacts import Store, is_artifact
-from montessori.artifacts.catalogue import meant
+from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import signature
 from montessori.errors import ArtifactError, InputError, StageError
 from montessori.evaluation.paired import Test
@@ -164,7 +164,7 @@ def _teacher_meant(store: Store, asked: str) -> str:
     if not is_artifact(asked) or stage not in TEACHERS:
         raise InputError(f"TEACHER = {asked}: expected a teacher's address, like teacher/3f2a…")
     try:
-        teacher = meant(asked, store.addresses(stage))
+        teacher = resolve(asked, store.addresses(stage))
         store.exists(teacher)  # raises when a file of it is gone
     except InputError as error:
         raise InputError(f"TEACHER = {error}") from None

@@ -12,7 +12,7 @@ from functools import partial
 
 from montessori import progress
 from montessori.artifacts import Journal
-from montessori.artifacts.journal import Entry
+from montessori.artifacts.journal import Record
 from montessori.budget import Usage, dollars, reached, usage
 from montessori.data.chat import Message
 from montessori.errors import BudgetReached
@@ -135,11 +135,11 @@ def _key(prompt: Sequence[Message], seed: int) -> str:
     return hashlib.sha256(json.dumps([list(prompt), seed], sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _entry(key: str, seconds: float, answer: Answer) -> Entry:
+def _entry(key: str, seconds: float, answer: Answer) -> Record:
     # asdict would copy them, ten times as slowly
     texts = [{name: it for name, it in vars(one).items() if it is not None} for one in answer.generations]
     return {"key": key, "seconds": round(seconds, 6), **vars(answer), "generations": texts}
 
 
-def _answer(entry: Entry) -> Answer:
+def _answer(entry: Record) -> Answer:
     return Answer([Generation(**text) for text in entry["generations"]], entry["prompt_tokens"], entry["cut"])
