@@ -12,7 +12,7 @@ from flows.montessori import THREADS, make
 from flows.requests.steps import Address
 from montessori.artifacts import Store, open_store
 from montessori.errors import MontessoriError
-from montessori.evaluation.paired import Test
+from montessori.evaluation.paired import PairedTest
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import Night
 from montessori.settings.run import Settings
@@ -31,17 +31,17 @@ def teacher_refresh(settings: Settings, night: date | None = None) -> Address:
     when = night or flow_run.scheduled_start_time.date()
     planned, found = nightly.plan(engines.settled(settings), when.isoformat(), store)
     tonight = nights.begin(store, found).model_copy(update={"state": "running", "error": ""})
-    nights.tell(store, tonight)
+    nights.save(store, tonight)
     try:
         refresh = make(store, planned, partial(nightly.order, night=tonight))
         promoted = promote_if_better(store, tonight, refresh)
     except Exception as error:
-        nights.tell(store, tonight.model_copy(update={"state": "failed", "error": str(error)}))
+        nights.save(store, tonight.model_copy(update={"state": "failed", "error": str(error)}))
         if isinstance(error, MontessoriError):
             raise type(error)(f"the refresh of {when} failed, and changed no champion: {error}") from error
         raise
     state = "promoted" if promoted else "kept"
-    nights.tell(store, tonight.model_copy(update={"state": state, "refresh": refresh}))
+    nights.save(store, tonight.model_copy(update={"state": state, "refresh": refresh}))
     return refresh
 
 
@@ -49,6 +49,14 @@ def promote_if_better(store: Store, night: Night, refresh: Address) -> bool:
     """Enter the challenger into the champions' history if the comparison says so; whether it does."""
     found = json.loads((store.open(refresh) / "summary.json").read_text())
     if found["better"]:
-        test = Test.model_validate(found["test"])
-        champions.promote_tested(store, night.name, found["challenger"], found["champion"], night.entry, refresh, test)
+        test = PairedTest.model_validate(found["test"])
+        champions.promote_tested(
+            store,
+            night.name,
+            found["challenger"],
+            over=found["champion"],
+            after=night.entry,
+            refresh=refresh,
+            test=test,
+        )
     return bool(found["better"])

@@ -78,7 +78,7 @@ def add_parser(add: Any) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     """Check, measure and show."""
     sources = {"reference": options.reference, "trained_on": options.trained_on}
-    overrides = [*overrides_of(options), *files.overrides(sources)]
+    overrides = [*overrides_of(options), *files.format_overrides(sources)]
     ready = prepare(options.models, options.suite, options.baseline, options.judge, overrides, not options.dry_run)
 
     from rich.console import Console

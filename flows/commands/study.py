@@ -141,7 +141,7 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
     if not files.is_study(tree) and "teacher" in tree:
         raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
     _check_names(tree, overrides)
-    asked = whole(files.block(Study, files.changed(tree, list(overrides)), str(path)), path)
+    asked = whole(files.block(Study, files.with_overrides(tree, list(overrides)), str(path)), path)
     store = open_store(asked.store)
     store.check_readable()
     suite: Suite | None = None
@@ -195,9 +195,11 @@ def whole(study: "Study", path: Path) -> "Study":
     if suite is not None:
         if "budget" in suite:
             raise InputError(f"{path}: suite.budget: a study has one for all that it does; set budget there")
-        suite = files.changed(suite, judged_by(study.judge, f"{path}: judge ="))
+        suite = files.with_overrides(suite, judged_by(study.judge, f"{path}: judge ="))
     compute = study.compute or files.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
-    told = files.grounded({**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None})
+    told = files.with_absolute_paths(
+        {**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None}
+    )
     return files.block(type(study), {**told, "compute": compute}, str(path))
 
 

@@ -261,7 +261,7 @@ def settings(
 
 def _filled(fields: dict[str, Any]) -> list[str]:
     """Overrides that say what a form's fields do, but for those that are left empty."""
-    return files.overrides({name: value for name, value in fields.items() if value != ""})
+    return files.format_overrides({name: value for name, value in fields.items() if value != ""})
 
 
 def not_for_ever() -> None:

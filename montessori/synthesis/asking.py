@@ -13,7 +13,7 @@ from functools import partial
 from montessori import progress
 from montessori.artifacts import Journal
 from montessori.artifacts.journal import Record
-from montessori.budget import Usage, dollars, reached, usage
+from montessori.budget import Usage, dollars, over_limit, usage
 from montessori.data.chat import Message
 from montessori.errors import BudgetReached
 from montessori.settings.engines import Price
@@ -113,7 +113,7 @@ class Asker:
             each = usage({name: used for name, used in self.usage.items() if name != "seconds"}).scaled(1 / asked)
         else:
             each = Usage(at_most.tokens, self._paid(at_most))
-        self._refused = reached(self._limits, self._spent(), each.scaled(under_way)) or ""
+        self._refused = over_limit(self._limits, self._spent(), each.scaled(under_way)) or ""
         return not self._refused
 
     def _spent(self) -> Usage:

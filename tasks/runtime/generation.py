@@ -47,7 +47,7 @@ def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "gene
     budget = job.request.means.get("budget")
     if not budget:
         return Asker(lambda: _engine(job, settings, role, block), job.journal, price)
-    others = spending.others(job.store, budget, job.request.address)
+    others = spending.usage_of_others(job.store, budget, job.request.address)
     return Asker(lambda: _engine(job, settings, role, block), job.journal, price, budget["limits"], others)
 
 

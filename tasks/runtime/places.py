@@ -86,7 +86,7 @@ class Inline:
 
     def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
         """Run the stage here."""
-        with self._turn, progress.listening(on_progress):
+        with self._turn, progress.send_to(on_progress):
             on_start()
             try:
                 worker.run(request, store, self._threads)

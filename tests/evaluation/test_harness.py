@@ -364,7 +364,7 @@ def test_what_a_reader_must_know_is_written_down(files, model, tmp_path):
 
 def test_progress_is_told_in_items(files, model, tmp_path):
     seen = []
-    with progress.listening(lambda *report: seen.append(report)):
+    with progress.send_to(lambda *report: seen.append(report)):
         run(tmp_path, model(768), "hellaswag", "acc,none", files["hellaswag"], limit=20, batch_size=1)
     assert [(done, total, unit) for done, total, unit, _ in seen] == [
         (0, 20, "items"),

@@ -43,18 +43,18 @@ def test_an_evaluation_is_known_by_all_settings_but_these(path, judged):
 def test_settings_that_change_no_artifact_leave_the_identity_as_it_is():
     tree = files.read(shipped.CONFIGS / "tiny.yaml")
     price = {"input": 1, "output": 2}
-    moved = files.changed(
+    moved = files.with_overrides(
         tree,
         [
             "store=elsewhere",
             "compute.at_once=7",
             "budget.usd=3",
             "refresh.seeds=1",
-            *files.overrides({"generation.openai.price": price, "rating.vllm.python": "python"}),
+            *files.format_overrides({"generation.openai.price": price, "rating.vllm.python": "python"}),
         ],
     )
     assert identity(files.parse(moved, "moved")) == identity(files.parse(tree, "tiny"))
-    other = files.changed(tree, ["dpo.beta=0.2"])
+    other = files.with_overrides(tree, ["dpo.beta=0.2"])
     assert identity(files.parse(other, "other")) != identity(files.parse(tree, "tiny"))
 
 
