@@ -36,10 +36,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             for row in points
         ],
         Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=settings.max_tokens),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     table = [
         {

@@ -84,7 +84,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flows.commands import terminal
-    from montessori.evaluation import cost
+    from montessori.evaluation import judge_cost
     from tasks.runtime import places
     from tasks.runtime.executor import watching
     from tasks.runtime.local import Direct
@@ -92,7 +92,7 @@ def evaluate(options: argparse.Namespace) -> int:
     console = Console()
     if ready.suite.judge:
         console.print(
-            cost.sentence(ready.suite, ready.plan.requests, ready.store, ready.questions),
+            judge_cost.describe(ready.suite, ready.plan.requests, ready.store, ready.questions),
             highlight=False,
             soft_wrap=True,
         )
@@ -183,7 +183,7 @@ def check_benchmarks(suite: "Suite", requests: "Iterable[Request]", store: "Stor
 
     Takes two seconds, ten where a task is not in a folder of its name, or is none: the harness is looked through.
     """
-    from montessori.evaluation import catalogue, local
+    from montessori.evaluation import harness_data, harness_tasks
 
     asked_for = [request for request in requests if request.stage == "benchmark"]
     missing = {request.means["field"] for request in asked_for if not store.exists(request.address)}
@@ -191,13 +191,13 @@ def check_benchmarks(suite: "Suite", requests: "Iterable[Request]", store: "Stor
     for name, asked in suite.benchmarks.items():
         if (field := f"benchmarks.{name}") in missing:
             items, shots = (
-                local.read(file.source, asked.task, f"{field}.{role}") if file else None
+                harness_data.read(file.source, asked.task, f"{field}.{role}") if file else None
                 for role, file in (("file", asked.file), ("shots_file", asked.shots_file))
             )
             if find_spec("lm_eval"):  # else workers have it
-                needed[field] = catalogue.check(asked, field, items, shots)
+                needed[field] = harness_tasks.check(asked, field, items, shots)
     if connect and suite.compute.place != "pool":
-        catalogue.check_hub(needed)
+        harness_tasks.check_hub(needed)
 
 
 def _check_sense(suite: "Suite", subjects: "Sequence[Subject]") -> None:
@@ -249,13 +249,13 @@ def judged_by(given: str | None, field: str = "--judge") -> list[str]:
 
 def _baseline(given: str | None, subjects: "Sequence[Subject]", suite: "Suite") -> tuple[str | None, str | None]:
     """The baseline's name in tables, and the file of its answers, where it is one."""
-    from montessori.evaluation.subjects import REFERENCE, compared_with
+    from montessori.evaluation.subjects import REFERENCE, default_baseline
 
     labels = [subject.label for subject in subjects]
     if given is None:
         if len(labels) == 1:
             return (REFERENCE if suite.alpaca_eval else None), None
-        return compared_with(labels), None
+        return default_baseline(labels), None
     if given == REFERENCE and not suite.alpaca_eval:
         raise InputError(f"--baseline {given}: its answers are AlpacaEval's; add --set 'alpaca_eval={{}}'")
     if given in labels or given == REFERENCE:
@@ -327,7 +327,7 @@ def _addresses(suite: "Suite", outputs: str | None) -> tuple[dict[str, str], dic
         )
     if suite.people:
         found["people"] = sources.rows(DataSource(source=suite.people.source), "people")
-        counts["people"] = len(agreement.people(suite.people.source))
+        counts["people"] = len(agreement.read_pairs(suite.people.source))
     if judge := suite.judge:
         if judge.prompts:
             found["prompts"] = sources.rows(DataSource(source=judge.prompts), "judge.prompts")

@@ -111,7 +111,7 @@ def estimate(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flows.commands import terminal
-    from montessori.evaluation import cost
+    from montessori.evaluation import judge_cost
     from tasks.runtime.estimate import estimate_all
 
     console = Console()
@@ -121,7 +121,7 @@ def estimate(options: argparse.Namespace) -> int:
     if ready.suite:
         console.print("\nNot in it: the benchmarks (docs/operate.md says what they take).", highlight=False)
         if ready.suite.judge:
-            said = cost.sentence(ready.suite, list(ready.grid.requests.values()), ready.store, {})
+            said = judge_cost.describe(ready.suite, list(ready.grid.requests.values()), ready.store, {})
             console.print(said, highlight=False, soft_wrap=True)
     return 0
 

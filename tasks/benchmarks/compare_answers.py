@@ -58,10 +58,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             max_tokens=min(settings.max_tokens, judging.LETTER_TOKENS),
             top_logprobs=judging.TOP_LOGPROBS,
         ),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     rows = [
         {
