@@ -482,7 +482,11 @@ def test_each_turn_is_graded_with_its_reference_and_the_conversation_before_it(b
             answered[row["id"]][row["turn"]],
         )
         (chat,) = judging.grading(
-            judging.GRADING, question["turns"], answered[row["id"]], question["references"], row["turn"]
+            judging.GRADING,
+            question["turns"],
+            answered[row["id"]],
+            references=question["references"],
+            turn=row["turn"],
         )
         assert chat["content"] in prompts
         assert row["grade"] == 2 + len(chat["content"]) % 8
