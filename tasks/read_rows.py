@@ -8,7 +8,7 @@ from typing import Any
 from montessori.data import rows as data
 from montessori.settings.base import Frozen
 from montessori.settings.data import DataSource
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):

@@ -11,7 +11,7 @@ from montessori.models import loading
 from montessori.pocket import scratch, world
 from montessori.settings.base import Frozen
 from montessori.settings.models import Scratch
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -8,7 +8,7 @@ from montessori.settings.base import Frozen
 from montessori.settings.models import Lora
 from montessori.settings.training import Dpo
 from montessori.training.dpo import optimise
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

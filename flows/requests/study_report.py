@@ -1,13 +1,13 @@
 """A study's own artifact: which of the grid's artifacts it is drawn from, and what is missing in it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from flows.methods.montessori_instruct import System
-from flows.requests.steps import Address, Shards, ask
+from flows.requests.builder import Address, Requests, Shards
 from flows.requests.study import Grid
 from montessori.artifacts import Request
+from montessori.settings.base import identity
 from montessori.settings.study import ASIDE
 
 
@@ -57,7 +57,7 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
     for (student, seed), card in grid.cards.items():
         if there("benchmarks", ASIDE, student, seed, card):
             inputs[f"card-{seed}:{student}"] = [card]
-    told = json.loads(grid.study.model_dump_json(exclude={"store": True, "compute": True, "budget": True}))
+    told = identity(grid.study)
     assert grid.study.compute, "it is whole"
     told["compute"] = {"threads": grid.study.compute.threads}  # their number changes last bits on a CPU
     settings = {
@@ -69,8 +69,8 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
         "student_steps": student_steps,
         "scored": scored,
     }
-    request = ask("study", "study", settings, inputs, 0)
-    return request.model_copy(update={"kept_as": f"studies/{grid.study.name}-{request.fingerprint[:8]}"})
+    asked = Requests()
+    return asked.by_address[asked.add("study", settings, inputs, seed=0, kept_as=f"studies/{grid.study.name}")]
 
 
 def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:

@@ -16,23 +16,40 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Request(BaseModel):
-    """One task, or one shard of it, with everything that it needs."""
+    """One task, or one shard of it, with everything that it needs.
+
+    `system`, `iteration`, `part`, `role` and `cell` say what the artifact is for. They serve display and grouping, and
+    are not in the fingerprint. An artifact that two runs share keeps the values of the first.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stage: str
+    stage: str  # name of the task in the registry
     version: int
     settings: dict[str, Any]
     inputs: dict[str, list[str]]
     seed: int
     shard: tuple[int, int] = (0, 1)  # index, count
-    label: str = ""  # for display, not in the fingerprint
+    system: str = ""  # Montessori, Self-Instruct, or an evaluated model
+    iteration: int | None = None  # of the system, from 1
+    part: str = ""  # part of the system's work: "training set", "after the update"
+    role: str = ""  # the artifact in that part: "instructions". Empty: the task's name
+    cell: str = ""  # cell of a study
     means: dict[str, Any] = {}  # how to run the task: an endpoint's limits, a budget; not in the fingerprint
-    kept_as: str | None = None  # the address in place of stage/fingerprint, for example a run's
+    kept_as: str | None = None  # address in place of stage/fingerprint, for example a run's
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_a_label(cls, data: Any) -> Any:
+        """Read the label of a manifest without these fields as its role."""
+        if isinstance(data, dict) and "label" in data:
+            data = {**data, "role": data["label"]}
+            del data["label"]
+        return data
 
     @property
     def fingerprint(self) -> str:
@@ -54,10 +71,26 @@ class Request(BaseModel):
         return self.kept_as or f"{self.stage}/{self.fingerprint}"
 
     @property
-    def title(self) -> str:
-        """Return the label and the shard, for a line on the screen."""
+    def who(self) -> str:
+        """Return the system, its iteration and the part of its work, for display."""
+        named = f"{self.system} iteration {self.iteration}" if self.iteration else self.system
+        return ", ".join(part for part in (named, self.part) if part)
+
+    @property
+    def label(self) -> str:
+        """Return what the artifact is, for display, without the cell and the shard."""
+        return ": ".join(part for part in (self.who, self.role or self.stage) if part)
+
+    @property
+    def name(self) -> str:
+        """Return the label and the shard, for display."""
         index, count = self.shard
-        return (self.label or self.stage) + (f" {index + 1}/{count}" if count > 1 else "")
+        return self.label + (f" {index + 1}/{count}" if count > 1 else "")
+
+    @property
+    def title(self) -> str:
+        """Return the name, after the study's cell if there is one."""
+        return f"{self.cell} · {self.name}" if self.cell else self.name
 
 
 def identity(address: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.settings.base import Frozen, Name
+from montessori.settings.base import NOT_IN_FINGERPRINT, Frozen, Name
 from montessori.settings.execution import Budget, Compute
 from montessori.settings.run import Settings
 
@@ -28,7 +28,9 @@ class Study(Frozen):
     """A grid of runs."""
 
     name: Name = Field(description="Name of the study: small letters, digits, dots and hyphens.")
-    store: str = Field("store", description="Where artifacts are kept: a folder, or s3://bucket/prefix.")
+    store: Annotated[str, NOT_IN_FINGERPRINT] = Field(
+        "store", description="Where artifacts are kept: a folder, or s3://bucket/prefix."
+    )
     settings: str | Change = Field(
         description="Settings that all cells begin with: a file, sought beside the study's own, or the settings "
         "themselves."
@@ -64,8 +66,10 @@ class Study(Frozen):
     published: dict[str, Literal["8B", "1.1B"]] = Field(
         {}, description="By student, the size of the paper's student with results to show beside it."
     )
-    compute: Compute | None = Field(None, description="Where tasks run. Null: as in `settings`.")
-    budget: Budget = Field(Budget(), description="What the whole study may cost.")
+    compute: Annotated[Compute | None, NOT_IN_FINGERPRINT] = Field(
+        None, description="Where tasks run. Null: as in `settings`."
+    )
+    budget: Annotated[Budget, NOT_IN_FINGERPRINT] = Field(Budget(), description="What the whole study may cost.")
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

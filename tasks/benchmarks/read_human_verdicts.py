@@ -5,7 +5,7 @@ from typing import Any, Literal
 from montessori.data.rows import write_rows
 from montessori.evaluation.agreement import answer_rows, read_pairs
 from montessori.settings.base import Frozen
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):

@@ -10,8 +10,8 @@ from montessori.evaluation.paired import Losses, PairedTest, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
 from montessori.settings.base import Frozen
 from montessori.settings.run import Refresh
-from tasks.registry import Job
 from tasks.reports.run import gather, summarise, write
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

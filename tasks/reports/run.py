@@ -16,8 +16,8 @@ from montessori.reporting import page, tables
 from montessori.settings import files
 from montessori.settings.base import Frozen
 from montessori.settings.run import Settings as RunSettings
-from tasks.registry import Job
 from tasks.runtime import estimate
+from tasks.runtime.job import Job
 
 log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration

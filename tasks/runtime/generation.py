@@ -10,7 +10,7 @@ from montessori.settings.engines import OpenAI
 from montessori.settings.generation import Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Engine
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 PLAIN_TEMPLATE = "Montessori default"
 

@@ -9,8 +9,8 @@ from montessori.settings.base import Frozen
 from montessori.settings.models import Lora
 from montessori.settings.training import Training
 from montessori.training.sft import SftResult, fine_tune
-from tasks.registry import Job
 from tasks.runtime.inputs import encode
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

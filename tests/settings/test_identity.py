@@ -15,6 +15,7 @@ from montessori.settings.suite import Suite
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = [*sorted(shipped.CONFIGS.glob("*.yaml")), ROOT / "tests/end_to_end/micro.yaml"]
+STUDIES = sorted((shipped.CONFIGS / "studies").glob("*.yaml"))
 SUITES = sorted((shipped.CONFIGS / "suites").glob("*.yaml"))
 JUDGED: dict[str, Any] = {"judge": {"engine": "openai", "openai": {"model": "m"}}}
 
@@ -38,6 +39,12 @@ def test_a_run_is_known_by_all_settings_but_these(path):
 def test_an_evaluation_is_known_by_all_settings_but_these(path, judged):
     suite = files.block(Suite, files.read(path) | judged, str(path))
     assert identity(suite) == suite.model_dump(mode="json", exclude=OF_A_SUITE)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_is_known_by_all_settings_but_these(path):
+    study = files.block(Study, files.read(path), str(path))
+    assert identity(study) == study.model_dump(mode="json", exclude={"store", "compute", "budget"})
 
 
 def test_settings_that_change_no_artifact_leave_the_identity_as_it_is():
