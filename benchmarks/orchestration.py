@@ -116,7 +116,7 @@ def _start(stack: ExitStack, home: Path, *arguments: str, env: dict[str, str] | 
 def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Counting) -> None:
     from flows.requests.builder import Requests
     from montessori.artifacts import open_store
-    from montessori.settings.schema import Compute
+    from montessori.settings.execution import Compute
     from tasks.runtime.places import open_place
     from tasks.runtime.worker import about
 

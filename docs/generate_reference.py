@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flows.commands import cli
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 

@@ -7,7 +7,7 @@ import pytest
 from flows.commands import cli, terminal
 from flows.requests.builder import Plan
 from montessori.artifacts import Folder, Request
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime import status
 from tasks.runtime.status import Shard, Status
 

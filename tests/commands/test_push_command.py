@@ -33,7 +33,7 @@ READ_BACK = """
 import json, sys
 from datasets import load_dataset
 from montessori.data import rows as data
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 source = DataSource(source="alice/points")
 found = {"rows": load_dataset("alice/points", split="train").to_list(), "seeds": data.read(source, "seeds")}
 open(sys.argv[1], "w").write(json.dumps(found))

@@ -27,7 +27,7 @@ from montessori.influence import (
     reference_gradient,
 )
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 from tasks.runtime.places import Inline
 
 POINTS = 12

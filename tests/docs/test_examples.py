@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.commands import cli
 from montessori.settings import files
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 

@@ -19,7 +19,7 @@ from montessori.artifacts import Folder
 from montessori.data.chat import user
 from montessori.data.rows import Row, read_rows, write_rows
 from montessori.models.loading import load_model, load_tokenizer
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 pytestmark = [
@@ -32,7 +32,7 @@ PENALISED = Sampling(temperature=0, presence_penalty=0.8, frequency_penalty=0.3,
 OFFLINE = """
 import json, sys
 from montessori.data.chat import user
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 

@@ -14,7 +14,7 @@ from montessori.artifacts import Folder, Request
 from montessori.errors import InputError, StageError
 from montessori.refresh import champions, nights
 from montessori.settings import files as config_file
-from montessori.settings.schema import Refresh, Settings
+from montessori.settings.run import Refresh, Settings
 
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 NIGHT = "2026-11-23"
@@ -135,8 +135,8 @@ def test_a_base_teacher_is_known_by_its_content_wherever_it_is(store, tmp_path, 
     there = ("teacher.scratch=null", f"teacher.source={first}")
     steps, _ = plan(settings(*there), NIGHT, store)
     base = steps.sources["teacher"]
-    test = champions.Test(difference=1, standard_error=0.1, p_value=0, n=2, seeds=1)
-    champions.promote_tested(store, "micro", "teacher/a", base, 0, "refreshes/one", test)
+    test = champions.PairedTest(difference=1, standard_error=0.1, p_value=0, n=2, seeds=1)
+    champions.promote_tested(store, "micro", "teacher/a", over=base, after=0, refresh="refreshes/one", test=test)
     assert champions.rollback(store, "micro").teacher == base
 
     shutil.copytree(first, second)

@@ -9,7 +9,7 @@ import yaml
 from flows.requests import study_file, study_report
 from flows.requests.study import Grid
 from montessori.errors import InputError
-from montessori.reporting.study.data import ASIDE, TRANSFER
+from montessori.settings.study import ASIDE, TRANSFER
 
 TINY = str(Path(__file__).resolve().parents[2] / "montessori/configs/tiny.yaml")
 WIDE = {"source": "scratch", "dtype": "float32", "max_length": 96}

@@ -15,7 +15,7 @@ from montessori.data import sources
 from montessori.data.chat import render_prompt
 from montessori.pocket import scratch, world
 from montessori.settings import files
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from montessori.synthesis.instructions import prompt_for
 from montessori.synthesis.lengths import Lengths, expected
 from tasks.runtime import estimate as estimating

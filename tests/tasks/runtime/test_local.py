@@ -8,7 +8,7 @@ import pytest
 
 from montessori.artifacts import Folder, Request, Store
 from montessori.errors import InputError, StageError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.executor import Executor, Progress, Record, observed_by
 from tasks.runtime.local import THREADS, LocalExecutor
 

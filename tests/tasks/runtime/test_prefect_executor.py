@@ -8,7 +8,7 @@ from prefect.states import Failed
 
 from montessori.artifacts import Folder, Request
 from montessori.errors import ArtifactError, InputError, StageError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.executor import Record
 from tasks.runtime.places import Inline, StageCrash
 from tasks.runtime.prefect_executor import PrefectExecutor, _worth_a_retry
