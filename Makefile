@@ -3,6 +3,7 @@
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make check       formatting, lint and types
+# make docs        the documentation, in build/site
 # make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
 # make lock        constraints.txt and constraints-vllm.txt again, from the ranges in pyproject.toml; needs uv
 # make wheel       the package as a wheel, in dist/
@@ -54,7 +55,7 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test check images engine wheels up down
+.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test check docs images engine wheels up down
 
 install: .venv/installed
 
@@ -118,6 +119,10 @@ check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
+	@echo "The documentation: build/site/index.html"
 
 images: $(addprefix image-,$(TARGETS))
 

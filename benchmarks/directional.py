@@ -20,7 +20,7 @@ from montessori.influence import Directional, OptimizerState, plan, reference_gr
 from montessori.influence.float64 import in_float64
 from montessori.influence.reference import example_loss
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 CHANGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from montessori.pocket.world import FAMILIES, USEFUL, USELESS, family_of
-from montessori.reporting.study.data import TRANSFER
+from montessori.settings.study import TRANSFER
 
 KINDS: dict[str, tuple[str | None, ...]] = {
     "asked for by the reference set": USEFUL,

@@ -27,7 +27,7 @@ from montessori.influence import Directional, Exact, OptimizerState, Taylor, pla
 from montessori.influence.fidelity import agreement
 from montessori.influence.float64 import in_float64
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 Example = chat.Example
 MOMENTUM = "the step without a gradient"

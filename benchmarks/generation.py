@@ -32,7 +32,10 @@ from flows.requests.run import plan
 from montessori.artifacts import Folder, Request, Store
 from montessori.data.rows import read_rows
 from montessori.models.loading import load_model, load_tokenizer
-from montessori.settings import files, schema
+from montessori.settings import files
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Instructions
+from montessori.settings.run import Settings
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.engines.openai import OpenAIEngine
 from montessori.synthesis.engines.transformers import TransformersEngine
@@ -45,7 +48,7 @@ POOL = 4
 PYTHON = Path(".venv-vllm/bin/python")
 OFFLINE = """
 import json, sys, time
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 source, dtype, asked = sys.argv[1], sys.argv[2], json.load(sys.stdin)
@@ -90,13 +93,13 @@ def main() -> None:
         print(f"\nThe stage is {literal / ours:.1f} times as fast as the literal loop.")
 
 
-def _transformers(settings: schema.Settings, teacher: str) -> TransformersEngine:
+def _transformers(settings: Settings, teacher: str) -> TransformersEngine:
     assert settings.teacher
     model = load_model(teacher, settings.teacher.dtype)
     return TransformersEngine(model, load_tokenizer(teacher), settings.generation.batch_size)
 
 
-def _engines(settings: schema.Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
+def _engines(settings: Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
     """Tokens a second of each."""
     asked = settings.instructions
     prompts = [prompt_for(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
@@ -136,7 +139,7 @@ def _engines(settings: schema.Settings, teacher: str, seeds: list[Any], options:
                 sys.exit("the server did not start; try `make server MODEL=…` by hand")
             time.sleep(0.5)
         loading = time.monotonic() - started
-        endpoint = schema.OpenAI(model="teacher", base_url=url)
+        endpoint = OpenAI(model="teacher", base_url=url)
         _row("vLLM, as an endpoint", *_timed(OpenAIEngine(endpoint), prompts, asked), loading)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -151,7 +154,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _timed(engine: Engine, prompts: list[Any], asked: schema.Instructions) -> tuple[int, float]:
+def _timed(engine: Engine, prompts: list[Any], asked: Instructions) -> tuple[int, float]:
     started = time.monotonic()
     answers = list(engine.generate(prompts, asked.sampling, asked.samples_per_prompt, range(len(prompts))))
     return sum(answer.tokens for _, answer in answers), time.monotonic() - started
@@ -175,7 +178,7 @@ def _stage(asked: Request, store: Store, threads: int) -> float:
     return seconds
 
 
-def _literal(settings: schema.Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
+def _literal(settings: Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
     """The original's loop; its seconds."""
     asked = settings.instructions
     started = time.monotonic()

@@ -37,7 +37,7 @@ from montessori.influence import (
 )
 from montessori.influence.reference import example_losses
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 Example = chat.Example
 PADDED = 1024

@@ -21,7 +21,7 @@ from montessori.data import rows as data
 from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
 from montessori.influence.memory import Memory, Tracker, Work, estimate
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 Example = chat.Example
 WORKS: tuple[Work, ...] = ("taylor", "directional", "exact", "gradient")

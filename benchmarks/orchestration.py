@@ -114,20 +114,22 @@ def _start(stack: ExitStack, home: Path, *arguments: str, env: dict[str, str] | 
 
 
 def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Counting) -> None:
-    from flows.requests.steps import ask
+    from flows.requests.builder import Requests
     from montessori.artifacts import open_store
-    from montessori.settings.schema import Compute
+    from montessori.settings.execution import Compute
     from tasks.runtime.places import open_place
     from tasks.runtime.worker import about
 
     store = open_store(uri)
     store.check_writable()
-    requests = []
+    asked = Requests()
     for index in range(options.shards):
-        request = ask("evaluation", "nothing", {}, {}, seed=time.time_ns() % 2**31, shard=(index, options.shards))
+        shard = (index, options.shards)
+        asked.add("evaluation", {}, {}, seed=time.time_ns() % 2**31, role="nothing", shard=shard)
+    requests = list(asked.by_address.values())
+    for request in requests:
         with store.staging() as folder:
             store.commit(request.address, folder, about(request, {}, 0.0))
-        requests.append(request)
     print(f"{options.shards} shards, {options.at_once} side by side\n")
     for name in ("process", "pool"):
         compute = Compute(

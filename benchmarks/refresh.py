@@ -12,6 +12,7 @@ import random
 import statistics
 
 from flows.methods.montessori_instruct import base, taught_by
+from flows.requests.builder import Who
 from flows.requests.steps import Steps
 from montessori.artifacts import open_store
 from montessori.data import sources
@@ -19,8 +20,7 @@ from montessori.data.rows import read_rows
 from montessori.evaluation.paired import Losses, compare
 from montessori.settings import files
 from tasks.runtime import engines
-from tasks.runtime.local import Direct
-from tasks.runtime.places import open_place
+from tasks.runtime.local import local_executor
 
 LEVEL = 0.05
 DRAWS = 4000
@@ -50,16 +50,15 @@ def _taught(options: argparse.Namespace) -> list[Losses]:
     """The losses of each student on the reference set."""
     settings = files.load(options.config, [f"store={options.store}", *options.overrides])
     settings = engines.settled(settings)
-    store, place = open_store(settings.store), open_place(settings.compute)
-    execution = Direct(store, place, settings.compute)
-    steps = Steps(settings, sources.addresses(settings), execution.submit)
+    store = open_store(settings.store)
+    steps = Steps(settings, sources.addresses(settings))
     start = base(steps)
     names = [f"null {number}" for number in range(options.students)]
-    students = [taught_by(steps, start, start.writer, name, name, name) for name in names]
-    try:
-        execution.finish()
-    finally:
-        place.close()
+    students = [taught_by(steps, start, start.writer, Who(name), name, name) for name in names]
+    with local_executor(store, settings.compute) as executor:
+        for request in steps.requests.values():
+            executor.submit(request)
+        executor.finish()
     tables = (read_rows(store.open(student.metrics) / "losses.parquet") for student in students)
     return [[row["loss"] for row in table if row["set"] == "reference"] for table in tables]
 

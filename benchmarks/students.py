@@ -25,7 +25,9 @@ from montessori.influence import OptimizerState
 from montessori.influence.reference import example_losses
 from montessori.models import loading
 from montessori.pocket.scratch import alpaca_student_conversations, build
-from montessori.settings.schema import DataSource, Scratch, WarmUp
+from montessori.settings.data import DataSource
+from montessori.settings.models import Scratch
+from montessori.settings.training import WarmUp
 from montessori.training.sft import fine_tune
 
 SIZES = {

@@ -26,7 +26,13 @@ def main() -> None:
     print(f"{'model':32} {'win rate':>9} {'published':>10} {'lengths alone':>14} {'error':>6} {'published LC':>13}")
     for path in sorted(data.glob("*/annotations.json.gz")):
         name = path.parent.name
-        found = alpaca.win_rates(_verdicts(path), name, "gpt4_1106_preview", "weighted_alpaca_eval_gpt4_turbo", "none")
+        found = alpaca.win_rates(
+            _verdicts(path),
+            model=name,
+            baseline="gpt4_1106_preview",
+            judge="weighted_alpaca_eval_gpt4_turbo",
+            difficulties="none",
+        )
         row = published[name]
         print(
             f"{name:32} {found.win_rate:9.4f} {float(row['win_rate']):10.4f} {found.length_controlled or 0:14.2f} "

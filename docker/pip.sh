@@ -1,9 +1,9 @@
 #!/bin/sh
-# In a build: install into a virtual environment the packages of the project's base and of the named extras.
+# In an image build, install the dependencies in pyproject.toml and the named extras into a virtual environment.
 #   pip.sh VENV CONSTRAINTS EXTRA…
-# /context holds pyproject.toml, the constraints with exact versions, and wheels, a folder of wheels to prefer. The build
-# secret `ca` holds the certificates to trust, where the machine's network needs its own. The project itself comes later,
-# as a wheel, so that a change of its code does not install the packages again. Files for a compiler are left out.
+# /context holds pyproject.toml, the constraints with exact versions, and a folder of preferred wheels. The optional
+# build secret `ca` holds the certificates to trust. The project itself follows as a wheel, so that a change of its code
+# keeps this layer. Headers and static libraries are removed.
 set -eu
 venv=$1 constraints=$2; shift 2
 [ ! -s /run/secrets/ca ] || export PIP_CERT=/run/secrets/ca

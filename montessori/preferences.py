@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from montessori.errors import InputError, StageError
-from montessori.settings.schema import Split
+from montessori.settings.influence import Split
 
 Row = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from montessori.models import loading
 from montessori.preferences import positives
-from montessori.settings import schema
+from montessori.settings.influence import Preferences
 from tasks.build_preferences import read_scores
 from tasks.runtime import training
 from tasks.runtime.job import Job
@@ -17,7 +17,7 @@ from tasks.runtime.training import learn
 class Settings(training.Settings):
     """How the teacher is loaded and trained, and which of its outputs count as good."""
 
-    preferences: schema.Preferences
+    preferences: Preferences
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 from montessori.data.chat import user
 from montessori.data.rows import Row, write_rows
 from montessori.preferences import pair
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.influence import Preferences, Signal
 from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
     """How scores become pairs, and of what."""
 
-    preferences: schema.Preferences
+    preferences: Preferences
     outputs: Literal["instructions", "responses"] = "instructions"
 
 
@@ -32,7 +32,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     return asdict(summary)
 
 
-def read_scores(job: Job, signal: schema.Signal) -> tuple[list[Row], float | None]:
+def read_scores(job: Job, signal: Signal) -> tuple[list[Row], float | None]:
     """`id, influence, status` of each point, where `influence` is the signal, whichever it is; and I(∅)."""
     if signal == "rating":
         rows = job.rows("scores", "ratings.parquet")

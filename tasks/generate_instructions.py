@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from montessori.data.rows import write_rows
-from montessori.settings import schema
+from montessori.settings.generation import Instructions
 from montessori.synthesis import instructions
 from tasks.runtime.generation import Writing, asker, provenance
 from tasks.runtime.job import Job
@@ -13,7 +13,7 @@ from tasks.runtime.job import Job
 class Settings(Writing):
     """How many instructions, and how they are asked for and filtered."""
 
-    instructions: schema.Instructions
+    instructions: Instructions
     target: int
     prompt: str  # a hash of the prompt's wording
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from montessori.data.chat import user
 from montessori.data.rows import write_rows
-from montessori.settings import schema
+from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import number_from
 from tasks.runtime.generation import Writing, asker, provenance
 from tasks.runtime.job import Job
@@ -16,7 +16,7 @@ from tasks.runtime.job import Job
 class Settings(Writing):
     """How answers are sampled. How many shards there are is in the request."""
 
-    sampling: schema.Sampling
+    sampling: Sampling
     samples: int = 1  # of an instruction
     file: Literal["instructions.parquet", "probing.parquet"] = "instructions.parquet"  # of the input `instructions`
     limit: int | None = None  # the first instructions of the file

@@ -19,7 +19,8 @@ from montessori.errors import InputError
 from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, plan
 from montessori.influence.batches import Batch
 from montessori.models import loading
-from montessori.settings.schema import EstimatorName, Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.influence import EstimatorName
 from tasks import tokenize_points
 from tasks.runtime.inputs import describe, encode, fitting_budget, optimizer_step
 from tasks.runtime.job import Job

@@ -14,7 +14,7 @@ from montessori.data.rows import write_rows
 from montessori.influence import plan
 from montessori.influence.batches import Batch
 from montessori.models import loading
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from montessori.synthesis.instructions import number_from
 from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job

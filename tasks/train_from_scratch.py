@@ -9,15 +9,15 @@ from typing import Any
 
 from montessori.models import loading
 from montessori.pocket import scratch, world
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.models import Scratch
 from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
     """The model's shape and training, and how many conversations it learns from."""
 
-    scratch: schema.Scratch
+    scratch: Scratch
     prompt: str  # a hash of the prompt's wording, for a teacher
 
 

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from montessori.models import loading
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.models import Lora
+from montessori.settings.training import Dpo
 from montessori.training.dpo import optimise
 from tasks.runtime.job import Job
 
@@ -13,10 +14,10 @@ from tasks.runtime.job import Job
 class Settings(Frozen):
     """How the teacher is loaded and trained."""
 
-    dpo: schema.Dpo
+    dpo: Dpo
     dtype: str
     max_length: int
-    lora: schema.Lora | None
+    lora: Lora | None
     trust_remote_code: bool
 
 

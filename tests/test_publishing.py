@@ -7,7 +7,7 @@ import pytest
 from montessori import publishing
 from montessori.errors import InputError
 from montessori.reporting import public
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 
 DIGEST = "9c1e" * 16
 

@@ -24,7 +24,8 @@ from montessori.extras import require
 from montessori.models import folder
 from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
-from montessori.settings.schema import Compute, DataSource
+from montessori.settings.data import DataSource
+from montessori.settings.execution import Compute
 from montessori.settings.score import Scoring
 
 KINDS = (".jsonl", ".parquet")

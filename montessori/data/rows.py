@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from montessori.data.chat import Message, user
 from montessori.errors import InputError
 from montessori.extras import require
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 Row = dict[str, Any]
 FILE_TYPES = {".jsonl", ".json", ".parquet", ".gz"}

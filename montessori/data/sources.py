@@ -14,7 +14,8 @@ from montessori.artifacts.store import sha256
 from montessori.data import rows as data
 from montessori.errors import InputError
 from montessori.models import folder
-from montessori.settings.schema import DataSource, Settings
+from montessori.settings.data import DataSource
+from montessori.settings.run import Settings
 
 POCKET = "pocket"
 STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # montessori.influence.adamw, which brings torch

@@ -2,7 +2,7 @@
 
     from montessori.data import chat, rows
     from montessori.models import loading
-    from montessori.settings.schema import DataSource
+    from montessori.settings.data import DataSource
 
     model, tokenizer = loading.load_model("warm/model"), loading.load_tokenizer("warm/model")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from montessori.correlation import spearman
 from montessori.preferences import threshold
-from montessori.settings.schema import Split
+from montessori.settings.influence import Split
 
 SAMPLES_OF_A_PROMPT = 4  # as the method draws them; points without prompts are taken in fours, in order
 

@@ -51,7 +51,7 @@ from montessori.influence.reference import reference_gradient
 from montessori.influence.score import Estimator, Score
 from montessori.influence.taylor import Taylor
 from montessori.models import loading
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.errors import InputError, StageError
 from montessori.models import folder as checks
-from montessori.settings.schema import Lora
+from montessori.settings.models import Lora
 
 ADAPTER = "adapter"
 

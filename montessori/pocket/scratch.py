@@ -16,7 +16,7 @@ from montessori import progress
 from montessori.data.chat import Example, Message, encode, user
 from montessori.errors import InputError, StageError
 from montessori.pocket.muon import Muon
-from montessori.settings.schema import Scratch
+from montessori.settings.models import Scratch
 from montessori.synthesis.prompts import few_shot, teacher_output
 
 Conversation = list[Message]

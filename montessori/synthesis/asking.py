@@ -12,11 +12,12 @@ from functools import partial
 
 from montessori import progress
 from montessori.artifacts import Journal
-from montessori.artifacts.journal import Entry
-from montessori.budget import Usage, dollars, reached, usage
+from montessori.artifacts.journal import Record
+from montessori.budget import Usage, dollars, over_limit, usage
 from montessori.data.chat import Message
 from montessori.errors import BudgetReached
-from montessori.settings.schema import Price, Sampling
+from montessori.settings.engines import Price
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Engine, Generation
 
 
@@ -112,7 +113,7 @@ class Asker:
             each = usage({name: used for name, used in self.usage.items() if name != "seconds"}).scaled(1 / asked)
         else:
             each = Usage(at_most.tokens, self._paid(at_most))
-        self._refused = reached(self._limits, self._spent(), each.scaled(under_way)) or ""
+        self._refused = over_limit(self._limits, self._spent(), each.scaled(under_way)) or ""
         return not self._refused
 
     def _spent(self) -> Usage:
@@ -134,11 +135,11 @@ def _key(prompt: Sequence[Message], seed: int) -> str:
     return hashlib.sha256(json.dumps([list(prompt), seed], sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _entry(key: str, seconds: float, answer: Answer) -> Entry:
+def _entry(key: str, seconds: float, answer: Answer) -> Record:
     # asdict would copy them, ten times as slowly
     texts = [{name: it for name, it in vars(one).items() if it is not None} for one in answer.generations]
     return {"key": key, "seconds": round(seconds, 6), **vars(answer), "generations": texts}
 
 
-def _answer(entry: Entry) -> Answer:
+def _answer(entry: Record) -> Answer:
     return Answer([Generation(**text) for text in entry["generations"]], entry["prompt_tokens"], entry["cut"])

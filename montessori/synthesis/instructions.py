@@ -15,7 +15,7 @@ from typing import Any
 from montessori.data.chat import Message
 from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
-from montessori.settings.schema import Instructions, Sampling
+from montessori.settings.generation import Instructions, Sampling
 from montessori.synthesis import prompts
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.engines import Answer, Generation

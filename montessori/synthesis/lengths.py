@@ -16,7 +16,8 @@ from montessori.data import rows
 from montessori.data.chat import Message, render_prompt, user
 from montessori.data.rows import Row
 from montessori.extras import require
-from montessori.settings.schema import Scratch, Settings
+from montessori.settings.models import Scratch
+from montessori.settings.run import Settings
 from montessori.synthesis.instructions import prompt_for
 from montessori.synthesis.parsing import instruction_of
 from montessori.synthesis.prompts import teacher_output

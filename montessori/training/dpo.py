@@ -18,7 +18,7 @@ from trl import DPOConfig, DPOTrainer
 
 from montessori.data.chat import encode
 from montessori.errors import StageError
-from montessori.settings.schema import Dpo
+from montessori.settings.training import Dpo
 from montessori.training import fsdp
 from montessori.training.trainer import Row, hold_in_float32, train
 

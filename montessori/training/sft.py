@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from montessori.data.chat import Example
 from montessori.errors import StageError
 from montessori.influence.adamw import OptimizerState
-from montessori.settings.schema import Training
+from montessori.settings.training import Training
 from montessori.training.fsdp import IGNORED
 from montessori.training.trainer import Row, hold_in_float32, train
 

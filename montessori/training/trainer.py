@@ -33,7 +33,7 @@ from montessori import progress
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import trainable_parameters
 from montessori.models.loading import seeded
-from montessori.settings.schema import Training
+from montessori.settings.training import Training
 from montessori.training import fsdp
 
 Row = dict[str, float]

@@ -7,7 +7,7 @@ from typing import Any
 
 from montessori.data.chat import Message
 from montessori.data.rows import write_rows
-from montessori.settings import schema
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import number_from
 from tasks.runtime.generation import Writing, asker, chat_template
@@ -17,7 +17,7 @@ from tasks.runtime.job import Job
 class Settings(Writing):
     """How answers are sampled. How many shards there are is in the request."""
 
-    sampling: schema.Sampling
+    sampling: Sampling
     temperatures: dict[str, float] | None = None  # by category, in place of the sampling's; MT-Bench has such
 
 
@@ -68,6 +68,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _sampling(settings: Settings, category: str | None) -> schema.Sampling:
+def _sampling(settings: Settings, category: str | None) -> Sampling:
     own = (settings.temperatures or {}).get(category or "")
     return settings.sampling if own is None else settings.sampling.model_copy(update={"temperature": own})

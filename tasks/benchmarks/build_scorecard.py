@@ -10,14 +10,14 @@ from typing import Any
 
 from montessori.artifacts import identity
 from montessori.data.rows import Row, read_rows
-from montessori.evaluation import agreement, alpaca, duels, examples, harness, mt_bench
+from montessori.evaluation import agreement, alpaca, harness, mt_bench, verdicts
 from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
 from montessori.evaluation.metrics import linearised, measure
-from montessori.evaluation.subjects import compared_with
+from montessori.evaluation.subjects import default_baseline
 from montessori.reporting.scorecard import page
 from montessori.reporting.text import count, listed
 from montessori.settings import files
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from montessori.settings.suite import Suite
 from tasks.runtime.generation import PLAIN_TEMPLATE
 from tasks.runtime.job import Job, location
@@ -129,7 +129,7 @@ class _Gathered:
             unreadable = sum(row["grade"] is None for row in rows)
             if unreadable < len(rows):
                 self.scores[model, "mt_bench"] = mt_bench.score(rows)
-                self.examples += examples.graded(model, rows)
+                self.examples += verdicts.graded_examples(model, rows)
             else:
                 self.missing[model, "mt_bench"] = UNREAD
             self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
@@ -196,7 +196,7 @@ class _Gathered:
         if unreadable == len(rows):
             self.missing |= dict.fromkeys([(model, key) for key in WIN_RATES], UNREAD)
             return
-        rates = alpaca.win_rates(rows, model, baseline, judge, self._difficulties())
+        rates = alpaca.win_rates(rows, model=model, baseline=baseline, judge=judge, difficulties=self._difficulties())
         drawn = f"which answer is A drawn by seed {self._suite.seed}"
         columns = [
             Column(
@@ -236,7 +236,7 @@ class _Gathered:
                 f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
                 f"teacher that was selected on them is measured on the others alone in the column {name}"
             )
-        self.examples += examples.compared(model, baseline, rows)
+        self.examples += verdicts.compared_examples(model, baseline, rows)
 
     def _rows(self, name: str, file: str) -> Iterator[tuple[str, list[Row]]]:
         for number, model in enumerate(self._settings.models):
@@ -295,7 +295,7 @@ def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
         if name.endswith(":duel"):
             left, right, _ = name.split(":")
             rows = job.rows(name, "verdicts.parquet")
-            yield duels.duel(settings.models[int(left)], settings.models[int(right)], rows)
+            yield verdicts.duel(settings.models[int(left)], settings.models[int(right)], rows)
 
 
 def _overlaps(job: Job) -> Iterator[Overlap]:
@@ -309,18 +309,18 @@ def _overlaps(job: Job) -> Iterator[Overlap]:
 def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
     if not job.has("people"):
         return None
-    pairs = agreement.people(location(job.request.inputs["people"][0]))
+    pairs = agreement.read_pairs(location(job.request.inputs["people"][0]))
     verdicts = job.rows("people:verdicts", "verdicts.parquet")
     if all(row["preference"] is None for row in verdicts):
         return None  # as its other verdicts' warnings say
-    return agreement.ability(_judge(suite) or "", pairs, verdicts)
+    return agreement.measure_judge(_judge(suite) or "", pairs, verdicts)
 
 
 def _baseline(settings: Settings) -> str | None:
     """Whom the models are compared with: one of them, also where win rates are against answers of others."""
     if len(settings.models) < 2 or settings.baseline in settings.models:
         return settings.baseline if settings.baseline in settings.models else None
-    return compared_with(settings.models)
+    return default_baseline(settings.models)
 
 
 def _judge(suite: Suite) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import number_from
 from tasks.runtime.generation import Judging, asker
 from tasks.runtime.job import Job
@@ -58,10 +58,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             max_tokens=min(settings.max_tokens, judging.LETTER_TOKENS),
             top_logprobs=judging.TOP_LOGPROBS,
         ),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     rows = [
         {

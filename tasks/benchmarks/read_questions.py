@@ -13,7 +13,8 @@ from montessori.data import rows as data
 from montessori.data.chat import prompt_of
 from montessori.data.rows import Row
 from montessori.errors import InputError
-from montessori.settings.schema import DataSource, Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.data import DataSource
 from tasks.runtime.job import Job, location
 
 Kind = Literal["alpaca_eval", "mt_bench"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
-from montessori.evaluation.paired import Losses, Test, compare
+from montessori.evaluation.paired import Losses, PairedTest, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.run import Refresh
 from tasks.reports.run import gather, summarise, write
 from tasks.runtime.job import Job
 
@@ -23,7 +23,7 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Compare the students of both teachers on the reference set, and tell of it as of a run."""
-    level = schema.Refresh.model_validate(settings.run["refresh"]).level
+    level = Refresh.model_validate(settings.run["refresh"]).level
     test = _compare(job, "reference")
     held_out = _compare(job, "test") if job.has("test") else None
     better = test.p_value < level
@@ -48,7 +48,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     return write(found, summary, job.out)
 
 
-def _compare(job: Job, points: str) -> Test:
+def _compare(job: Job, points: str) -> PairedTest:
     """The test on the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
     losses: dict[str, list[Losses]] = {CHAMPION: [], CHALLENGER: []}
     for name in job.request.inputs:
@@ -68,7 +68,7 @@ def _check(student: str, rows: list[Row]) -> None:
         raise StageError(f"{student}: its student's loss on example {bad['id']} is {bad['loss']}: nothing to compare")
 
 
-def _verdict(test: Test, held_out: Test | None, better: bool, level: float) -> list[str]:
+def _verdict(test: PairedTest, held_out: PairedTest | None, better: bool, level: float) -> list[str]:
     """What was found, in sentences."""
     pairs = "one pair of students" if test.seeds == 1 else f"{test.seeds} pairs of students"
     seeds = "without" if test.seeds == 1 else "with"
@@ -83,6 +83,6 @@ def _verdict(test: Test, held_out: Test | None, better: bool, level: float) -> l
     return sentences
 
 
-def _lower(test: Test) -> str:
+def _lower(test: PairedTest) -> str:
     word = "lower" if test.difference >= 0 else "higher"
     return f"{abs(test.difference):.3g} ± {test.standard_error:.2g} nats/token {word}"

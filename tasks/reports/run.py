@@ -13,8 +13,9 @@ from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.reporting import data as report
 from montessori.reporting import page, tables
-from montessori.settings import files, schema
-from montessori.settings.schema import Frozen
+from montessori.settings import files
+from montessori.settings.base import Frozen
+from montessori.settings.run import Settings as RunSettings
 from tasks.runtime import estimate
 from tasks.runtime.job import Job
 
@@ -248,7 +249,7 @@ def _costs(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> li
     requests = {m["address"]: Request.model_validate(m["request"]) for m in manifests}
     before = min(manifest["made_by"]["time"] for manifest in manifests)
     try:
-        estimated, _ = estimate.estimate(schema.Settings.model_validate(run), requests, job.store, before)
+        estimated, _ = estimate.estimate(RunSettings.model_validate(run), requests, job.store, before)
     except InputError as error:  # a source that has moved since
         log.warning("no estimate to compare with: %s", error)
         return []
@@ -267,7 +268,7 @@ def _stage(manifest: dict[str, Any]) -> report.Stage:
         stage=request["stage"],
         address=manifest["address"],
         seconds=manifest["seconds"],
-        label=request["label"].partition(":")[0] if ":" in request["label"] else "",
+        label=Request.model_validate(request).who,
         shard=f"{index + 1} of {count}" if count > 1 else "",
         seed=request["seed"],
         bytes=sum(file["bytes"] for file in manifest["files"].values()),

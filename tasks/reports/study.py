@@ -12,8 +12,6 @@ from montessori.data.rows import Row, read_rows
 from montessori.evaluation import published
 from montessori.reporting.study import page
 from montessori.reporting.study.data import (
-    SYSTEMS,
-    TRANSFER,
     Cost,
     Duel,
     Example,
@@ -30,8 +28,8 @@ from montessori.reporting.study.data import (
 from montessori.reporting.study.figures import draw
 from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.settings import files
-from montessori.settings.schema import Frozen
-from montessori.settings.study import SELF_INSTRUCT
+from montessori.settings.base import Frozen
+from montessori.settings.study import SELF_INSTRUCT, SYSTEMS, TRANSFER
 from tasks.runtime import estimate
 from tasks.runtime.job import Job
 

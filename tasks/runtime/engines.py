@@ -11,8 +11,11 @@ from montessori.budget import price_of
 from montessori.data import sources
 from montessori.errors import InputError
 from montessori.extras import require
-from montessori.settings.schema import Budget, Compute, OpenAI, Rating, Settings
-from montessori.settings.suite import Judge, Suite
+from montessori.settings.engines import OpenAI
+from montessori.settings.execution import Budget, Compute
+from montessori.settings.judge import Judge, Rating
+from montessori.settings.run import Settings
+from montessori.settings.suite import Suite
 from tasks import registry
 from tasks.runtime.places import gpus
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.budget import dollars, price_of
-from montessori.settings.schema import Model, Settings
+from montessori.settings.models import Model
+from montessori.settings.run import Settings
 from montessori.synthesis.lengths import Lengths, expected
 from tasks.registry import TASKS, Cost
 

@@ -5,8 +5,9 @@ from typing import Literal
 from montessori import budget as spending
 from montessori.artifacts import identity
 from montessori.data.chat import DEFAULT_TEMPLATE
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Engine
 from tasks.runtime.job import Job
@@ -41,16 +42,16 @@ def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "gene
     assert job.journal, "the stage is registered as journaled"
     price = None
     if settings.engine == "openai":
-        endpoint = schema.OpenAI.model_validate(job.request.means["openai"])
+        endpoint = OpenAI.model_validate(job.request.means["openai"])
         price = spending.price_of(endpoint)
     budget = job.request.means.get("budget")
     if not budget:
         return Asker(lambda: _engine(job, settings, role, block), job.journal, price)
-    others = spending.others(job.store, budget, job.request.address)
+    others = spending.usage_of_others(job.store, budget, job.request.address)
     return Asker(lambda: _engine(job, settings, role, block), job.journal, price, budget["limits"], others)
 
 
-def provenance(job: Job, settings: Writing, sampling: schema.Sampling) -> dict[str, str]:
+def provenance(job: Job, settings: Writing, sampling: Sampling) -> dict[str, str]:
     """The columns that say of each row what wrote it; of a model's folder its hash, not its path."""
     (model,) = job.request.inputs["teacher"]
     return {"engine": settings.engine, "model": identity(model), "sampling": sampling.model_dump_json()}
@@ -70,7 +71,7 @@ def _engine(job: Job, settings: Writing, role: str, block: str) -> Engine:
     if settings.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 
-        return OpenAIEngine(schema.OpenAI.model_validate(job.request.means["openai"]), f"{block}openai")
+        return OpenAIEngine(OpenAI.model_validate(job.request.means["openai"]), f"{block}openai")
     from montessori.models.loading import load_model, load_tokenizer
 
     source = job.model(role)

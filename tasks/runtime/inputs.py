@@ -15,7 +15,7 @@ from montessori.errors import InputError
 from montessori.influence import GradientDescent, OptimizerState, Step, memory, trainable_parameters
 from montessori.influence.batches import Batch
 from montessori.models import loading
-from montessori.settings.schema import Training
+from montessori.settings.training import Training
 from tasks.runtime.job import Job, location
 
 

@@ -32,8 +32,8 @@ RESULT = "# hand\n\n| System | Reference loss |\n| --- | ---: |\n| Self-Instruct
 READ_BACK = """
 import json, sys
 from datasets import load_dataset
-from montessori import data
-from montessori.settings.schema import DataSource
+from montessori.data import rows as data
+from montessori.settings.data import DataSource
 source = DataSource(source="alice/points")
 found = {"rows": load_dataset("alice/points", split="train").to_list(), "seeds": data.read(source, "seeds")}
 open(sys.argv[1], "w").write(json.dumps(found))

@@ -13,7 +13,8 @@ from montessori.artifacts import Request
 from montessori.data import sources
 from montessori.errors import InputError
 from montessori.settings import files
-from montessori.settings.schema import Compute, Settings
+from montessori.settings.execution import Compute
+from montessori.settings.run import Settings
 from tasks.runtime import engines
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from montessori.errors import InputError
 from montessori.models import folder as checks
 from montessori.models import loading
-from montessori.settings.schema import Lora
+from montessori.settings.models import Lora
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
 

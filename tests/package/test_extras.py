@@ -12,7 +12,7 @@ from flows.commands import cli
 from montessori.artifacts import Folder, Request, open_store
 from montessori.errors import InputError, StageError
 from montessori.extras import LIBRARIES, require
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks import registry
 from tasks.runtime import worker
 from tasks.runtime.local import local_executor

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from montessori.artifacts import Folder, Request
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime import ranks
 from tasks.runtime.local import local_executor
 

@@ -5,7 +5,7 @@ from montessori.data.chat import encode, render_prompt, user
 from montessori.errors import InputError
 from montessori.models import loading
 from montessori.pocket import scratch, world
-from montessori.settings.schema import Scratch
+from montessori.settings.models import Scratch
 
 TINY = Scratch(vocabulary=400, hidden=32, layers=1, heads=2, context=128, steps=30, batch_size=4, learning_rate=1e-2)
 ROWS = [{"instruction": f"Name {n} towns in Spain.", "response": f"Madrid and {n} more."} for n in range(20)]

@@ -4,7 +4,7 @@ import pytest
 
 from montessori.errors import InputError
 from montessori.pocket import world
-from montessori.settings.schema import Instructions
+from montessori.settings.generation import Instructions
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
 

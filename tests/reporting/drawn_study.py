@@ -2,18 +2,8 @@
 
 import random
 
-from montessori.reporting.study.data import (
-    SYSTEMS,
-    Cost,
-    Duel,
-    Metric,
-    Result,
-    Scored,
-    StudentStep,
-    Study,
-    TeacherStep,
-    Texts,
-)
+from montessori.reporting.study.data import Cost, Duel, Metric, Result, Scored, StudentStep, Study, TeacherStep, Texts
+from montessori.settings.study import SYSTEMS
 
 LOSS = Metric("reference_loss", "Reference loss", "nats/token", lower_is_better=True)
 ACCURACY = Metric("accuracy", "Accuracy", "%", lower_is_better=False, scale=100.0)

@@ -3,16 +3,8 @@
 import random
 from dataclasses import replace
 
-from montessori.reporting.study.data import (
-    SYSTEMS,
-    Cost,
-    Example,
-    Metric,
-    Missing,
-    Published,
-    Result,
-    Study,
-)
+from montessori.reporting.study.data import Cost, Example, Metric, Missing, Published, Result, Study
+from montessori.settings.study import SYSTEMS
 
 HOSTILE = "50%_of $x & {y} \\input~^#<b>'\"`|*[z]--</td><script>alert(1)</script>é中😀\ud800\u202e"
 SEEDS = [0, 1, 2, 3, 4]

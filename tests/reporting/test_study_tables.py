@@ -27,10 +27,11 @@ from study_example import (
 from montessori.errors import InputError
 from montessori.reporting.scorecard import latex
 from montessori.reporting.study import numbers
-from montessori.reporting.study.data import SYSTEMS, Missing, Study
+from montessori.reporting.study.data import Missing, Study
 from montessori.reporting.study.findings import findings
 from montessori.reporting.study.rows import NO_RESULT, ablations, missing, standings, systems, transferred
 from montessori.reporting.study.tables import everything
+from montessori.settings.study import SYSTEMS
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from montessori.artifacts import Folder
 from montessori.budget import Usage
 from montessori.data.chat import user
 from montessori.errors import BudgetReached
-from montessori.settings.schema import Instructions, Price, Sampling
+from montessori.settings.engines import Price
+from montessori.settings.generation import Instructions, Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Answer, Generation, always
 
@@ -113,7 +114,7 @@ def test_progress_counts_what_was_there_before_too(tmp_path: Path):
     store, heard = Folder(tmp_path), []
     with store.journal(ADDRESS) as journal, pytest.raises(Died):
         ask(Asker(Teacher(dies_at=4).load, journal))
-    with store.journal(ADDRESS) as journal, progress.listening(lambda *report: heard.append(report[:3])):
+    with store.journal(ADDRESS) as journal, progress.send_to(lambda *report: heard.append(report[:3])):
         ask(Asker(Teacher().load, journal))
     assert heard == [(n, 10, "prompts") for n in range(4, 11)]
 
@@ -223,7 +224,7 @@ def test_progress_of_a_part_is_told_of_the_whole(tmp_path: Path):
     heard = []
     with (
         Folder(tmp_path).journal(ADDRESS) as journal,
-        progress.listening(lambda *report: heard.append(report[:3])),
+        progress.send_to(lambda *report: heard.append(report[:3])),
     ):
         Asker(Teacher().load, journal).ask(PROMPTS[:2], Sampling(), 2, SEEDS[:2], before=5, total=20)
     assert heard == [(n, 20, "prompts") for n in (5, 6, 7)]

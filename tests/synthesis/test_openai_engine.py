@@ -19,7 +19,8 @@ from endpoint import MODEL, Endpoint, Proxy, Reply, completion, error, likely_fi
 from montessori.artifacts.journal import FileJournal
 from montessori.data.chat import user
 from montessori.errors import BudgetReached, InputError
-from montessori.settings.schema import OpenAI, Price, Sampling
+from montessori.settings.engines import OpenAI, Price
+from montessori.settings.generation import Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import openai as module
 from montessori.synthesis.engines.openai import OpenAIEngine, Unavailable, _delay, _retry_after, _shares

@@ -7,7 +7,8 @@ import torch
 from montessori.data.chat import encode, user
 from montessori.errors import StageError
 from montessori.models import loading
-from montessori.settings.schema import Dpo, Lora
+from montessori.settings.models import Lora
+from montessori.settings.training import Dpo
 from montessori.training.dpo import optimise
 
 CHOSEN = "Practises sums.\n<instruction>Add two numbers and say whether the sum is even.</instruction>"

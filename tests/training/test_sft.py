@@ -11,7 +11,8 @@ from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import OptimizerState
 from montessori.models import loading
-from montessori.settings.schema import Lora, Training
+from montessori.settings.models import Lora
+from montessori.settings.training import Training
 from montessori.training.sft import fine_tune
 from montessori.training.trainer import ByLength, learning_rate_factor
 
@@ -137,7 +138,7 @@ def test_a_diverging_training_ends_with_what_to_change(tiny_llama, tiny_tokenize
 
 def test_progress_is_reported_step_by_step(tiny_llama, tiny_tokenizer):
     reports = []
-    with progress.listening(lambda *report: reports.append(report)):
+    with progress.send_to(lambda *report: reports.append(report)):
         fine_tune(tiny_llama(), tiny_tokenizer, examples(16), settings(), seed=0)
     assert [report[:3] for report in reports] == [(0, 2, "steps"), (1, 2, "steps"), (2, 2, "steps")]
     assert reports[-1][3].startswith("loss ")

@@ -6,9 +6,7 @@ failed, is missing.
 
 from dataclasses import dataclass, field
 
-SYSTEMS = ""  # the group of the systems themselves (table 1)
-TRANSFER = "transfer"  # of students that learn from another one's data
-ASIDE = "beside the tables"  # of what is only missing in figures or columns; every other group is an ablation (table 2)
+from montessori.settings.study import SYSTEMS
 
 
 @dataclass(frozen=True)

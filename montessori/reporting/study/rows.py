@@ -12,7 +12,8 @@ from montessori.errors import InputError
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Measure
 from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
-from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER, Metric, Missing, Result, Study
+from montessori.reporting.study.data import Metric, Missing, Result, Study
+from montessori.settings.study import ASIDE, SYSTEMS, TRANSFER
 
 NO_RESULT = "no result, and no error was kept"
 

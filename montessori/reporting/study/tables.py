@@ -21,7 +21,7 @@ from montessori.reporting.scorecard.layout import (
     span,
     written,
 )
-from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER, Cost, Metric, Study
+from montessori.reporting.study.data import Cost, Metric, Study
 from montessori.reporting.study.rows import (
     Row,
     Standing,
@@ -33,6 +33,7 @@ from montessori.reporting.study.rows import (
     transferred,
 )
 from montessori.reporting.text import compact, label, rough_duration, scientific
+from montessori.settings.study import ASIDE, SYSTEMS, TRANSFER
 
 SIGNS = {"better": "*", "worse": "†", None: ""}
 SHOWN = 160  # characters of an example's text; the page has all of it

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from montessori.data.chat import Message
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from montessori.data.chat import Message
 from montessori.errors import InputError
-from montessori.settings.schema import OpenAI, Sampling
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.window import Window
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from montessori.data.chat import Message, render_prompt
 from montessori.errors import InputError
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

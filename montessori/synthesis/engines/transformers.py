@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from montessori.data.chat import Message
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 

@@ -28,7 +28,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from montessori.data.chat import Message
 from montessori.errors import InputError
 from montessori.models.loading import hub_revision
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 

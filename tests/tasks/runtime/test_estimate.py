@@ -7,6 +7,7 @@ import pytest
 
 from flows.commands import cli
 from flows.methods.montessori_instruct import base
+from flows.requests.builder import NOBODY
 from flows.requests.run import plan
 from flows.requests.steps import Steps
 from montessori.artifacts import Folder, Request, Store
@@ -14,7 +15,7 @@ from montessori.data import sources
 from montessori.data.chat import render_prompt
 from montessori.pocket import scratch, world
 from montessori.settings import files
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from montessori.synthesis.instructions import prompt_for
 from montessori.synthesis.lengths import Lengths, expected
 from tasks.runtime import estimate as estimating
@@ -146,12 +147,12 @@ def test_a_teacher_that_is_stopped_takes_its_share_of_the_hours():
 
 def test_a_student_on_its_way_learns_from_a_share_of_its_training_set(tmp_path: Path):
     settings = settings_of("iterations=0", "training_size=300")
-    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
+    steps = Steps(settings, sources.addresses(settings))
     start = base(steps)
-    written = steps.instructions(start.writer, start.seeds, 300, "training", "")
-    pairs = steps.responses(start.writer, written, "")
-    steps.train_student(start.student, pairs, "")
-    steps.checkpoint(start.student, pairs, 0.5, "")
+    written = steps.instructions(start.writer, start.seeds, 300, "training", NOBODY)
+    pairs = steps.responses(start.writer, written, NOBODY)
+    steps.train_student(start.student, pairs, NOBODY)
+    steps.checkpoint(start.student, pairs, 0.5, NOBODY)
     lines = {line.stage: line for line in estimate(settings, steps.requests, Folder(tmp_path))[0]}
     whole, half = lines["student"].hours, lines["warm-up"].hours
     assert whole and half == pytest.approx(whole / 2)

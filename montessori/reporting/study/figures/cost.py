@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from montessori.reporting.data import Measure
 from montessori.reporting.figures.canvas import MUTED, Drawing, panels
-from montessori.reporting.study.data import SYSTEMS, Cost, Metric, Result, Study
+from montessori.reporting.study.data import Cost, Metric, Result, Study
 from montessori.reporting.study.figures.means import (
     Look,
     digits_of,
@@ -20,6 +20,7 @@ from montessori.reporting.study.figures.means import (
     written,
 )
 from montessori.reporting.text import both_ends, rough_duration
+from montessori.settings.study import SYSTEMS
 
 LINE = 0.21  # inches between names
 FRAME = 0.9  # inches of title and labels above and below a panel

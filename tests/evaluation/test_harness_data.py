@@ -11,7 +11,7 @@ import pytest
 
 from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError
-from montessori.evaluation import catalogue, local
+from montessori.evaluation import harness_data, harness_tasks
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
@@ -43,18 +43,18 @@ def save(path: Path, rows: list[Any]) -> Path:
 
 def refused(path: Path, task: str, **more: Any) -> str:
     with pytest.raises(InputError) as raised:
-        local.read(path, task, **more)
+        harness_data.read(path, task, **more)
     return str(raised.value)
 
 
 def count(path: Path, task: str) -> int:
-    return sum(len(rows) for rows in local.read(path, task).values())
+    return sum(len(rows) for rows in harness_data.read(path, task).values())
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
 def test_every_kind_of_file_gives_the_same_rows(name, tmp_path):
     rows = [MMLU, MMLU | {"question": 'Is "a, b"\none line?', "A": "0", "answer": "A"}]
-    assert local.read(save(tmp_path / name, rows), "mmlu") == {
+    assert harness_data.read(save(tmp_path / name, rows), "mmlu") == {
         "mmlu_virology": [
             {"question": "Which, then?", "choices": ["a", "b", "c", "d"], "answer": 1},
             {"question": 'Is "a, b"\none line?', "choices": ["0", "b", "c", "d"], "answer": 0},
@@ -77,14 +77,14 @@ def test_every_kind_of_file_gives_the_same_rows(name, tmp_path):
     ],
 )
 def test_rows_take_the_form_that_the_hub_has(task, row, expected, tmp_path):
-    ((name, (found,)),) = local.read(save(tmp_path / "a.jsonl", [row]), task).items()
+    ((name, (found,)),) = harness_data.read(save(tmp_path / "a.jsonl", [row]), task).items()
     assert name == task
     assert {column: found[column] for column in expected} == expected
 
 
 def test_mmlu_is_split_by_subject_and_a_subject_takes_its_own_rows(tmp_path):
     path = save(tmp_path / "a.csv", [MMLU, MMLU | {"subject": "anatomy"}, MMLU])
-    assert {name: len(rows) for name, rows in local.read(path, "mmlu").items()} == {
+    assert {name: len(rows) for name, rows in harness_data.read(path, "mmlu").items()} == {
         "mmlu_anatomy": 1,
         "mmlu_virology": 2,
     }
@@ -107,7 +107,7 @@ def test_mmlu_is_split_by_subject_and_a_subject_takes_its_own_rows(tmp_path):
 def test_real_files_are_read_whole(task, file, items):
     assert count(DATA / file, task) == items
     if task == "mmlu":
-        assert len(local.read(DATA / file, task)) == 57
+        assert len(harness_data.read(DATA / file, task)) == 57
 
 
 @pytest.mark.parametrize(
@@ -181,18 +181,20 @@ def test_a_column_of_two_kinds_is_refused_in_a_task_whose_form_is_not_known(tmp_
     path = save(tmp_path / "a.jsonl", [{"passage": "p", "label": 1}, {"passage": "q", "label": "yes"}])
     assert refused(path, "boolq").startswith(f"{path}: column label has values of more than one kind")
     path = save(tmp_path / "b.jsonl", [{"passage": "p"}, {"passage": "q", "label": "yes"}])
-    assert local.read(path, "boolq") == {"boolq": [{"passage": "p", "label": None}, {"passage": "q", "label": "yes"}]}
+    assert harness_data.read(path, "boolq") == {
+        "boolq": [{"passage": "p", "label": None}, {"passage": "q", "label": "yes"}]
+    }
 
 
 def test_the_subjects_are_those_of_the_harness():
-    _, index = catalogue.find("mmlu", "benchmarks.mmlu")
+    _, index = harness_tasks.find("mmlu", "benchmarks.mmlu")
 
     def members(name: str) -> set[str]:
         entry = index[name]
         within = {"GROUP": lambda: entry.cfg["task"], "TAG": lambda: entry.tags}.get(entry.kind.name)
         return set().union(*map(members, within())) if within else {name}
 
-    assert members("mmlu") == {f"mmlu_{subject}" for subject in local.SUBJECTS}
+    assert members("mmlu") == {f"mmlu_{subject}" for subject in harness_data.SUBJECTS}
 
 
 @pytest.mark.parametrize(
@@ -208,9 +210,9 @@ def test_the_subjects_are_those_of_the_harness():
 def test_nothing_of_a_task_changes_but_where_its_data_is(task, row, splits, tmp_path):
     from lm_eval.tasks import TaskManager
 
-    where, index = catalogue.find(task, "benchmarks.it")
-    items = local.read(save(tmp_path / "a.jsonl", [row, row]), task)
-    local.configure(index, items, items, tmp_path, "benchmarks.it")
+    where, index = harness_tasks.find(task, "benchmarks.it")
+    items = harness_data.read(save(tmp_path / "a.jsonl", [row, row]), task)
+    harness_data.configure(index, items, items, folder=tmp_path, field="benchmarks.it")
     changed: Row = TaskManager(include_defaults=False, include_path=[where, tmp_path]).task_index[task].cfg
     data = {key: changed.pop(key) for key in ("dataset_path", "dataset_name", "dataset_kwargs")}
     assert changed == {key: value for key, value in index[task].cfg.items() if not key.startswith("dataset_")}
@@ -219,8 +221,10 @@ def test_nothing_of_a_task_changes_but_where_its_data_is(task, row, splits, tmp_
 
 
 def test_a_task_that_makes_its_own_items_takes_no_file(tmp_path):
-    _, index = catalogue.find("squadv2", "benchmarks.it")
+    _, index = harness_tasks.find("squadv2", "benchmarks.it")
     with pytest.raises(
         InputError, match=r"it.task = squadv2: the harness makes its items itself; leave benchmarks.it.file away"
     ):
-        local.configure(index, {"squadv2": [{"question": "Which?"}]}, None, tmp_path, "benchmarks.it")
+        harness_data.configure(
+            index, {"squadv2": [{"question": "Which?"}]}, None, folder=tmp_path, field="benchmarks.it"
+        )

@@ -1,8 +1,7 @@
-"""The tasks of lm-evaluation-harness: found by name, checked against the settings, loaded with their data.
+"""Find, check and load the tasks of lm-evaluation-harness.
 
-In: a task's or group's name, a metric, a number of shots, perhaps files in place of the hub's data.
-Out: the harness's own task objects, ready for `harness.py`, and what a reader must know of them to trust a number; or
-beforehand, from the harness's configurations alone, whether they can be had. Errors name the benchmark's `field`.
+`load` returns the harness's own task objects for `harness.py`. `check` finds wrong settings beforehand, from the
+harness's configurations alone. Errors name the benchmark's settings `field`.
 """
 
 import difflib
@@ -19,18 +18,19 @@ from typing import Any, cast
 import numpy as np
 
 from montessori.errors import InputError, StageError
-from montessori.evaluation import local
+from montessori.evaluation import harness_data
 from montessori.settings.suite import Benchmark
 
 HUB_TIMEOUT_S = 10
-SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "few-shot": 1234}  # those of the command line `lm_eval`
+SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "few-shot": 1234}  # as the command line `lm_eval` sets them
 Task = Any  # lm_eval.api.task.Task
 
 
 def find(name: str, field: str) -> tuple[Path, Mapping[str, Any]]:
-    """The folder where the harness defines a task, and its index of that. Raises InputError where it has no such task.
+    """Return the folder where the harness defines a task, and the index of that folder.
 
-    To index all of its 14,000 tasks takes ten seconds, one folder nearly none; most benchmarks are named after theirs.
+    The index of all 14,000 tasks takes ten seconds, that of one folder nearly none. Most tasks have a folder of their
+    name. Raises InputError when the harness has no such task.
     """
     import lm_eval.tasks
 
@@ -48,10 +48,12 @@ def find(name: str, field: str) -> tuple[Path, Mapping[str, Any]]:
     return tasks, index
 
 
-def check(asked: Benchmark, field: str, items: local.Rows | None, examples: local.Rows | None) -> set[str]:
-    """Raise InputError as `load` does, as far as configurations tell: no data is loaded, nor torch.
+def check(
+    asked: Benchmark, field: str, items: harness_data.Rows | None, examples: harness_data.Rows | None
+) -> set[str]:
+    """Raise InputError as `load` does, as far as the configurations tell. This loads neither data nor torch.
 
-    `items` and `examples` are the rows of the benchmark's files. Returns the hub's data sets that it needs.
+    `items` and `examples` are the rows of the benchmark's files. Returns the hub datasets that the benchmark needs.
     """
     _, index = find(asked.task, field)
     _check_kind(index[asked.task], asked.metric, field, bool(items))
@@ -59,16 +61,16 @@ def check(asked: Benchmark, field: str, items: local.Rows | None, examples: loca
     for name in items or sorted(_members(asked.task, index)):
         config = index[name].cfg
         if items:
-            local.splits(index[name], items, examples, field)
-        if "class" in config:  # code of the task's own, which only `load` can ask
+            harness_data.splits(index[name], items, examples, field)
+        if "class" in config:  # code of the task, which only `load` runs
             continue
         if (known := _means(config)) is not None:
             unsafe, multimodal = config.get("unsafe_code"), config.get("doc_to_image") or config.get("doc_to_audio")
-            _check(name, asked.metric, known, bool(unsafe), bool(multimodal), field)
+            _check(name, asked.metric, known, unsafe=bool(unsafe), multimodal=bool(multimodal), field=field)
         shown = config.get("fewshot_config") or {}
         there = len(examples[name]) if items and examples and "samples" not in shown else None
         among = (shown.get("split") or config.get("fewshot_split")) == config.get("test_split")
-        _check_shots(name, asked.shots, config.get("num_fewshot"), there, among, field)
+        _check_shots(name, asked.shots, own=config.get("num_fewshot"), there=there, among=among, field=field)
         elsewhere = items or config.get("custom_dataset") or (config.get("dataset_kwargs") or {}).get("data_files")
         if not elsewhere and "dataset_path" in config:
             needed.add(config["dataset_path"])
@@ -76,15 +78,15 @@ def check(asked: Benchmark, field: str, items: local.Rows | None, examples: loca
 
 
 def check_hub(needed: Mapping[str, Collection[str]]) -> None:
-    """Raise InputError when the hub cannot be reached, and has data of which there is no local copy.
+    """Raise InputError when the hub cannot be reached and a needed dataset has no local copy.
 
-    `needed` has the data sets of each benchmark, by its field. Asks once; a data set that the hub does not give is for
-    `load` to tell.
+    `needed` holds the datasets of each benchmark, by its field. Asks the hub once. A dataset that the hub does not have
+    is left to `load`.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of whichever HTTP library the client uses
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # the error of the client's HTTP library
     missing = {field: name for field, names in needed.items() for name in names if not _copied(name)}
     if not missing:
         return
@@ -102,6 +104,7 @@ def check_hub(needed: Mapping[str, Collection[str]]) -> None:
 
 def load(
     name: str,
+    *,
     metric: str,
     shots: int,
     folder: Path,
@@ -109,28 +112,28 @@ def load(
     items: Path | None = None,
     examples: Path | None = None,
 ) -> dict[str, Task]:
-    """The task `name`, or the tasks of that group, by name, with `shots` examples before each item.
+    """Return the task `name`, or the tasks of the group `name`, by name, with `shots` examples before each item.
 
-    Data is the hub's, or that of the files `items` and `examples`; these are copied into `folder`, which must stay as
-    long as the tasks are used. Raises InputError when a setting or a file does not fit, StageError when the hub is out
-    of reach.
+    The data is the hub's, or that of the files `items` and `examples`, which are copied into `folder`. The folder must
+    stay as long as the tasks are used. Raises InputError when a setting or a file does not fit, StageError when the hub
+    cannot be reached.
     """
     from lm_eval.api.metrics import mean
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import set_torch_seed
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every prompt that it cuts
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every cut prompt
     where, index = find(name, field)
     _check_kind(index[name], metric, field, bool(items))
     names = [name]
     if items:
-        rows = local.read(items, name, f"{field}.file")
-        shown = local.read(examples, name, f"{field}.shots_file") if examples else None
+        rows = harness_data.read(items, name, f"{field}.file")
+        shown = harness_data.read(examples, name, f"{field}.shots_file") if examples else None
         if shots and not shown:
             raise InputError(f"{field}.shots_file is missing: {shots} examples are shown before each item of file")
-        local.configure(index, rows, shown, folder, field)
+        harness_data.configure(index, rows, shown, folder=folder, field=field)
         names = list(rows)
-    random.seed(SEEDS["random"])  # some tasks shuffle the choices of an item as they load it
+    random.seed(SEEDS["random"])  # some tasks shuffle an item's choices while they load it
     np.random.seed(SEEDS["numpy"])
     set_torch_seed(SEEDS["torch"])
     tasks = _load(TaskManager(include_defaults=False, include_path=[where, folder]), f"{field}.task = {name}", names)
@@ -138,15 +141,15 @@ def load(
         means = [each for each, function in task.aggregation().items() if function is mean]
         known = [f"{each},{filter.name}" for each in means for filter in task._filters]
         unsafe, multimodal = getattr(task, "UNSAFE_CODE", False), getattr(task, "MULTIMODAL", False)
-        _check(task.task_name, metric, known, unsafe, multimodal, field)
+        _check(task.task_name, metric, known, unsafe=unsafe, multimodal=multimodal, field=field)
         _show(task, shots, field)
     return tasks
 
 
 def describe(tasks: Mapping[str, Task], from_files: bool) -> dict[str, Any]:
-    """The harness's version, and of each task its version, its shots and its configuration, fit for JSON.
+    """Return the harness's version, and each task's version, shots and configuration, as JSON values.
 
-    Where data `from_files` lay is not in it.
+    With `from_files` the paths of the data are left out.
     """
     told = {}
     for name, task in tasks.items():
@@ -162,7 +165,7 @@ def describe(tasks: Mapping[str, Task], from_files: bool) -> dict[str, Any]:
 
 
 def _whole(name: str, index: Mapping[str, Any]) -> bool:
-    """Whether a task, or all that a group consists of, is in the index."""
+    """Tell whether a task, or each task of a group, is in the index."""
     entry = index.get(name)
     if entry is None or entry.kind.name != "GROUP":
         return entry is not None
@@ -170,7 +173,7 @@ def _whole(name: str, index: Mapping[str, Any]) -> bool:
 
 
 def _members(name: str, index: Mapping[str, Any]) -> set[str]:
-    """The tasks that a group consists of, of its groups too; of a task itself. Those without a name are left out."""
+    """Return the named tasks of a group and of the groups in it, or the task itself."""
     entry = index[name]
     within = {"GROUP": lambda: entry.cfg["task"], "TAG": lambda: entry.tags}.get(entry.kind.name)
     if not within:
@@ -180,7 +183,7 @@ def _members(name: str, index: Mapping[str, Any]) -> set[str]:
 
 
 def _copied(data_set: str) -> bool:
-    """Whether a data set is at hand without the hub: in the cache of `datasets`, or as a folder of that name."""
+    """Tell whether a dataset is in the cache of `datasets`, or a folder of that name exists."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -205,9 +208,9 @@ def _load(manager: Any, where: str, names: list[str]) -> dict[str, Task]:
 
 
 def _check_kind(entry: Any, metric: str, field: str, from_files: bool) -> None:
-    """Raise InputError unless this is a task, or a group that is averaged over all of its items, as by `harness.score`.
+    """Raise InputError unless this is a task, or a group averaged over all of its items as in `harness.score`.
 
-    Of the groups, MMLU's alone can be read `from_files`.
+    Of the groups, only MMLU can be read `from_files`.
     """
     from lm_eval.config.group import GroupConfig
 
@@ -227,7 +230,7 @@ def _check_kind(entry: Any, metric: str, field: str, from_files: bool) -> None:
 
 
 def _means(config: Mapping[str, Any]) -> list[str] | None:
-    """The metrics of a task that are means over items; None where functions of its own may be among them."""
+    """Return the metrics of a task that are means over items, or None when the task has code of its own."""
     from lm_eval.api.metrics import mean
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, get_aggregation, get_metric_aggregation
 
@@ -245,8 +248,8 @@ def _means(config: Mapping[str, Any]) -> list[str] | None:
     return [f"{name},{filter}" for name, function in averages.items() if function is mean for filter in filters]
 
 
-def _check(name: str, metric: str, known: Collection[str], unsafe: bool, multimodal: bool, field: str) -> None:
-    """Raise InputError unless the metric is one of the task and a mean over items, and text is all that it takes."""
+def _check(name: str, metric: str, known: Collection[str], *, unsafe: bool, multimodal: bool, field: str) -> None:
+    """Raise InputError unless the metric is a mean over items of the task, and the task needs only text."""
     if metric not in known:
         has = ", ".join(known) or "none that is a mean over items"
         raise InputError(f"{field}.metric = {metric}: {name} has {has}")
@@ -263,14 +266,15 @@ def _show(task: Task, shots: int, field: str) -> None:
     if own != 0:
         task.set_config("num_fewshot", shots)
     there = len(task.sampler.df) if shots and own != 0 else None
-    _check_shots(task.task_name, shots, own, there, task.fewshot_cfg.split == task.config.test_split, field)
+    among = task.fewshot_cfg.split == task.config.test_split
+    _check_shots(task.task_name, shots, own=own, there=there, among=among, field=field)
 
 
-def _check_shots(name: str, shots: int, own: int | None, there: int | None, among: bool, field: str) -> None:
-    """Raise InputError unless the examples suffice.
+def _check_shots(name: str, shots: int, *, own: int | None, there: int | None, among: bool, field: str) -> None:
+    """Raise InputError unless there are enough examples.
 
-    `own` is how many the task's configuration wants, `there` how many there are, if known, `among` whether the item
-    itself may be one of them.
+    `own` is the number in the task's configuration, and `there` the number of examples, if known. `among` tells whether
+    the item itself may be one of them.
     """
     if shots and own == 0:
         raise InputError(f"{field}.shots = {shots}: the harness shows no examples in {name}; set 0")
@@ -280,7 +284,7 @@ def _check_shots(name: str, shots: int, own: int | None, there: int | None, amon
 
 
 def _source(value: Any) -> str:
-    """A function of a task as its source."""
+    """Return the source of a task's function."""
     try:
         return inspect.getsource(value)
     except (TypeError, OSError):

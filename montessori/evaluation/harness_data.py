@@ -1,7 +1,7 @@
-"""Files of one's own in place of the hub's data, for machines that cannot reach it.
+"""Read local files in place of the hub's data, for machines that cannot reach the hub.
 
-In: JSONL, JSON, CSV or Parquet, gzip or not.  Out: rows as the hub has them, and copies of the harness's task
-configurations that read these and are otherwise unchanged.
+Files are JSONL, JSON, CSV or Parquet, gzip or not. Their rows get the hub's form. Copies of the harness's task
+configurations then read these rows and are otherwise unchanged.
 
     mmlu, mmlu_<subject>     subject, question, A to D (or choices), answer: a letter, or an index from 0
     arc_challenge, arc_easy  query, choices, gold; or the hub's question, choices {text, label}, answerKey
@@ -9,7 +9,7 @@ configurations that read these and are otherwise unchanged.
     hellaswag                activity_label, ctx_a, ctx_b, endings, label
     gpqa_…                   Question, Correct Answer, Incorrect Answer 1 to 3
 
-Rows of any other task are passed as they are.
+Rows of any other task stay as they are.
 """
 
 import csv
@@ -26,9 +26,9 @@ import pyarrow as pa
 from montessori.data.rows import Row, file_rows, write_rows
 from montessori.errors import InputError
 
-Rows = dict[str, list[Row]]  # by the name of the harness's task; of mmlu one a subject
+Rows = dict[str, list[Row]]  # by the harness's task, one for each subject of mmlu
 
-SUBJECTS = (  # of MMLU
+SUBJECTS = (  # MMLU's
     "abstract_algebra", "anatomy", "astronomy", "business_ethics", "clinical_knowledge", "college_biology",
     "college_chemistry", "college_computer_science", "college_mathematics", "college_medicine", "college_physics",
     "computer_security", "conceptual_physics", "econometrics", "electrical_engineering", "elementary_mathematics",
@@ -45,29 +45,29 @@ SUBJECTS = (  # of MMLU
 
 
 def read(file: str | Path, task: str, field: str = "file") -> Rows:
-    """The rows of a file in the hub's form, by task; needs neither models nor the harness.
+    """Return the rows of a file in the hub's form, by task. Needs neither models nor the harness.
 
     Raises InputError that names the settings field and file, or the file, line and column.
     """
     path = Path(file).expanduser()
     convert = _converter(task)
-    found: Rows = defaultdict(list)
+    by_task: Rows = defaultdict(list)
     for where, row in table_rows(path, field):
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with a field a column")
         name = _subtask(where, row, task)
         if name == task or task == "mmlu":
-            found[name].append(convert(where, row))
-    if not found:
+            by_task[name].append(convert(where, row))
+    if not by_task:
         raise InputError(f"{field}.source = {path}: no rows of {task}")
-    return {name: _alike(path, found[name]) for name in sorted(found)}
+    return {name: _alike(path, by_task[name]) for name in sorted(by_task)}
 
 
 def splits(entry: Any, items: Rows, shots: Rows | None, field: str) -> Rows:
-    """The rows of each split that the harness reads, for the task of its index whose `entry` is given.
+    """Return the rows of each split that the harness reads, for the task with this `entry` in its index.
 
-    `shots` are the examples that are shown first, `field` the benchmark's. Raises InputError for a task that takes its
-    data from elsewhere than files, or whose examples it would not find.
+    `shots` are the rows of few-shot examples, and `field` is the benchmark's. Raises InputError for a task whose data
+    do not come from files, or whose examples the harness would not find.
     """
     name, task = entry.name, entry.cfg
     if not entry.yaml_path or "class" in task or task.get("custom_dataset"):
@@ -86,12 +86,12 @@ def splits(entry: Any, items: Rows, shots: Rows | None, field: str) -> Rows:
         if shown:
             tables[shown] = examples
     elif shown and shown != measured:
-        tables[shown] = rows  # the harness reads the split even where no example is shown
+        tables[shown] = rows  # the harness reads the split even without examples
     return tables
 
 
-def configure(index: Mapping[str, Any], items: Rows, shots: Rows | None, folder: Path, field: str) -> None:
-    """Write data and configurations into `folder`, from where the harness's TaskManager takes them.
+def configure(index: Mapping[str, Any], items: Rows, shots: Rows | None, *, folder: Path, field: str) -> None:
+    """Write data and configurations into `folder`, where the harness's TaskManager reads them.
 
     `index` is the manager's. Raises InputError as `splits` does.
     """
@@ -111,7 +111,7 @@ def configure(index: Mapping[str, Any], items: Rows, shots: Rows | None, folder:
 
 
 def _splits(task: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Which split the harness measures, and of which it shows examples; None where they are in the configuration."""
+    """Return the split of the items, and that of the examples, or None where the configuration holds them."""
     measured = task.get("test_split") or task["validation_split"]
     examples = task.get("fewshot_config") or {}
     shown = examples.get("split") or task.get("fewshot_split")
@@ -121,7 +121,7 @@ def _splits(task: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def table_rows(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a file, CSV among the kinds, each behind where it stands. Raises InputError naming `field`."""
+    """Yield each row of a file, also CSV, after its place in the file. Raises InputError naming `field`."""
     if path.name.removesuffix(".gz").endswith(".csv"):
         return _csv_rows(path, field)
     return file_rows(path, field)
@@ -234,7 +234,7 @@ def _texts(where: str, row: Row, column: str, count: int | None = None) -> list[
 
 
 def _index(where: str, row: Row, column: str, letters: str) -> int:
-    """An answer given as an index from 0 or as a letter."""
+    """Return an answer given as an index from 0 or as a letter."""
     if row.get(column) is None:
         raise InputError(f"{where}: column {column} is missing")
     value = str(row.get(column)).strip()
@@ -249,7 +249,7 @@ def _index(where: str, row: Row, column: str, letters: str) -> int:
 
 
 def _alike(path: Path, rows: list[Row]) -> list[Row]:
-    """`rows` with the same columns, so that they make a table."""
+    """Return `rows` with the same columns, so that they form a table."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
         try:

@@ -4,7 +4,7 @@ import pytest
 
 from montessori.errors import InputError
 from montessori.evaluation.card import Duel
-from montessori.evaluation.duels import duel, outcomes
+from montessori.evaluation.verdicts import duel, outcomes
 
 
 def judged(**items):

@@ -1,6 +1,6 @@
-"""What a judge will cost, before it is asked: verdicts still to come, their tokens, and the price.
+"""Estimate the cost of a judge before it is asked: the verdicts to come, their tokens and the price.
 
-In: the plan.  Out: counts, and a sentence for the screen. Texts' lengths are assumed, since most are not written yet.
+The lengths of texts are assumptions, since most texts are not generated yet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,23 @@ from montessori.artifacts import Request, Store
 from montessori.budget import dollars, price_of
 from montessori.settings.suite import Suite
 
-QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80}  # of the hub's
-Counts = Mapping[str, int]  # of questions in files, by alpaca_eval, mt_bench and people
-ANSWER, QUESTION, WORDING = 350, 60, 180  # tokens; GPT-4-turbo's answers in AlpacaEval have 350 to 500
+QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80}  # in the hub's files
+Counts = Mapping[str, int]  # questions in local files, by alpaca_eval, mt_bench and people
+ANSWER, QUESTION, WORDING = 350, 60, 180  # tokens. GPT-4-turbo's answers in AlpacaEval have 350 to 500
 GRADE = 150  # tokens of a grade with its reason
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What is still to be asked of the judge."""
+    """The verdicts that the judge still has to give."""
 
     verdicts: int
-    read: int  # tokens
-    written: int
+    read: int  # tokens of prompts
+    written: int  # tokens of replies
 
 
-def expected(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> Cost:
-    """What the store does not have yet of all verdicts and grades."""
+def estimate(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> Cost:
+    """Return the cost of the verdicts and grades that are not in the store."""
     verdicts = read = written = 0
     for request in requests:
         if request.stage not in ("verdicts", "grades") or store.exists(request.address):
@@ -46,11 +46,11 @@ def expected(suite: Suite, requests: Sequence[Request], store: Store, counts: Co
     return Cost(verdicts, read, written)
 
 
-def sentence(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> str:
-    """Who judges, how much, and for how many dollars."""
+def describe(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> str:
+    """Return a sentence with the judge, the number of verdicts and the price."""
     judge = suite.judge
     assert judge, "it is asked for where there is one"
-    cost = expected(suite, requests, store, counts)
+    cost = estimate(suite, requests, store, counts)
     name = judge.openai.model if judge.engine == "openai" else judge.source
     said = f"judge  {name} ({judge.engine}): "
     if not cost.verdicts:
@@ -65,7 +65,7 @@ def sentence(suite: Suite, requests: Sequence[Request], store: Store, counts: Co
 
 
 def _questions(suite: Suite, request: Request, counts: Counts) -> int:
-    """How many questions a request is about, all of its shards together."""
+    """Return the number of questions of a request, over all of its shards."""
     kind = "mt_bench" if request.stage == "grades" else "alpaca_eval"
     if any(address.startswith("people/") for address in request.inputs.get("right", [])):
         kind = "people"
