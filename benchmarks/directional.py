@@ -16,8 +16,8 @@ import torch
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, OptimizerState, plan, reference_gradient
-from montessori.influence.float64 import in_float64
+from montessori.influence import Directional, OptimizerState, make_batches, reference_gradient
+from montessori.influence.fidelity import in_float64
 from montessori.influence.reference import example_loss
 from montessori.models import loading
 from montessori.settings.schema import DataSource
@@ -54,7 +54,7 @@ def main() -> None:
         columns[dtype] = []
         for change in CHANGES:
             directional = Directional(loading.load_model(folder, dtype), state, gradient, change=change)
-            scores = [score for batch in plan(points) for score in directional.score(batch)]
+            scores = [score for batch in make_batches(points) for score in directional.score(batch)]
             rate = state.learning_rate * (1 - state.beta1)
             errors = [(s.influence - directional.momentum_influence) / rate - slopes[s.id] for s in scores]
             columns[dtype].append(statistics.pstdev(errors) / spread)

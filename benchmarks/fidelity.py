@@ -23,9 +23,8 @@ import torch
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
-from montessori.influence.fidelity import agreement
-from montessori.influence.float64 import in_float64
+from montessori.influence import Directional, Exact, OptimizerState, Taylor, make_batches, reference_gradient
+from montessori.influence.fidelity import agreement, in_float64
 from montessori.models import loading
 from montessori.settings.schema import DataSource
 
@@ -74,8 +73,9 @@ def compare(student: Path, learning_rate: float | None, options: argparse.Namesp
     about = f"{student.parent.name} {student.name}, t = {state.step}"
     print(f"| {about} | {state.learning_rate:.0e} | *mean {mean:.1e}, deviation {spread:.1e}, I(∅) {momentum:.1e}* |")
     for name, estimator in estimators(student, state, reference, options):
-        scores = {s.id: s.influence for batch in plan(points) for s in estimator.score(batch)}
-        found = agreement([scores[id] for id in truth], values, estimator.momentum_influence, momentum)
+        scores = {s.id: s.influence for batch in make_batches(points) for s in estimator.score(batch)}
+        estimates = [scores[id] for id in truth]
+        found = agreement(estimates, values, momentum_estimate=estimator.momentum_influence, momentum_truth=momentum)
         print(
             f"| | | {name} | {found.spearman:.5f} | {found.pearson:.5f} | {found.sign_zero:.3f} "
             f"| {found.sign_momentum:.3f} | {found.sign_prompt_mean:.3f} | {found.pairs:.3f} |",
@@ -93,7 +93,7 @@ def estimators(
         yield f"taylor, {dtype}", Taylor(model, state, gradient)
         if dtype == "float32":
             narrow = {n: g.bfloat16() for n, g in gradient.items()}
-            yield "taylor, float32, moments and ∇L in bfloat16", Taylor(model, state.narrowed(torch.bfloat16), narrow)
+            yield "taylor, float32, moments and ∇L in bfloat16", Taylor(model, state.to(torch.bfloat16), narrow)
         yield f"directional, {dtype}", Directional(model, state, gradient, reference)
         if options.exact:
             yield f"exact, {dtype}", Exact(model, state, reference, narrow_weights=True)
@@ -112,7 +112,7 @@ def truths(
     missing = [e for e in points if e.id not in known]
     if missing or MOMENTUM not in known:
         with in_float64(loading.load_model(student / "model")) as wide, file.open("a") as out:
-            exact = Exact(wide, state.narrowed(torch.float64), reference)
+            exact = Exact(wide, state.to(torch.float64), reference)
 
             def keep(id: str, influence: float) -> None:
                 known[id] = influence

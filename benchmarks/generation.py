@@ -36,8 +36,9 @@ from montessori.settings import files, schema
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.engines.openai import OpenAIEngine
 from montessori.synthesis.engines.transformers import TransformersEngine
-from montessori.synthesis.instructions import number_from, prompt_for
-from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from montessori.synthesis.filters import rejection_reason
+from montessori.synthesis.instructions import build_prompt, stable_seed
+from montessori.synthesis.prompts import parse_instruction
 from tasks.runtime import worker
 
 BATCH = 16  # of the original's loop
@@ -50,7 +51,14 @@ from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 source, dtype, asked = sys.argv[1], sys.argv[2], json.load(sys.stdin)
 started = time.monotonic()
-engine = VllmEngine(source, load_tokenizer(source), dtype, False, None, 0.9)
+engine = VllmEngine(
+    source,
+    load_tokenizer(source),
+    dtype=dtype,
+    trust_remote_code=False,
+    context=None,
+    gpu_memory_utilization=0.9,
+)
 loaded = time.monotonic()
 sampling = Sampling(**asked["sampling"])
 answers = list(engine.generate(asked["prompts"], sampling, asked["samples"], range(len(asked["prompts"]))))
@@ -99,7 +107,7 @@ def _transformers(settings: schema.Settings, teacher: str) -> TransformersEngine
 def _engines(settings: schema.Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
     """Tokens a second of each."""
     asked = settings.instructions
-    prompts = [prompt_for(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
+    prompts = [build_prompt(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
     print(f"{len(prompts)} prompts, {asked.samples_per_prompt} texts each, {options.threads} threads\n")
     print("| engine | tokens | s | tokens/s | loading, s |\n| --- | ---: | ---: | ---: | ---: |")
     started = time.monotonic()
@@ -182,18 +190,18 @@ def _literal(settings: schema.Settings, engine: TransformersEngine, seeds: list[
     kept: list[str] = []
     scoring, number = 0.0, 0
     while len(kept) < target:
-        prompts = [prompt_for(f"literal-{number + n}", seeds, kept, asked) for n in range(BATCH)]
+        prompts = [build_prompt(f"literal-{number + n}", seeds, kept, asked) for n in range(BATCH)]
         number += BATCH
         answers = engine.generate(
             [prompt["messages"] for prompt in prompts],
             asked.sampling,
             asked.samples_per_prompt,
-            [number_from(prompt["id"]) for prompt in prompts],
+            [stable_seed(prompt["id"]) for prompt in prompts],
         )
         for i, answer in sorted(answers, key=lambda item: item[0]):
             for generation in answer.generations:
-                text = instruction_of(generation.text)
-                if text is None or reason_to_reject(text, asked) or len(kept) == target:
+                text = parse_instruction(generation.text)
+                if text is None or rejection_reason(text, asked) or len(kept) == target:
                     continue
                 before = time.monotonic()
                 with multiprocessing.Pool(POOL) as pool:

@@ -32,7 +32,7 @@ from montessori.influence import (
     Exact,
     OptimizerState,
     Taylor,
-    plan,
+    make_batches,
     reference_gradient,
 )
 from montessori.influence.reference import example_losses
@@ -139,7 +139,7 @@ def estimators(
     started = time.perf_counter()
     gradient, _ = reference_gradient(model, reference, options.token_budget)
     print(f"∇L, once a student: {time.perf_counter() - started:.1f} s")
-    batches = plan(points, options.token_budget)
+    batches = make_batches(points, options.token_budget)
     parameters = list(model.parameters())
     taylor, directional = Taylor(model, state, gradient), Directional(model, state, gradient, reference)
     exact = Exact(model, state, reference, options.token_budget, narrow_weights=True)
@@ -268,7 +268,7 @@ def growth(
 def about(model: Any, points: list[Example], reference: list[Example], options: argparse.Namespace) -> str:
     """What is measured."""
     lengths = [len(e.input_ids) for e in points]
-    padded = sum(len(b) * max(len(e.input_ids) for e in b) for b in plan(points, options.token_budget))
+    padded = sum(len(b) * max(len(e.input_ids) for e in b) for b in make_batches(points, options.token_budget))
     return (
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.dtype}, {options.device}, "
         f"{options.threads} threads; {len(points)} points of {statistics.fmean(lengths):.0f} tokens, padding "

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
-from montessori.influence.memory import Memory, Tracker, Work, estimate
+from montessori.influence import Directional, Exact, OptimizerState, Taylor, make_batches, reference_gradient
+from montessori.influence.memory import Memory, MemoryTracker, Work, estimate_memory
 from montessori.models import loading
 from montessori.settings.schema import DataSource
 
@@ -61,12 +61,13 @@ def print_shape(source: Path) -> None:
             with torch.device("meta"):
                 config = AutoConfig.from_pretrained(source)
                 model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-            found = estimate(loading.without_storage(model), work, getattr(torch, state))
+            found = estimate_memory(loading.without_storage(model), work, getattr(torch, state))
             passes = found.points or found.reference
             assert passes is not None
             print(
-                f"| {source.name} | {work} | {dtype} | {state} | {found.kept / 1e9:.1f} GB "
-                f"| {found.aside / 1e9:.1f} GB | {passes.per_token / 1e6:.2f} MB | {passes.per_answer / 1e6:.2f} MB |"
+                f"| {source.name} | {work} | {dtype} | {state} | {found.resident / 1e9:.1f} GB "
+                f"| {found.temporary / 1e9:.1f} GB "
+                f"| {passes.per_token / 1e6:.2f} MB | {passes.per_answer / 1e6:.2f} MB |"
             )
 
 
@@ -74,13 +75,13 @@ def compare(student: Path, options: argparse.Namespace) -> None:
     """The rows of one student."""
     tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
-    points = [e for batch in plan(points, options.token_budget)[-2:] for e in batch]  # the longest
+    points = [e for batch in make_batches(points, options.token_budget)[-2:] for e in batch]  # the longest
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
     for work in WORKS:
         for dtype, state in DTYPES:
             if work == "gradient" and state == "bfloat16":
                 continue
-            memory = estimate(loading.skeleton(student / "model", dtype), work, getattr(torch, state))
+            memory = estimate_memory(loading.skeleton(student / "model", dtype), work, getattr(torch, state))
             formula = memory.peak(points, reference, options.token_budget)
             found = measure(memory, student, dtype, getattr(torch, state), points, reference, options.token_budget)
             print(
@@ -102,7 +103,7 @@ def measure(
     """The peak of the real work, bytes; loading the student and its state is not part of it."""
     model = loading.load_model(student / "model", dtype)
     wide = OptimizerState.load(student, loading.device())
-    step = wide if memory.work == "gradient" else wide.narrowed(state_dtype)
+    step = wide if memory.work == "gradient" else wide.to(state_dtype)
     del wide
     gradient: dict[str, torch.Tensor] = {}
     if memory.work in ("taylor", "directional"):
@@ -111,7 +112,7 @@ def measure(
     on_gpu = loading.device().type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         tracker.watch([*model.parameters(), *model.buffers(), *gradient.values()])
         tracker.watch([*step.exp_avg.values(), *step.exp_avg_sq.values()])
         work(memory.work, model, step, gradient, points, reference, token_budget)
@@ -141,7 +142,7 @@ def work(
         estimator = Directional(model, step, gradient, reference) if directional else Taylor(model, step, gradient)
         if directional:
             gradient.clear()  # as when the function that built the estimator returns
-    for batch in plan(points, token_budget):
+    for batch in make_batches(points, token_budget):
         estimator.score(batch)
     _ = estimator.momentum_influence
 

@@ -1,1 +1,1 @@
-"""A small world, and a teacher and a student built from nothing, for machines without a GPU."""
+"""A small world, and a teacher and a student trained from scratch, for machines without a GPU."""
