@@ -9,7 +9,7 @@ from montessori.settings import schema
 from montessori.settings.schema import Frozen
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.journaled_engine import JournaledEngine
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 PLAIN_TEMPLATE = "Montessori default"
 
