@@ -771,7 +771,7 @@ def test_an_engine_whose_answers_were_given_up_can_be_asked_again():
 # --- With the journal -------------------------------------------------------------------------------------------------
 
 
-def journaled(server, journal, **limits):
+def with_journal(server, journal, **limits):
     return JournaledEngine(lambda: engine(server), journal, **limits)
 
 
@@ -796,10 +796,10 @@ class Full(FileJournal):
 def test_after_a_journal_that_failed_only_what_is_missing_is_asked_for(tmp_path):
     with Endpoint() as endpoint:
         with closing(Full(tmp_path)) as journal, pytest.raises(OSError, match="no space"):
-            ask_all(journaled(endpoint, journal), 200)
+            ask_all(with_journal(endpoint, journal), 200)
         before = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
         with closing(FileJournal(tmp_path)) as journal:
-            again = journaled(endpoint, journal)
+            again = with_journal(endpoint, journal)
             assert ask_all(again, 200) == [expected(i) for i in range(200)]
         kept = [i for i in range(200) if expected(i)[0] in before]
         assert len(kept) == len(before) == 40
@@ -816,7 +816,7 @@ from test_openai_engine import *
 class Server:
     url = sys.argv[2]
 
-ask_all(journaled(Server, FileJournal(Path(sys.argv[3]))), 200)
+ask_all(with_journal(Server, FileJournal(Path(sys.argv[3]))), 200)
 """
 
 
@@ -841,7 +841,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
         before = Counter(map(number, endpoint.asked))
         journaled = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
         with closing(FileJournal(tmp_path)) as journal:
-            assert ask_all(journaled(endpoint, journal), 200) == [expected(i) for i in range(200)]
+            assert ask_all(with_journal(endpoint, journal), 200) == [expected(i) for i in range(200)]
         again = Counter(map(number, endpoint.asked)) - before
     kept = {i for i in range(200) if expected(i)[0] in journaled}
     assert 50 < len(kept) == len(journaled) <= 120
@@ -853,7 +853,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
 def test_a_budget_begins_no_more_and_keeps_those_under_way(tmp_path, limits):
     price = Price(input=1, output=10)  # 5 tokens read and about 8 written: 85e-6 dollars
     with Endpoint() as endpoint, closing(FileJournal(tmp_path)) as journal:
-        limited = journaled(endpoint, journal, price=price, limits=limits)
+        limited = with_journal(endpoint, journal, price=price, limits=limits)
         with pytest.raises(BudgetReached):
             ask_all(limited, 1000)
         assert sorted(map(number, endpoint.asked)) == list(range(len(journal.entries())))
