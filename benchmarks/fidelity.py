@@ -1,11 +1,12 @@
-"""How well does each estimator agree with influence as defined, computed in float64?
+"""Measure the agreement of each estimator with influence by definition, computed in float64.
 
     .venv/bin/python benchmarks/fidelity.py --student students/3m/warm --data students/points.jsonl \\
         --reference reference.jsonl --points 200 [--learning-rate 5e-6 5e-5 5e-4] [--max-length 256]
         [--reference-rows 256] [--dtypes float32 bfloat16] [--truth DIR]
 
-A student is a folder with `model/` and an optimiser state (benchmarks/students.py makes some). The truth takes hours
-for a large student: it is kept point by point in DIR, and a second start goes on. Prints a table of docs/results.md.
+A student is a folder with `model/` and an optimizer state (benchmarks/students.py trains some). The float64 influences
+take hours for a large student. They are stored point by point in DIR, and a second start continues. Prints a table of
+docs/results/influence.md.
 """
 
 import argparse
@@ -33,7 +34,7 @@ MOMENTUM = "the step without a gradient"
 
 
 def main() -> None:
-    """One table for each student and learning rate."""
+    """Print a table for each student and learning rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, nargs="+", required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def compare(student: Path, learning_rate: float | None, options: argparse.Namespace) -> None:
-    """The rows of one student at one learning rate."""
+    """Print the rows of one student at one learning rate."""
     tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
@@ -86,7 +87,7 @@ def compare(student: Path, learning_rate: float | None, options: argparse.Namesp
 def estimators(
     student: Path, state: OptimizerState, reference: list[Example], options: argparse.Namespace
 ) -> Iterator[tuple[str, Any]]:
-    """What is compared with the truth."""
+    """Yield each estimator with its name."""
     for dtype in options.dtypes:
         model = loading.load_model(student / "model", dtype)
         gradient, _ = reference_gradient(model, reference)
@@ -102,7 +103,9 @@ def estimators(
 def truths(
     student: Path, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> Iterator[tuple[str, float]]:
-    """The influence of each point, and of the step without a gradient, by `Exact` in float64; kept as they come."""
+    """Return the influence of each point, and of the step without a gradient, by `Exact` in float64. Each is stored at
+    once.
+    """
     what = [str(student), state.learning_rate, [e.input_ids for e in [*reference, *points]]]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     file = options.truth / f"{student.parent.name}-{student.name}-{state.learning_rate:.0e}-{name}.jsonl"
@@ -131,7 +134,7 @@ def truths(
 
 
 def examples(tokenizer: Any, file: Path, limit: int, max_length: int) -> list[Example]:
-    """The first `limit` rows of `file`, as the student sees them."""
+    """Return the first `limit` rows of `file` as the student's tokens."""
     rows = data.read(DataSource(source=str(file), limit=limit), "data")
     return chat.encode_pairs(tokenizer, rows, max_length).examples
 

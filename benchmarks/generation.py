@@ -1,13 +1,14 @@
-"""How fast the teacher's side is: each engine on the same prompts, and the whole stage against the literal loop.
+"""Measure generation speed: each engine on the same prompts, and the whole stage against the literal loop.
 
     make vllm
     taskset -c 0,1 .venv/bin/python benchmarks/generation.py [--config montessori/configs/tiny.yaml] [--set key=value]…
         [--instructions 2000] [--prompts 512] [--threads 2] [--store DIR] [--skip-literal]
 
-Engines: tokens written a second over the same few-shot prompts, the loading of the model apart; of vLLM's server also
-what an endpoint adds. The stage: `instructions` as `montessori run` does it, and the share of its time that is not the
-engine's. The literal loop is like the original's: batches of 16 prompts, and for each candidate a pool of four
-processes that score it against everything accepted so far with rouge_score. Same engine, same teacher, same filters.
+Engines: generated tokens per second over the same few-shot prompts, with the time to load the model listed separately.
+For vLLM's server also the overhead of an endpoint. The stage: `instructions` as `montessori run` runs it, and the share
+of its time outside the engine. The literal loop works like the original's: batches of 16 prompts, and for each
+candidate a pool of four processes that compare it with all accepted instructions by rouge_score. Engine, teacher and
+filters are the same.
 """
 
 import argparse
@@ -68,7 +69,7 @@ SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def main() -> None:
-    """Both tables."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="montessori/configs/tiny.yaml")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -105,7 +106,7 @@ def _transformers(settings: schema.Settings, teacher: str) -> TransformersEngine
 
 
 def _engines(settings: schema.Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
-    """Tokens a second of each."""
+    """Print the tokens per second of each engine."""
     asked = settings.instructions
     prompts = [build_prompt(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
     print(f"{len(prompts)} prompts, {asked.samples_per_prompt} texts each, {options.threads} threads\n")
@@ -170,7 +171,7 @@ def _row(name: str, tokens: int, seconds: float, loading: float) -> None:
 
 
 def _stage(asked: Request, store: Store, threads: int) -> float:
-    """The stage from nothing, as a run does it."""
+    """Run the stage from an empty store, as a run does."""
     again = asked.model_copy(update={"seed": random.randrange(2**31)})  # its own address: nothing is cached
     started = time.monotonic()
     manifest = worker.run(again, store, threads)
@@ -184,7 +185,7 @@ def _stage(asked: Request, store: Store, threads: int) -> float:
 
 
 def _literal(settings: schema.Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
-    """The original's loop; its seconds."""
+    """Run the original's loop and return its seconds."""
     asked = settings.instructions
     started = time.monotonic()
     kept: list[str] = []

@@ -1,11 +1,11 @@
-"""How much memory do the estimators need, and does the formula of montessori/influence/memory.py foresee it?
+"""Measure the memory of the estimators, and compare it with the formula of montessori/influence/memory.py.
 
     .venv/bin/python benchmarks/memory.py --student students/3m/warm students/10m/warm --data students/points.jsonl \\
         --reference reference.jsonl [--points 256] [--reference-rows 32] [--max-length 256] [--token-budget 2048]
     .venv/bin/python benchmarks/memory.py --shape models/llama-8b   # the formula alone, from a model's config.json
 
-A student is a folder with `model/` and an optimiser state (benchmarks/students.py makes some). Measured is the
-largest sum of live tensors, on a GPU the allocator's peak. Prints tables of docs/results.md.
+A student is a folder with `model/` and an optimizer state (benchmarks/students.py trains some). The measure is the
+largest sum of live tensors, on a GPU the allocator's peak. Prints tables of docs/results/influence-memory.md.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DTYPES = (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32
 
 
 def main() -> None:
-    """A row for each student, estimator and pair of dtypes."""
+    """Print a row for each student, estimator and pair of dtypes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, nargs="*", default=[])
     parser.add_argument("--shape", type=Path, nargs="*", default=[])
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=2048)
     options = parser.parse_args()
     if options.shape:
-        print("| shape | estimator | weights | state | kept | aside | a token | an answer token |")
+        print("| shape | estimator | weights | state | resident | temporary | a token | an answer token |")
         print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
     for shape in options.shape:
         print_shape(shape)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def print_shape(source: Path) -> None:
-    """What the formula says of a model too large to be run here."""
+    """Print the formula for a model too large for this machine."""
     for work in WORKS:
         for dtype, state in (("bfloat16", "float32"), ("bfloat16", "bfloat16")):
             if work in ("exact", "gradient") and state == "bfloat16":
@@ -72,7 +72,7 @@ def print_shape(source: Path) -> None:
 
 
 def compare(student: Path, options: argparse.Namespace) -> None:
-    """The rows of one student."""
+    """Print the rows of one student."""
     tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
     points = [e for batch in make_batches(points, options.token_budget)[-2:] for e in batch]  # the longest
@@ -100,7 +100,7 @@ def measure(
     reference: list[Example],
     token_budget: int,
 ) -> int:
-    """The peak of the real work, bytes; loading the student and its state is not part of it."""
+    """Return the peak bytes of the real work, without loading the student and its state."""
     model = loading.load_model(student / "model", dtype)
     wide = OptimizerState.load(student, loading.device())
     step = wide if memory.work == "gradient" else wide.to(state_dtype)
@@ -128,7 +128,7 @@ def work(
     reference: list[Example],
     token_budget: int,
 ) -> None:
-    """What the stages do with a loaded student."""
+    """Run the work of the stages on a loaded student."""
     if kind == "gradient":
         found, _ = reference_gradient(model, reference, token_budget)
         _ = Taylor(model, step, found).momentum_influence
@@ -148,7 +148,7 @@ def work(
 
 
 def examples(tokenizer: Any, file: Path, limit: int, max_length: int) -> list[Example]:
-    """The first `limit` rows of `file`, as the student sees them."""
+    """Return the first `limit` rows of `file` as the student's tokens."""
     rows = data.read(DataSource(source=str(file), limit=limit), "data")
     return chat.encode_pairs(tokenizer, rows, max_length).examples
 

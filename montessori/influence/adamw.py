@@ -89,7 +89,7 @@ class OptimizerState:
             require_same_shapes(moments, parameters, "the optimiser state")
 
     def to(self, dtype: torch.dtype) -> Self:
-        """Return the same state with its moments in `dtype`. docs/results.md has the fidelity that bfloat16 costs."""
+        """Return the same state with its moments in `dtype`. docs/results/influence.md has the fidelity in bfloat16."""
         m, v = ({n: t.to(dtype) for n, t in moments.items()} for moments in (self.exp_avg, self.exp_avg_sq))
         return replace(self, exp_avg=m, exp_avg_sq=v)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from montessori.data.chat import Example
 
-TOKEN_BUDGET = 2048  # padded tokens in a batch; docs/results.md has the measured speed by budget
+TOKEN_BUDGET = 2048  # padded tokens in a batch; benchmarks/influence.py measures the speed
 LONGEST_TO_SHORTEST = 1.15  # the largest ratio of lengths in one batch, so that padding stays below a sixth
 SLACK_TOKENS = 8  # added to the ratio's limit, so that short examples still share a batch
 

@@ -30,7 +30,7 @@ from montessori.influence.score import Score, make_score
 from montessori.influence.step import Step
 
 # The step h changes the reference loss by this much (nats, to first order). With a smaller h the rounding of the losses
-# dominates the error, with a larger h the third derivative. docs/results.md has the measured error by this number.
+# dominates the error, with a larger h the third derivative. docs/results/influence.md has the error by this number.
 REFERENCE_LOSS_CHANGE = {torch.float64: 1e-4, torch.float32: 3e-3, torch.bfloat16: 3e-1}
 TYPICAL_EXAMPLES = 8  # q is the mean over so many examples; 32 gave the same agreement with `exact`
 

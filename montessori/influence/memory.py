@@ -17,8 +17,8 @@ batch with and without a backward pass:
 | gradient (∇L itself) | Pw + 12T | Tw | B(reference batch) + Gw |
 
 B is a·tokens + b·answer tokens. F is the larger of the two, with an a and a b of its own. A run of the student on
-tensors without storage gives a and b, so the formula holds for any architecture. docs/results.md compares it with
-measurements.
+tensors without storage gives a and b, so the formula holds for any architecture. docs/results/influence-memory.md
+compares it with measurements.
 """
 
 import logging

@@ -1,9 +1,9 @@
 """Compute influence to first order: I(x) ≈ −⟨∇L(θ), Δ(x)⟩, with the true step Δ(x).
 
 A point costs a forward and a backward pass on x and one pass over m, v and ∇L, whatever the size of the reference set.
-This estimator ranks points as `exact` does (docs/method.md has the measurement). Unlike `exact` it still does so with
-bfloat16 weights. No gradient is copied: each one is consumed as soon as the backward pass computes it. Source:
-Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ.
+This estimator ranks points as `exact` does (docs/results/influence.md has the measurement). Unlike `exact` it still
+does so with bfloat16 weights. No gradient is copied: each one is consumed as soon as the backward pass computes it.
+Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ.
 """
 
 import math
