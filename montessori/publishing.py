@@ -31,11 +31,8 @@ Manifest = dict[str, Any]
 Files = dict[str, bytes | Path]  # by their path in the repository
 
 PROVENANCE_VERSION = 2  # the first version of the stage `instructions` that records the origin of each row
-PUBLISHABLE = {
-    "method": "montessori",
-    "update": "instructions",
-    "signal": "influence",
-}  # runs that a card can describe
+# A card can describe only runs with these settings.
+PUBLISHABLE = {"method": "montessori", "update": "instructions", "signal": "influence"}
 ITERATION = "Montessori iteration {}"  # the system whose teacher is the run's input `{}:teacher`
 
 # The columns of the dataset: column → the artifact whose table has it, its name in that table, its meaning.
@@ -43,21 +40,25 @@ COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
     "id": ("pairs", "id", "the point's name"),
     "instruction": ("pairs", "instruction", "the instruction"),
     "response": ("pairs", "response", "the teacher's answer to it; empty where it gave none"),
-    "prompt_id": ("instructions", "prompt_id", "the prompt that it came from; others came from the same one"),
-    "round": ("instructions", "round", "the round in which it was asked for, from 0"),
-    "sample": ("instructions", "sample", "which of the answers to the prompt it is, from 0"),
-    "seed_ids": ("instructions", "seed_ids", "the seeds that the prompt shows"),
-    "prompt": ("instructions", "prompt", "the prompt itself, as chat messages"),
-    "raw": ("instructions", "raw", "all that the teacher wrote to it"),
-    "instruction_finish_reason": ("instructions", "finish_reason", "why the teacher stopped writing it"),
-    "response_finish_reason": ("pairs", "finish_reason", "likewise, of the response"),
+    "prompt_id": (
+        "instructions",
+        "prompt_id",
+        "the prompt that it was generated from; several instructions may share it",
+    ),
+    "round": ("instructions", "round", "the round of its prompt, from 0"),
+    "sample": ("instructions", "sample", "the number of its sample among those of the prompt, from 0"),
+    "seed_ids": ("instructions", "seed_ids", "the seeds in the prompt"),
+    "prompt": ("instructions", "prompt", "the prompt, as chat messages"),
+    "raw": ("instructions", "raw", "the teacher's whole output"),
+    "instruction_finish_reason": ("instructions", "finish_reason", "why the teacher's output ended"),
+    "response_finish_reason": ("pairs", "finish_reason", "why the response ended"),
     "prompt_tokens": ("instructions", "prompt_tokens", "tokens of the prompt"),
-    "raw_tokens": ("instructions", "tokens", "tokens that the teacher wrote to it"),
-    "instruction_tokens": ("pairs", "instruction_tokens", "tokens of the instruction, as it is asked"),
+    "raw_tokens": ("instructions", "tokens", "tokens of the teacher's whole output"),
+    "instruction_tokens": ("pairs", "instruction_tokens", "tokens of the instruction, as a prompt"),
     "response_tokens": ("pairs", "response_tokens", "tokens of the response"),
     "instruction_seed": ("instructions", "seed", "seed of the prompt's random numbers"),
-    "response_seed": ("pairs", "seed", "likewise, of the response"),
-    "engine": ("pairs", "engine", "what ran the teacher"),
+    "response_seed": ("pairs", "seed", "seed of the response's random numbers"),
+    "engine": ("pairs", "engine", "the engine that ran the teacher"),
     "model": ("pairs", "model", "the teacher: its fingerprint, or its name on the hub or behind an endpoint"),
     "instruction_sampling": ("instructions", "sampling", "how the instruction was sampled, as JSON"),
     "response_sampling": ("pairs", "sampling", "how the response was sampled, as JSON"),

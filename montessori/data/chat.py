@@ -65,7 +65,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message])
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str, *, max_length: int
 ) -> Example | None:
     """Return `prompt` and `answer` as an Example of at most `max_length` tokens, cut at the end.
 

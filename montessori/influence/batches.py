@@ -67,7 +67,7 @@ class PaddedBatch:
         columns = torch.cat([torch.arange(s - 1, s - 1 + n) for s, n in zip(starts, counts, strict=True)])
         on_device = (t.to(device) for t in (ids, rows, columns, ids[rows, columns + 1]))
         input_ids, rows, columns, targets = on_device
-        return cls(input_ids, lengths, rows, columns, targets, counts)
+        return cls(input_ids, lengths, rows=rows, columns=columns, targets=targets, counts=counts)
 
 
 def first_answer_token(example: Example) -> int:

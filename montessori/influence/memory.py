@@ -115,15 +115,18 @@ def estimate_memory(
     if work == "taylor":
         point_gradients = 0 if PerSampleGradients(model).one_pass else own  # autograd holds all of a point's at once
         temporary = max(point_gradients, 12 * largest + widened)
-        return Memory(work, weights + state + gradient, temporary, activations(True, largest_own), None)
+        points = activations(True, largest_own)
+        return Memory(work, resident=weights + state + gradient, temporary=temporary, points=points, reference=None)
     if work == "directional":
         resident = weights + state + own + 4 * trained
-        rows = activations(True, gradient + 8 * largest)
-        return Memory(work, resident, gradient + 16 * largest, activations(False, 0), rows)
+        points, rows = activations(False, 0), activations(True, gradient + 8 * largest)
+        return Memory(work, resident=resident, temporary=gradient + 16 * largest, points=points, reference=rows)
     if work == "exact":
-        point, reference = activations(True, largest_own), activations(False, own)
-        return Memory(work, weights + state + own, own + 8 * largest + widened, point, reference)
-    return Memory(work, weights + (moments + 1) * 4 * trained, own, None, activations(True, largest_own))
+        points, rows = activations(True, largest_own), activations(False, own)
+        temporary = own + 8 * largest + widened
+        return Memory(work, resident=weights + state + own, temporary=temporary, points=points, reference=rows)
+    resident = weights + (moments + 1) * 4 * trained
+    return Memory(work, resident=resident, temporary=own, points=None, reference=activations(True, largest_own))
 
 
 def fit_token_budget(
@@ -227,9 +230,9 @@ class MemoryTracker(TorchDispatchMode):
         self.now -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.watch(tree_leaves(made))
-        return made
+        result = func(*args, **(kwargs or {}))
+        self.watch(tree_leaves(result))
+        return result
 
 
 def _coefficients(model: Any, backward: bool, longest: int) -> tuple[float, float]:
@@ -240,7 +243,10 @@ def _coefficients(model: Any, backward: bool, longest: int) -> tuple[float, floa
     squared = model.config._attn_implementation == "eager"
     rows, width = (1, longest) if squared else (PROBE_ROWS, PROBE_WIDTH)
     try:
-        few, many = (_activations(model, rows, width, answers, backward) for answers in (1, width - 1))
+        few, many = (
+            _activations(model, rows=rows, width=width, answers=answers, backward=backward)
+            for answers in (1, width - 1)
+        )
     except RuntimeError as error:  # an operation needs values, or has no rule for shapes alone
         log.warning("the activations of this student cannot be foreseen, only its weights and state: %s", error)
         return 0.0, 0.0
@@ -250,7 +256,7 @@ def _coefficients(model: Any, backward: bool, longest: int) -> tuple[float, floa
     return (few - rows * per_answer) / (rows * width), per_answer
 
 
-def _activations(model: Any, rows: int, width: int, answers: int, backward: bool) -> int:
+def _activations(model: Any, *, rows: int, width: int, answers: int, backward: bool) -> int:
     """Return the peak bytes of a pass over `rows` examples with `answers` answer tokens each."""
     batch = PaddedBatch.of([Example("", [0] * width, width - answers)] * rows, device_of(model))
     embedded: list[Tensor] = []

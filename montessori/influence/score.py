@@ -38,4 +38,5 @@ def make_score(example: Example, influence: float, training_loss: float) -> Scor
     status: Status = "not-finite" if tokens else "no-answer"
     if math.isfinite(influence) and math.isfinite(training_loss):
         status = "ok"
-    return Score(example.id, influence if status == "ok" else math.nan, training_loss, tokens, status)
+    influence = influence if status == "ok" else math.nan
+    return Score(example.id, influence, training_loss=training_loss, tokens=tokens, status=status)

@@ -172,7 +172,7 @@ def _tokenizer(conversations: Sequence[Conversation], vocabulary: int, context: 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, context: int) -> Example | None:
     *prompt, answer = conversation
-    return encode(tokenizer, "", prompt, answer["content"], context)
+    return encode(tokenizer, "", prompt, answer["content"], max_length=context)
 
 
 def _row(queue: list[Example], pool: list[Example], rng: random.Random, context: int) -> list[Example]:

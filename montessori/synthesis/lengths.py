@@ -103,11 +103,13 @@ def _sample_texts(settings: Settings, seeds: list[Row]) -> _Sample:
 
         return _tokenizer_sample(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
     return _Sample(
-        lambda text: len(text) / CHARACTERS_PER_TOKEN,
-        lambda chat: TEMPLATE_TOKENS + sum(len(message["content"]) for message in chat) / CHARACTERS_PER_TOKEN,
-        texts,
-        answers,
-        f"{CHARACTERS_PER_TOKEN:g} characters a token",
+        tokens_in_text=lambda text: len(text) / CHARACTERS_PER_TOKEN,
+        tokens_in_chat=lambda chat: (
+            TEMPLATE_TOKENS + sum(len(message["content"]) for message in chat) / CHARACTERS_PER_TOKEN
+        ),
+        texts=texts,
+        answers=answers,
+        assumed=f"{CHARACTERS_PER_TOKEN:g} characters a token",
     )
 
 

@@ -66,8 +66,8 @@ def train_dpo(
         )
     encoded = [
         (
-            encode(tokenizer, "chosen", pair["prompt"], pair["chosen"], max_length),
-            encode(tokenizer, "rejected", pair["prompt"], pair["rejected"], max_length),
+            encode(tokenizer, "chosen", pair["prompt"], pair["chosen"], max_length=max_length),
+            encode(tokenizer, "rejected", pair["prompt"], pair["rejected"], max_length=max_length),
         )
         for pair in pairs
     ]

@@ -57,8 +57,8 @@ def test_a_saved_model_loads_as_any_other(trained, tmp_path):
     loaded, again = loading.load_model(tmp_path), loading.load_tokenizer(tmp_path)
     prompt = user("Say again: cow moon star")
     assert render_prompt(again, prompt) == render_prompt(tokenizer, prompt)
-    example = encode(again, "x", prompt, "cow moon star", 128)
-    assert example == encode(tokenizer, "x", prompt, "cow moon star", 128)
+    example = encode(again, "x", prompt, "cow moon star", max_length=128)
+    assert example == encode(tokenizer, "x", prompt, "cow moon star", max_length=128)
     ids = torch.tensor([example.input_ids])
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
@@ -73,7 +73,7 @@ def test_roles_and_tags_are_single_tokens_and_text_survives(trained):
 
 
 def test_a_word_is_the_same_token_in_a_question_and_at_the_start_of_an_answer(trained):
-    example = encode(trained[1], "x", user("Say again: cow"), "cow", 64)
+    example = encode(trained[1], "x", user("Say again: cow"), "cow", max_length=64)
     word, end = example.input_ids[example.prompt_length :]
     assert word in example.input_ids[: example.prompt_length]
     assert end == trained[1].eos_token_id

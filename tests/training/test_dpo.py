@@ -27,7 +27,7 @@ def settings(**changes):
 
 def log_prob(model, tokenizer, pair, answer):
     """log π of an answer, summed over its tokens, by hand."""
-    example = encode(tokenizer, "x", pair["prompt"], pair[answer], 256)
+    example = encode(tokenizer, "x", pair["prompt"], pair[answer], max_length=256)
     assert example is not None
     ids = torch.tensor([example.input_ids])
     log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]

@@ -81,7 +81,9 @@ class OpenAIEngine:
                     room = self._window.size if failure is None else 0
                     while waiting and len(tasks) < room and may_start(len(tasks)):
                         i = waiting.pop()
-                        coroutine = self._answer(client, list(prompts[i]), samples, seeds[i], parameters)
+                        coroutine = self._answer(
+                            client, list(prompts[i]), samples=samples, seed=seeds[i], parameters=parameters
+                        )
                         tasks[runner.get_loop().create_task(coroutine)] = i
                     if not tasks:
                         break
@@ -133,7 +135,13 @@ class OpenAIEngine:
         return parameters
 
     async def _answer(
-        self, client: openai.AsyncOpenAI, messages: list[Message], samples: int, seed: int, parameters: dict[str, Any]
+        self,
+        client: openai.AsyncOpenAI,
+        messages: list[Message],
+        *,
+        samples: int,
+        seed: int,
+        parameters: dict[str, Any],
     ) -> Answer:
         """Send as many requests as `samples` texts take: some servers return one text, whatever n is."""
         texts: list[Generation] = []
