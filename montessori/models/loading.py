@@ -190,7 +190,7 @@ def _describe_errors(what: str, source: str | Path) -> Iterator[None]:
             raise StageError(f"{source}: the model hub cannot be reached, and there is no local copy") from error
         reason = " ".join(str(error).split())
         hint = "; set trust_remote_code to run it" if "trust_remote_code" in reason else ""
-        raise InputError(f"{source}: no {what} can be loading_info from it ({reason[:300]}){hint}") from error
+        raise InputError(f"{source}: no {what} can be loaded from it ({reason[:300]}){hint}") from error
 
 
 @contextmanager
