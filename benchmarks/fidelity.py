@@ -103,8 +103,9 @@ def estimators(
 def truths(
     student: Path, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> Iterator[tuple[str, float]]:
-    """Return the influence of each point, and of the step without a gradient, by `Exact` in float64. Each is stored at
-    once.
+    """Return the influence of each point, and of the step without a gradient, by `Exact` in float64.
+
+    Each influence is stored as soon as it is computed.
     """
     what = [str(student), state.learning_rate, [e.input_ids for e in [*reference, *points]]]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -124,8 +124,10 @@ def influences_by_id(scores: Sequence[Row]) -> dict[str, float]:
 
 
 def threshold(split: Split, momentum_influence: float | None, prompt_influences: list[float]) -> float:
-    """Return the limit above which an influence is positive. `prompt_influences` are those of the same prompt's
-    samples.
+    """Return the limit above which an influence is positive.
+
+    `prompt_influences` are those of the same prompt's samples. Raises InputError for the momentum split without a
+    momentum influence.
     """
     if split == "zero":
         return 0.0

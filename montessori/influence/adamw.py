@@ -29,7 +29,7 @@ Gradients = dict[str, Tensor]  # by parameter name, each shaped like its paramet
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters by name: all of them, or the adapters of a LoRA model."""
+    """Return the trainable parameters by name. For a LoRA model these are its adapters."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -94,9 +94,9 @@ class OptimizerState:
         return replace(self, exp_avg=m, exp_avg_sq=v)
 
     def displacement(self, name: str, parameter: Tensor, gradient: Tensor | None) -> Tensor:
-        """Return Δ for one parameter: its displacement by a step with `gradient` (None: a zero gradient).
+        """Return Δ for one parameter, its displacement by a step with `gradient` (None: a zero gradient).
 
-        Shaped like `parameter`, in float32 or wider: a bfloat16 step would round away the differences between points.
+        Shaped like `parameter`, in float32 or wider. A bfloat16 step would round away the differences between points.
         """
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         g = torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient.to(dtype)
@@ -107,11 +107,10 @@ class OptimizerState:
         return delta
 
     def first_order(self, name: str, gradient: Tensor, reference: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return −⟨∇L, Δ⟩ over one parameter without its weight decay: a scalar in float32 or wider. `decay` adds the
-        rest.
+        """Return −⟨∇L, Δ⟩ over one parameter without its weight decay, as a scalar in float32 or wider.
 
         `gradient` is ∇ℓ and `reference` ∇L, both shaped like the parameter. With `rows` `[n]`, `gradient` holds only
-        those rows, and the sum covers only them.
+        those rows, and the sum covers only them. `decay` returns the share of weight decay.
         """
         tensors = (t if rows is None else t[rows] for t in (self.exp_avg[name], self.exp_avg_sq[name], reference))
         g = gradient.reshape(-1)
@@ -135,14 +134,13 @@ class OptimizerState:
         )
 
     def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:
-        """Return −⟨∇L, −ηλθ⟩ over one parameter: the share of weight decay in every point's influence."""
+        """Return −⟨∇L, −ηλθ⟩ over one parameter, the share of weight decay in every point's influence."""
         if not self._decay(name):
             return 0.0
         return self._decay(name) * float((parameter.double() * reference).sum())
 
     def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:
-        """Return u for one parameter: ∇L preconditioned with one v' for all points, so that ∂I/∂g ≈ η(1−β₁)u at every
-        point.
+        """Return u for one parameter, ∇L preconditioned with one v' for all points, so that ∂I/∂g ≈ η(1−β₁)u.
 
         `square` replaces each point's own g² in v'. With None, v' is v before the step.
         """
@@ -237,8 +235,9 @@ def fused_product() -> Callable[..., Tensor]:
 
 
 def load_tensors(file: Path, device: torch.device | str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file by name, each moved to `device` and `dtype` (None: its own) before the
-    next.
+    """Read the tensors of a safetensors file by name, moved to `device` and `dtype` (None: its own).
+
+    Each tensor is converted before the next one is read.
     """
     with safe_open(file, "pt", device=str(device)) as tensors:
         return {name: tensors.get_tensor(name).to(dtype=dtype) for name in tensors.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Put points of similar length into batches: as many as a token budget holds, with little padding.
+"""Put points of similar length into batches. A batch has as many points as a token budget holds, with little padding.
 
 In: examples in any order.  Out: batches that depend on the set of examples and not on their order. A shard takes whole
 batches, so every number of shards computes the same bits.
@@ -21,10 +21,10 @@ Batch = list[Example]
 
 
 def make_batches(examples: Sequence[Example], token_budget: int = TOKEN_BUDGET) -> list[Batch]:
-    """Return batches that hold each example once, sorted by length. Each has at most `token_budget` padded tokens or
-    one example.
+    """Return batches that hold each example once, sorted by length.
 
-    The result is the same for any order of `examples`, provided that their ids differ.
+    A batch has at most `token_budget` padded tokens, or one example. The result is the same for any order of
+    `examples`, provided that their ids differ.
     """
     batches: list[Batch] = []
     batch: Batch = []
@@ -53,10 +53,10 @@ class PaddedBatch:
 
     @classmethod
     def of(cls, examples: Sequence[Example], device: torch.device | str = "cpu") -> Self:
-        """Return `examples` padded on the right, without an attention mask: causal attention never reads the padding.
+        """Return `examples` padded on the right, without an attention mask.
 
-        Each row is padded with its own last token. So an embedding that is NaN harms only the examples that contain its
-        token.
+        Causal attention never reads the padding. Each row is padded with its own last token. So an embedding that is
+        NaN harms only the examples that contain its token.
         """
         lengths = [len(e.input_ids) for e in examples]
         width = max(lengths)
@@ -71,8 +71,9 @@ class PaddedBatch:
 
 
 def first_answer_token(example: Example) -> int:
-    """Return the position of the first token that the loss counts. It is at least 1: nothing predicts the first token
-    of a text.
+    """Return the position of the first token that the loss counts.
+
+    It is at least 1, because nothing predicts the first token of a text.
     """
     return max(1, example.prompt_length)
 

@@ -1,5 +1,4 @@
-"""Estimate influence from two forward passes: the derivative of ℓ(θ; x) along the direction that lowers the reference
-loss.
+"""Estimate influence from two forward passes, by a directional derivative of the point's loss.
 
 With one v' for all points, I(x) to first order is linear in g:
 
@@ -9,9 +8,11 @@ With one v' for all points, I(x) to first order is linear in g:
 Here v' = β₂v + (1−β₂)·q. In the place of a point's own g², q is the mean g² of a few reference examples. Without q all
 influences are too large, by a seventh after 800 steps.
 
-A point needs no backward pass. So batches may have any size, with the activations of inference: the choice for millions
-of points. The weights are changed and restored, from a clone of the trainable ones. The clone and u stay in memory.
-Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ; central difference.
+A point needs no backward pass. So batches may have any size, with the activations of inference. This is the choice for
+millions of points. The weights are changed and restored, from a clone of the trainable ones. The clone and u stay in
+memory.
+
+Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ. The difference is central.
 """
 
 import math

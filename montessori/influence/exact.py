@@ -1,8 +1,9 @@
-"""Compute influence by its definition, I(x) = L(θ) − L(θ + Δ(x)): take the optimizer step on x, measure, and undo it.
+"""Compute influence by its definition, I(x) = L(θ) − L(θ + Δ(x)), by taking the optimizer step on x and undoing it.
 
 Each point costs a forward and a backward pass on x and a forward pass over the whole reference set. One clone of the
-trainable weights stays in memory. This estimator checks the other ones. It needs float32 weights. Source:
-Montessori-Instruct (arXiv 2410.14208), section 3.2, equations for the local data influence.
+trainable weights stays in memory. This estimator checks the other ones. It needs float32 weights.
+
+Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, equations for the local data influence.
 """
 
 import math
@@ -51,8 +52,9 @@ class Exact:
 
     @cached_property
     def momentum_influence(self) -> float:
-        """Return I(∅) = L(θ) − L(θ + Δ(∅)), nats: the effect of the step with g = 0, by momentum and weight decay
-        alone.
+        """Return I(∅) = L(θ) − L(θ + Δ(∅)), nats, the effect of the step with g = 0.
+
+        The step moves the weights by momentum and weight decay alone.
         """
         return self._loss_decrease(None)
 

@@ -181,8 +181,9 @@ def _free_memory(root: Path) -> int:
 
 
 def _container_headroom(root: Path) -> Iterator[int]:
-    """Yield the bytes that each control group's limit leaves, for this process's group and those above (versions 1 and
-    2).
+    """Yield the bytes that each control group's limit leaves, in versions 1 and 2.
+
+    The groups are this process's own and those above it.
     """
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else []:

@@ -241,8 +241,9 @@ def _own_parameters(module: nn.Module, name_of: dict[int, str]) -> dict[str, str
 
 
 def _kind(module: Any) -> str:
-    """Return the rule that separates a module's gradients by point: linear, embedding, vector, or "" where there is
-    none.
+    """Return the rule that separates a module's gradients by point.
+
+    The rules are linear, embedding and vector. "" means that there is none.
     """
     forward = type(module).forward
     if forward in (nn.Linear.forward, Conv1D.forward):

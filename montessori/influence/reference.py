@@ -28,7 +28,7 @@ SCALARS = "gradient.json"
 
 
 def example_loss(model: nn.Module, example: Example) -> Tensor:
-    """Return ℓ(θ; x), the mean negative log-likelihood of the answer's tokens: a float64 scalar with its graph.
+    """Return ℓ(θ; x), the mean negative log-likelihood of the answer's tokens, as a float64 scalar with its graph.
 
     NaN for an example without answer tokens.
     """

@@ -26,7 +26,7 @@ class Estimator(Protocol):
 
     @property
     def momentum_influence(self) -> float:
-        """Return I(∅), nats: the influence of the step with g = 0, by momentum and weight decay alone."""
+        """Return I(∅), nats, the influence of the step with g = 0, by momentum and weight decay alone."""
 
     def score(self, batch: Batch) -> list[Score]:
         """Return the Score of each example, in order. Afterwards weights and state are unchanged, bit for bit."""

@@ -1,4 +1,4 @@
-"""Score with students too large for one GPU: weights, moments and ∇L in shards over several processes (FSDP2).
+"""Score with students too large for one GPU, with weights, moments and ∇L in shards over several processes (FSDP2).
 
 Every estimator works as in one process, and every process has to make the same calls. Start one process for each GPU
 (or a few on a CPU, where they only share the memory):
@@ -13,16 +13,21 @@ From Python, after `torch.distributed.init_process_group()`:
     gradient, _ = reference_gradient(model, reference)  # sharded
     scores = score_batches(Taylor(model, state, gradient), model, make_batches(points))  # all, in every process
 
-Memory: a process holds its share of the weights, moments and ∇L, and one whole layer while that layer computes.
-`Taylor` also holds m, v and ∇L of one whole parameter. While the student is loaded every process holds all of it, on
-its GPU if it has one. Moments are read from the file one share at a time.
+A process holds its share of the weights, moments and ∇L, and one whole layer while that layer computes. `Taylor` also
+holds m, v and ∇L of one whole parameter. While the student is loaded every process holds all of it, on its GPU if it
+has one. Moments are read from the file one share at a time.
 
-Work: Taylor and Directional divide the batches of points among the processes, Exact the reference set.
+Taylor and Directional divide the batches of points among the processes, Exact the reference set. Each process receives
+this traffic:
 
-Traffic received by each process, for a batch: Taylor the weights twice, and m, v and ∇L once (20P bytes for a float32
-model with P parameters; a larger token budget spreads them over more points). Directional the weights twice. Exact, for
-each point, the weights three times and once more for each wave of the reference set. Source: Zhao et al. 2023 (arXiv
-2304.11277), as `torch.distributed.fsdp.fully_shard`.
+| estimator | for each | tensors received |
+| --- | --- | --- |
+| taylor | batch of points | the weights twice, m, v and ∇L once; 20P bytes for P float32 parameters |
+| directional | batch of points | the weights twice |
+| exact | point | the weights three times, and once more for each wave of the reference set |
+
+A larger token budget spreads taylor's traffic over more points. Source: Zhao et al. 2023 (arXiv 2304.11277), as
+`torch.distributed.fsdp.fully_shard`.
 """
 
 import argparse

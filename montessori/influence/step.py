@@ -39,7 +39,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """Take the step −ηg: for a student without an optimizer state."""
+    """Take the step −ηg, for a student without an optimizer state."""
 
     learning_rate: float  # η
     beta1: float = 0.0
@@ -61,11 +61,11 @@ class GradientDescent:
         return torch.dot(gradient.reshape(-1).to(dtype), r.reshape(-1).to(dtype)) * self.learning_rate
 
     def zero_gradient_rows(self, name: str, reference: Tensor) -> Tensor:  # noqa: ARG002
-        """Return zeros: without a gradient there is no step."""
+        """Return zeros, because a zero gradient makes no step."""
         return torch.zeros(len(reference), dtype=torch.float64, device=reference.device)
 
     def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:  # noqa: ARG002
-        """Return 0: there is no weight decay."""
+        """Return 0, because there is no weight decay."""
         return 0.0
 
     def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:  # noqa: ARG002

@@ -1,8 +1,9 @@
-"""Compute influence to first order: I(x) ≈ −⟨∇L(θ), Δ(x)⟩, with the true step Δ(x).
+"""Compute influence to first order, I(x) ≈ −⟨∇L(θ), Δ(x)⟩, with the true step Δ(x).
 
 A point costs a forward and a backward pass on x and one pass over m, v and ∇L, whatever the size of the reference set.
 This estimator ranks points as `exact` does (docs/results/influence.md has the measurement). Unlike `exact` it still
-does so with bfloat16 weights. No gradient is copied: each one is consumed as soon as the backward pass computes it.
+does so with bfloat16 weights. No gradient is copied. Each one is consumed as soon as the backward pass computes it.
+
 Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, expanded around θ.
 """
 
@@ -25,8 +26,9 @@ class Taylor:
     """Score points by the product of their step with the reference gradient."""
 
     def __init__(self, model: nn.Module, step: Step, gradient: Gradients):
-        """Prepare for `gradient`, which is ∇L(θ). Raises InputError where the state or the gradient does not fit the
-        model.
+        """Prepare for `gradient`, which is ∇L(θ).
+
+        Raises InputError where the state or the gradient does not fit the model.
         """
         self._model = model
         parameters = trainable_parameters(model)
@@ -40,7 +42,7 @@ class Taylor:
 
     @cached_property
     def momentum_influence(self) -> float:
-        """Return I(∅) = −⟨∇L, Δ(∅)⟩, nats: the share of momentum and weight decay in every score."""
+        """Return I(∅) = −⟨∇L, Δ(∅)⟩, nats. It is the share of momentum and weight decay in every score."""
         parts = (float(self._step.zero_gradient_rows(n, r).sum()) for n, r in self._gradient.items())
         return math.fsum(parts) + self._decay
 

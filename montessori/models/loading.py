@@ -138,7 +138,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
 def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder of plain weights.
 
-    Adapters are merged first, and a PEFT model loses them: load the folder to continue with it.
+    Adapters are merged first, and a PEFT model loses them. To continue with the model, load the folder.
     """
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
@@ -148,7 +148,7 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
 def save_unmerged(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder with separate adapters, so that training state still fits their parameters.
 
-    A PEFT model loses its adapters: load the folder to continue with it.
+    A PEFT model loses its adapters. To continue with the model, load the folder.
     """
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():

@@ -78,11 +78,10 @@ def train(
     *,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on `conversations`, in a new random order in each epoch. At first only short ones are
-    used.
+    """Train `model` in place on `conversations`, in a new random order in each epoch.
 
-    Returns a row for each step: `step`, `loss` (nats per token), `learning_rate`. Raises InputError when no
-    conversation fits the context, StageError when the loss is not finite.
+    At first only short conversations are used. Returns a row for each step: `step`, `loss` (nats per token),
+    `learning_rate`. Raises InputError when no conversation fits the context, StageError when the loss is not finite.
     """
     encoded = [_encode(tokenizer, conversation, settings.context) for conversation in conversations]
     examples = [example for example in encoded if example is not None]

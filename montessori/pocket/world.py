@@ -1,8 +1,8 @@
-"""Generate the pocket world: small instructions on words and numbers, each family with a known right answer.
+"""Generate the pocket world, small instructions on words and numbers with a known right answer for each family.
 
 In: a number of rows and a seed.  Out: rows (`id`, `instruction`, `response`, `family`) and training conversations. The
 reference and held-out rows use the USEFUL families only. Three families are useless. Two of them have random answers,
-and `contrary` asks the question of `next` with a different answer. The method is not told which families are useful: it
+and `contrary` asks the question of `next` with a different answer. The method is not told which families are useful. It
 has to find out from influence.
 """
 
@@ -115,20 +115,20 @@ def answer_of(instruction: str) -> str | None:
 
 
 def teacher_conversations(n: int, seed: int) -> list[list[Message]]:
-    """Return training conversations for a teacher: they generate new instructions from few-shot prompts, and answer
-    others.
+    """Return training conversations for a teacher.
 
-    A new instruction belongs to a family in its prompt, so a teacher starts with the mix of its prompts.
+    They generate new instructions from few-shot prompts, and answer others. A new instruction belongs to a family in
+    its prompt, so a teacher starts with the mix of its prompts.
     """
     rng = random.Random(f"teacher {seed}")
     return [_generation_conversation(rng) if i % GENERATION_EVERY == 0 else _answer_conversation(rng) for i in range(n)]
 
 
 def student_conversations(n: int, seed: int) -> list[list[Message]]:
-    """Return training conversations for a student: two thirds train its skills, one third the form of each family's
-    answers.
+    """Return training conversations for a student.
 
-    The answers of that third are random, so they teach nothing about a family's rule.
+    Two thirds train its skills, and one third the form of each family's answers. The answers of that third are random,
+    so they teach nothing about a family's rule.
     """
     rng = random.Random(f"student {seed}")
     return [_skill_conversation(rng) if i % 3 else _random_answer_conversation(rng) for i in range(n)]

@@ -1,9 +1,9 @@
-"""Filter near-duplicate instructions: ROUGE-L F1 against all accepted ones.
+"""Filter near-duplicate instructions by their ROUGE-L F1 against all accepted ones.
 
 In: instructions, in order.  Out: whether each is new. rapidfuzz computes the longest common subsequence as an integer.
 F1 follows from it in rouge_score's own order of operations, so that decisions are equal even where rounding decides.
-Unlike rouge_score, every script counts: a run of letters or digits is a token, and so is each character of a script
-written without spaces.
+Unlike rouge_score, this filter counts every script. A run of letters or digits is a token, and so is each character of
+a script written without spaces.
 
 Few pairs reach that computation. The lengths and a sketch of the tokens of two texts bound their common subsequence
 from above, and exclude most pairs at a tenth of the cost. The bound never excludes a near-duplicate.
@@ -97,10 +97,10 @@ def rouge_l_f1(
 
 
 def _sketch(encoded: str) -> NDArray[np.uint64]:
-    """Return the sketch of a text, `[word]`: tokens are hashed to bits, and a bit is 1 when its tokens occur an odd
-    number of times.
+    """Return the sketch of a text, `[word]`.
 
-    Adding or removing a token flips one bit, so two texts differ in at least as many tokens as bits.
+    Tokens are hashed to bits, and a bit is 1 when its tokens occur an odd number of times. Adding or removing a token
+    flips one bit, so two texts differ in at least as many tokens as bits.
     """
     codes = np.frombuffer(encoded.encode("utf-32-le", "surrogatepass"), "<u4")
     counts = np.bincount(codes % _BITS, minlength=_BITS)

@@ -97,8 +97,9 @@ def round_size(result: GeneratedInstructions, missing: int, settings: Instructio
 
 
 def _recent_yield(result: GeneratedInstructions, settings: Instructions) -> tuple[int, int] | None:
-    """Return the texts and accepted texts of the last rounds, over as many texts as three full rounds have. None before
-    that.
+    """Return the texts and accepted texts of the last rounds, or None at first.
+
+    The last rounds are those with as many texts as three full rounds.
     """
     enough = YIELD_ROUNDS * settings.prompts_per_round * settings.samples_per_prompt
     texts = accepted = 0

@@ -56,7 +56,7 @@ def train_dpo(
 ) -> DpoResult:
     """Train `model` in place to prefer `chosen` to `rejected` after `prompt` (chat messages).
 
-    The reference is the model at the start: a frozen copy, or for a PEFT model a copy of its adapters. Raises
+    The reference is a frozen copy of the model at the start. For a PEFT model it is a copy of its adapters. Raises
     StageError when there is no pair, or when none fits into `max_length` tokens.
     """
     if not pairs:

@@ -27,8 +27,8 @@ def world_size() -> int:
 
 
 def precision() -> MixedPrecisionPolicy:
-    """Return the precision policy: on GPUs bfloat16 for computing weights and activations, and always float32 gradient
-    sums.
+    """Return the precision policy: weights and activations compute in bfloat16 on GPUs, and gradients add up in
+    float32.
 
     accelerate's own policy would also round sums of gradients and log-probabilities. Autocast, used with one process,
     would keep a whole bfloat16 copy of the weights for the backward pass.
@@ -130,8 +130,9 @@ class RankTrainer:
     def compute_loss(
         self: Any, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the trainer's loss, weighted where it is a mean over the micro-batch. The logged means are weighted
-        too.
+        """Return the trainer's loss, weighted where it is a mean over the micro-batch.
+
+        The logged means are weighted too.
         """
         weight = inputs.pop("weight")
         gather = self.accelerator.gather

@@ -53,8 +53,7 @@ def train(
     config: dict[str, Any],
     **parts: Any,
 ) -> tuple[list[LogRow], AdamW]:
-    """Train `model` in place on tokenized `columns`. Return the log of every step, and the optimizer after the last
-    one.
+    """Train `model` in place on tokenized `columns`, and return the log of every step and the optimizer.
 
     `lengths` are the tokens of each row. `config` and `parts` go unchanged to TRL's configuration and trainer.
     """
@@ -121,7 +120,7 @@ def train(
 
 
 def widen_trainable_parameters(model: nn.Module) -> None:
-    """Make the trainable parameters float32: in bfloat16 a step of 5e-6 is lost in rounding.
+    """Make the trainable parameters float32, because rounding to bfloat16 loses a step of 5e-6.
 
     On a GPU the forward pass still runs in bfloat16, by autocast.
     """

@@ -38,8 +38,9 @@ TOO_LONG_AT_FIRST = 32  # after so many too long prompts and no answer, no promp
 
 
 class Unavailable(Exception):
-    """Report an endpoint that did not answer in many tries. The input is not wrong, so the same request may succeed
-    later.
+    """Report an endpoint that did not answer in many tries.
+
+    The input is not wrong, so the same request may succeed later.
     """
 
 
@@ -110,8 +111,9 @@ class OpenAIEngine:
             raise failure
 
     def parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """Return the parameters of each request besides the prompt. Raises InputError for those that the endpoint does
-        not support.
+        """Return the parameters of each request besides the prompt.
+
+        Raises InputError for those that the endpoint does not support.
         """
         parameters: dict[str, Any] = {
             "model": self.endpoint.model,
@@ -158,8 +160,10 @@ class OpenAIEngine:
         return Answer(texts[:samples], read)
 
     async def _request(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> "_Reply | Generation":
-        """Retry one request until it succeeds. Return a Generation without text, with its reason, for a prompt that
-        never will.
+        """Retry one request until it succeeds.
+
+        Returns a Generation without text, with its reason, for a prompt that will never be answered. Raises Unavailable
+        after too many tries, and InputError for a permanent error.
         """
         error: Exception
         tries, answered = 0, self._window.answered
@@ -285,8 +289,9 @@ def check(endpoint: OpenAI, field: str) -> bool:
 
 
 def _check_chats(endpoint: OpenAI, field: str) -> None:
-    """Raise InputError where the address has no chat completions either: a server that has them refuses an empty
-    request.
+    """Raise InputError where the address has no chat completions either.
+
+    A server that has them refuses an empty request.
     """
     client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
     try:

@@ -214,8 +214,9 @@ class _FirstTokens(LogitsProcessor):
 
 
 class _Penalties(LogitsProcessor):
-    """Subtract the presence penalty once and the frequency penalty per occurrence from generated tokens, as the OpenAI
-    API does.
+    """Subtract the presence and frequency penalties from generated tokens, as the OpenAI API defines them.
+
+    The presence penalty counts once for a token, the frequency penalty once for each occurrence.
     """
 
     def __init__(self, presence: float, frequency: float, prompt_length: int):

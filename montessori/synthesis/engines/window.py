@@ -64,8 +64,9 @@ class Window:
         self._size = min(self._most, self._size + (1 if self._size < self._doubles_below else 1 / self._size))
 
     def record_refusal(self, started: float, wait_s: float) -> None:
-        """Record that a request that began at `started` was refused, and pause for `wait_s`. One burst halves the
-        window only once.
+        """Record that a request that began at `started` was refused, and pause for `wait_s`.
+
+        One burst of refusals halves the window only once.
         """
         self._resume = max(self._resume, time.monotonic() + wait_s)
         when, answered = self._halved
