@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from montessori.correlation import ranks, spearman
+from montessori.correlation import fractional_ranks, spearman
 from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels
 from montessori.reporting.study.data import Scored, Study
 from montessori.reporting.study.figures.means import digits_of, over_seeds, written
@@ -103,7 +103,7 @@ def _rho(value: float) -> str:
 
 
 def _ranked(ax: Axes, a: Sequence[float], b: Sequence[float]) -> None:
-    x, y = ([100 * rank / len(values) for rank in ranks(values)] for values in (a, b))
+    x, y = ([100 * rank / len(values) for rank in fractional_ranks(values)] for values in (a, b))
     alpha = min(0.7, max(0.15, 12 / len(x) ** 0.5 / 2))
     ax.plot(x, y, "o", color=ACCENT, markersize=4, alpha=alpha, markeredgewidth=0)
     ax.set_xlim(-3, 103)

@@ -1,4 +1,4 @@
-"""From raw teacher outputs to instructions worth keeping."""
+"""Parsing the teacher's output, and the filters of its instructions."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from montessori.settings.generation import Instructions
 from montessori.synthesis import prompts
-from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from montessori.synthesis.filters import rejection_reason
+from montessori.synthesis.prompts import parse_instruction
 
 DEFAULTS = Instructions()
 
@@ -28,7 +29,7 @@ DEFAULTS = Instructions()
     ],
 )
 def test_the_last_tagged_instruction_is_taken_with_its_white_space_collapsed(raw, instruction):
-    assert instruction_of(raw) == instruction
+    assert parse_instruction(raw) == instruction
 
 
 @pytest.mark.parametrize(
@@ -55,26 +56,26 @@ def test_the_last_tagged_instruction_is_taken_with_its_white_space_collapsed(raw
     ],
 )
 def test_the_filters_keep_and_reject_as_the_method_says(instruction, reason):
-    assert reason_to_reject(instruction, DEFAULTS) == reason
+    assert rejection_reason(instruction, DEFAULTS) == reason
 
 
 def test_the_word_list_and_the_limits_are_settings():
     changed = Instructions(forbidden_words=("c++", "poem"), min_characters=3, max_characters=20)
-    assert reason_to_reject("Poems are fine", changed) is None
-    assert reason_to_reject("Write a poem", changed) == "needs more than text"
-    assert reason_to_reject("Map", changed) is None
-    assert reason_to_reject("x" * 21, changed) == "too long"
-    assert reason_to_reject("Describe this image.", Instructions(forbidden_words=())) is None
+    assert rejection_reason("Poems are fine", changed) is None
+    assert rejection_reason("Write a poem", changed) == "needs more than text"
+    assert rejection_reason("Map", changed) is None
+    assert rejection_reason("x" * 21, changed) == "too long"
+    assert rejection_reason("Describe this image.", Instructions(forbidden_words=())) is None
 
 
 @settings(deadline=None)  # an example may take long on a busy machine
 @given(st.text(max_size=500))
 def test_no_output_of_a_teacher_breaks_the_filters(raw):
     for text in (raw, f"<instruction>{raw}</instruction>"):
-        instruction = instruction_of(text)
+        instruction = parse_instruction(text)
         if instruction is not None:
             assert instruction == " ".join(instruction.split())
-            assert reason_to_reject(instruction, DEFAULTS) in {
+            assert rejection_reason(instruction, DEFAULTS) in {
                 None,
                 "too short",
                 "too long",
@@ -86,7 +87,7 @@ def test_no_output_of_a_teacher_breaks_the_filters(raw):
 @settings(deadline=None)  # an example may take long on a busy machine
 @given(st.text(), st.text(st.characters(exclude_characters="<")))
 def test_what_the_prompt_asks_for_is_what_is_parsed(rationale, instruction):
-    assert instruction_of(prompts.teacher_output(rationale, instruction)) == " ".join(instruction.split())
+    assert parse_instruction(prompts.teacher_output(rationale, instruction)) == " ".join(instruction.split())
 
 
 def test_the_prompt_shows_every_example_in_order_and_once():

@@ -1,4 +1,4 @@
-"""Chats as tokens for the engines that hold a model themselves: rendered, and cut to what the context leaves."""
+"""Tokenize prompts for the engines that load a model themselves, cut to fit the model's context."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat as the model reads it."""
+    """Hold a chat as token ids."""
 
     ids: list[int]
-    cut: bool
+    cut: bool  # the start was cut to fit the model's context
 
 
-def encode(
+def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]], context: int, sampling: Sampling
 ) -> list[Prompt]:
-    """Each prompt's tokens, cut at its start to what `context` leaves beside `sampling.max_tokens`.
+    """Return each prompt's tokens, cut at the start to leave room for `sampling.max_tokens` in `context`.
 
-    Raises InputError when that is nothing.
+    Raises InputError when no room is left for a prompt.
     """
     if (room := context - sampling.max_tokens) < 1:
         raise InputError(
@@ -37,6 +37,6 @@ def encode(
     texts = [render_prompt(tokenizer, prompt) for prompt in prompts]
     if not texts:
         return []
-    # verbose: or it warns of a text longer than the model's context, which is cut right here
-    read = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [Prompt(ids[-room:], len(ids) > room) for ids in read]
+    # verbose=False: no warning about a text longer than the model's context, since it is cut here
+    token_ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [Prompt(ids[-room:], len(ids) > room) for ids in token_ids]
