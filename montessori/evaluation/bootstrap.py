@@ -7,12 +7,11 @@ Only items vary here: another training seed, or another judge, can differ by mor
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from montessori.evaluation import paired
-from montessori.evaluation.card import Card, Column
+from montessori.evaluation.card import Card, Column, Mark
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -21,7 +20,6 @@ EVEN = 0.5  # the preference for an answer over itself: what a baseline has in a
 FEW = 16  # different values, up to which it is faster to draw how often each comes than to draw items
 AT_ONCE = 2_000_000  # items drawn before they are added up: 30 MB
 
-Mark = Literal["best", "second"]
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 

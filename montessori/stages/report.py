@@ -13,8 +13,9 @@ from montessori.artifacts import Request
 from montessori.config import Frozen
 from montessori.data import Row
 from montessori.errors import InputError
-from montessori.reporting import data as report
-from montessori.reporting import page, tables
+from montessori.evaluation.card import Measure
+from montessori.reporting.run import data as report
+from montessori.reporting.run import page, tables
 from montessori.stages import Job
 
 log = logging.getLogger(__name__)
@@ -131,14 +132,14 @@ def _run(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> repo
 def _system(job: Job, name: str, baseline: bool) -> report.System:
     metrics = json.loads((job.folder(f"{name}:metrics") / "metrics.json").read_text())
     measured = {
-        key: report.Measure(**metrics[key]) if key in metrics else None
+        key: Measure(**metrics[key]) if key in metrics else None
         for key in ("reference_loss", "held_out_loss", "accuracy")
     }
     pairs = job.rows(f"{name}:pairs", "pairs.parquet")
     return report.System(
         name=name,
         training_points=len(pairs),
-        reference_loss=cast(report.Measure, measured["reference_loss"]),
+        reference_loss=cast(Measure, measured["reference_loss"]),
         held_out_loss=measured["held_out_loss"],
         accuracy=measured["accuracy"],
         baseline=baseline,
@@ -215,12 +216,12 @@ def _mix(instructions: list[Row], label: Label) -> dict[str | None, float]:
     return {name: count / len(instructions) for name, count in counts.most_common()}
 
 
-def _points(job: Job, number: int, label: Label) -> list[report.Example]:
+def _points(job: Job, number: int, label: Label) -> list[report.ScoredPoint]:
     """The scored points of an iteration, the most influential first."""
     pairs = {row["id"]: row for row in job.rows(f"{number}:pairs", "pairs.parquet")}
     scores = [row for row in job.rows(f"{number}:scores", "scores.parquet") if row["status"] == "ok"]
     return [
-        report.Example(
+        report.ScoredPoint(
             iteration=number,
             instruction=pairs[row["id"]]["instruction"],
             response=pairs[row["id"]]["response"],

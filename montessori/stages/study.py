@@ -12,14 +12,13 @@ from montessori import config_file, estimate
 from montessori.config import Frozen
 from montessori.data import Row, read_rows
 from montessori.evaluation import published
+from montessori.evaluation.card import Column, Duel
+from montessori.reporting.run.data import ScoredPoint
 from montessori.reporting.study import page
 from montessori.reporting.study.data import (
     SYSTEMS,
     TRANSFER,
     Cost,
-    Duel,
-    Example,
-    Metric,
     Missing,
     Published,
     Result,
@@ -39,9 +38,9 @@ EXAMPLES = 5  # of the highest and of the lowest influence
 WRITING, TUNING, TRAINING = {"instructions", "responses"}, {"teacher", "bootstrap"}, {"student"}
 SCORING = {"warm-up", "tokens", "reference-gradient", "influence", "ratings", "rule", "mistakes"}
 LOSSES = (
-    Metric("held_out_loss", "Held-out loss", "nats/token", lower_is_better=True),
-    Metric("reference_loss", "Reference loss", "nats/token", lower_is_better=True),
-    Metric("accuracy", "Accuracy", "%", lower_is_better=False, scale=100),
+    Column("Held-out loss", "held_out_loss", "nats/token", lower_is_better=True),
+    Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
+    Column("Accuracy", "accuracy", "%", scale=100),
 )
 
 
@@ -172,12 +171,12 @@ def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _benchmarks(job: Job) -> list[Metric]:
+def _benchmarks(job: Job) -> list[Column]:
     """The columns of the scorecards."""
     for name in job.request.inputs:
         if name.startswith("card-"):
             columns = json.loads((job.folder(name) / "metrics.json").read_text())["columns"]
-            return [Metric(c["key"], c["name"], c["unit"], c["lower_is_better"]) for c in columns]
+            return [Column(c["name"], c["key"], c["unit"], c["lower_is_better"]) for c in columns]
     return []
 
 
@@ -252,7 +251,7 @@ def _scored(job: Job, seed: int, estimator: str) -> Scored:
     )
 
 
-def _examples(job: Job, settings: Settings) -> tuple[list[Example], list[Example]]:
+def _examples(job: Job, settings: Settings) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
     """Of the first seed that has scores."""
     if not settings.scored:
         return [], []
@@ -261,8 +260,8 @@ def _examples(job: Job, settings: Settings) -> tuple[list[Example], list[Example
     rows = [row for row in job.rows(f"scores-{seed}:{estimator}", "scores.parquet") if row["status"] == "ok"]
     rows.sort(key=lambda row: (-row["influence"], row["id"]))
 
-    def shown(row: Row) -> Example:
-        return Example(pairs[row["id"]]["instruction"], pairs[row["id"]]["response"], row["influence"])
+    def shown(row: Row) -> ScoredPoint:
+        return ScoredPoint(pairs[row["id"]]["instruction"], pairs[row["id"]]["response"], row["influence"])
 
     return [shown(row) for row in rows[:EXAMPLES]], [shown(row) for row in rows[: -EXAMPLES - 1 : -1]]
 

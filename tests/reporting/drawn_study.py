@@ -2,11 +2,10 @@
 
 import random
 
+from montessori.evaluation.card import Column, Duel
 from montessori.reporting.study.data import (
     SYSTEMS,
     Cost,
-    Duel,
-    Metric,
     Result,
     Scored,
     StudentStep,
@@ -15,8 +14,8 @@ from montessori.reporting.study.data import (
     Texts,
 )
 
-LOSS = Metric("reference_loss", "Reference loss", "nats/token", lower_is_better=True)
-ACCURACY = Metric("accuracy", "Accuracy", "%", lower_is_better=False, scale=100.0)
+LOSS = Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True)
+ACCURACY = Column("Accuracy", "accuracy", "%", lower_is_better=False, scale=100.0)
 ROWS = [
     "No fine-tuning",
     "Self-Instruct",

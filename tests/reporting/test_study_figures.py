@@ -17,9 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import stats
 
+from montessori.evaluation.card import Duel
 from montessori.reporting.figures import Picture
 from montessori.reporting.figures.canvas import GRID, INK, MUTED, PAPER, RC, SERIES, SHADE, Drawing
-from montessori.reporting.study.data import Duel, Study, TeacherStep
+from montessori.reporting.study.data import Study, TeacherStep
 from montessori.reporting.study.figures import DRAWERS, draw
 
 ALL = [

@@ -25,7 +25,7 @@ from study_example import (
 )
 
 from montessori.errors import InputError
-from montessori.reporting.scorecard import latex
+from montessori.reporting import latex
 from montessori.reporting.study import numbers
 from montessori.reporting.study.data import SYSTEMS, Missing, Study
 from montessori.reporting.study.findings import findings

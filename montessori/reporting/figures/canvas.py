@@ -1,4 +1,4 @@
-"""What all figures share: colours, type, axes without clutter.
+"""The canvas of all figures: colours, type, axes without clutter.
 
 Colours are Okabe and Ito's (2008), which stay apart under colour blindness. The page swaps each for a CSS
 variable, so every colour in a figure is one of these.
@@ -21,6 +21,8 @@ PAPER = "#ffffff"
 SHADE = "#eef4f9"
 ACCENT = "#0072b2"
 SERIES = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":", "-.")
+DOTS = "osD^vP"
 WIDTH = 8.6  # inches
 
 RC: dict[str, Any] = {
@@ -69,10 +71,22 @@ class Drawing:
 def panels(
     rows: int, columns: int, height: float, width: float = WIDTH, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure (inches) with a grid of axes, `[rows][columns]`."""
+    """Make a figure (inches) with a grid of axes, `[rows][columns]`."""
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, [list(row) for row in grid]
+
+
+def wrapped(
+    number: int, across: int, *, line: float, more: float = 0.0, column: float | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of `number` axes, at most `across` in a line; sizes in inches."""
+    lines, columns = -(-number // across), min(across, number)
+    figure, grid = panels(lines, columns, more + line * lines, width=column * columns if column else WIDTH)
+    axes = [ax for row in grid for ax in row]
+    for ax in axes[number:]:
+        ax.remove()
+    return figure, axes[:number]
 
 
 def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
@@ -84,18 +98,33 @@ def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
     axes.grid(axis="x")
 
 
+@dataclass(frozen=True)
+class Look:
+    """One way to draw lines and dots, told from others by more than its colour."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
 def colour(position: int) -> str:
-    """The colour of the iteration at `position`, from 0."""
+    """Return the colour of the series at `position`, from 0."""
     return SERIES[position % len(SERIES)]
 
 
+def look(position: int) -> Look:
+    """Return the look of the series at `position`, from 0: other dashes and dots where colours come again."""
+    turn = position // len(SERIES)
+    return Look(colour(position), DASHES[turn % len(DASHES)], DOTS[(position + turn) % len(DOTS)])
+
+
 def power_of_ten(values: Sequence[float]) -> int:
-    """The exponent that brings the largest of `values` between 1 and 10; 0 where no scaling is needed."""
+    """Return the exponent that brings the largest of `values` between 1 and 10; 0 where no scaling is needed."""
     largest = max((abs(value) for value in values), default=0.0)
     exponent = int(np.floor(np.log10(largest))) if largest else 0
     return exponent if exponent < -2 or exponent > 3 else 0
 
 
 def scaled_unit(exponent: int, unit: str) -> str:
-    """`unit` in powers of ten, as an axis label writes it."""
+    """Write `unit` in powers of ten, as an axis label writes it."""
     return f"10{superscript(exponent)} {unit}".strip() if exponent else unit

@@ -3,36 +3,34 @@
 What is unknown is empty.
 """
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from montessori.reporting.study.data import Cost, Metric, Study
-from montessori.reporting.study.rows import Row, Standing, ablations, standings, systems, transferred
-from montessori.reporting.study.tables import average, whole
+from montessori.evaluation.card import Column
+from montessori.reporting.study.data import Cost, Study
+from montessori.reporting.study.rows import Row, Standing, standings
+from montessori.reporting.study.tables import average, parts_of
+from montessori.reporting.tables import Group, Table, cells, heads, to_csv
 
 FIELDS = ("mean", "se", "n", "difference", "low", "high", "p", "p_corrected")
 COSTS = ("teacher_tokens", "writing_s", "scoring_s", "tuning_s", "training_s", "whole_s", "usd")
 
 
 def files(study: Study) -> dict[str, str]:
-    """Every table as text, by the name of its file."""
-    parts = {"table1": systems(study), "table2": ablations(study), "transfer": transferred(study)}
-    found = {f"{name}.csv": results(study, rows) for name, rows in parts.items() if rows}
+    """Return every table as text, by the name of its file."""
+    tables = [results(study, name, rows) for name, rows in parts_of(study).items()]
     if study.highest or study.lowest:
         shown = (("highest", study.highest), ("lowest", study.lowest))
-        texts = [[kind, _plain(e.influence), e.instruction, e.response] for kind, found in shown for e in found]
-        found["table3.csv"] = _csv([["kind", "influence", "instruction", "response"], *texts])
+        texts = [cells(kind, e.influence, e.instruction, e.response) for kind, points in shown for e in points]
+        tables.append(Table("table3", "", heads("kind", "influence", "instruction", "response"), [Group(texts)]))
     if study.hyperparameters:
         blocks = {"": study.hyperparameters, **study.changes}
-        told = [[where, name, value] for where, block in blocks.items() for name, value in block.items()]
-        found["hyperparameters.csv"] = _csv([["changed_for", "setting", "value"], *told])
-    return found
+        told = [cells(where, name, value) for where, block in blocks.items() for name, value in block.items()]
+        tables.append(Table("hyperparameters", "", heads("changed_for", "setting", "value"), [Group(told)]))
+    return {f"{table.name}.csv": to_csv(table) for table in tables}
 
 
-def results(study: Study, rows: Sequence[Row]) -> str:
-    """One table. Costs are means over seeds; differences are from the baseline, on the seeds that both have."""
+def results(study: Study, name: str, rows: Sequence[Row]) -> Table:
+    """Tabulate one table. Costs are means over seeds; differences are from the baseline, on the seeds of both."""
     head = ["group", "system", "student", "seeds", "training_points"]
     head += [f"{metric.key}_{field}" for metric in study.metrics for field in FIELDS] + [*COSTS]
     columns = [standings(study, rows, metric).values() for metric in study.metrics]
@@ -40,38 +38,26 @@ def results(study: Study, rows: Sequence[Row]) -> str:
     for row, *values in zip(rows, *columns, strict=True):
         results = list(row.results.values())
         told: list[object] = [row.group, row.name, row.student, len(results)]
-        told.append(_plain(average(result.training_points for result in results)))
+        told.append(average(result.training_points for result in results))
         for metric, one in zip(study.metrics, values, strict=True):
             told += _numbers(metric, one)
-        told += [_plain(average(known)) for known in zip(*(_costs(r.cost) for r in results), strict=True)]
-        lines.append(told + [""] * (len(head) - len(told)))
-    return _csv([head, *lines])
+        told += [average(costs) for costs in zip(*(_costs(r.cost) for r in results), strict=True)]
+        lines.append(cells(*told, *[""] * (len(head) - len(told))))
+    return Table(name, "", heads(*head), [Group(lines)])
 
 
-def _numbers(metric: Metric, one: Standing) -> list[object]:
-    """As FIELDS."""
+def _numbers(metric: Column, one: Standing) -> list[object]:
+    """Return the values of FIELDS."""
     measure, gap = one.measure, one.difference
-    found: list[object] = ["", "", 0]
+    told: list[object] = ["", "", 0]
     if measure:
-        found = [_plain(metric.scale * measure.mean), _plain(metric.scale * measure.standard_error), measure.n]
+        told = [metric.scale * measure.mean, metric.scale * measure.standard_error, measure.n]
     if gap is None:
-        return [*found, *[""] * 5]
-    scaled = [_plain(metric.scale * value) for value in (gap.mean, gap.low, gap.high)]
-    return [*found, *scaled, _plain(gap.p_value), _plain(one.corrected)]
+        return [*told, *[""] * 5]
+    scaled = [metric.scale * value for value in (gap.mean, gap.low, gap.high)]
+    return [*told, *scaled, gap.p_value, one.corrected]
 
 
 def _costs(cost: Cost) -> list[float | None]:
-    """As COSTS."""
-    seconds = (cost.writing_s, cost.scoring_s, cost.tuning_s, cost.training_s, whole(cost))
-    return [cost.teacher_tokens, *seconds, cost.usd]
-
-
-def _csv(lines: Iterable[Sequence[object]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
-    return out.getvalue()
-
-
-def _plain(value: float) -> float | str:
-    """Ten digits, so that a scale of 100 leaves no dust behind."""
-    return float(f"{value:.10g}") if math.isfinite(value) else ""
+    """Return the values of COSTS."""
+    return [getattr(cost, name) for name in COSTS]

@@ -1,4 +1,4 @@
-"""The teacher during its update: how the student that learns from it does, and the influence of what it writes."""
+"""Training over its steps: the student of a teacher under update, that teacher's data, and a student's own data."""
 
 import math
 from statistics import fmean
@@ -7,27 +7,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from montessori.reporting.data import finite
+from montessori.evaluation.card import Column
 from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, SERIES, WIDTH, Drawing, panels, scaled_unit
-from montessori.reporting.figures.influence import bins, histogram, shares
-from montessori.reporting.study.data import Metric, Study, TeacherStep
-from montessori.reporting.study.figures.means import (
-    by_share,
-    digits_of,
-    error_bar,
-    over_seeds,
-    seeds_note,
-    title,
-    written,
-)
+from montessori.reporting.figures.charts import bins, histogram, shares
+from montessori.reporting.run.data import finite
+from montessori.reporting.study.comparison import over_seeds
+from montessori.reporting.study.data import Study, TeacherStep
+from montessori.reporting.study.figures.means import by_share, digits, error_bar, looks, seeds_note, title
+from montessori.reporting.tables import written
 from montessori.reporting.text import both_ends, count, percent, scientific
 
 METRICS = 2  # panels, as in the paper
 STOPS = 5  # distributions that stay readable below each other
+APART = 0.35  # percent of training between the bars of error of two rows, which would else hide each other
 
 
 def scores(study: Study) -> Drawing | None:
-    """The student's score against the DPO steps of its teacher, a panel a metric."""
+    """Draw the student's score against the DPO steps of its teacher, a panel a metric."""
     shown = [m for m in study.metrics if any(finite([s.values.get(m.key, math.nan)]) for s in study.teacher_steps)]
     if not shown:
         return None
@@ -50,7 +46,7 @@ def scores(study: Study) -> Drawing | None:
 
 
 def influences(study: Study) -> Drawing | None:
-    """The influence of the teacher's data before, during and after its update, all seeds together."""
+    """Draw the influence of the teacher's data before, during and after its update, all seeds together."""
     stops = [(stop, finite(v for step in stop for v in step.influences)) for stop in _stops(study.teacher_steps)]
     stops = [(stop, values) for stop, values in stops if values]
     if not stops:
@@ -99,13 +95,52 @@ def influences(study: Study) -> Drawing | None:
     )  # fmt: skip
 
 
+def positive_share(study: Study) -> Drawing | None:
+    """Draw the share of training points with positive influence over the training, a line a row."""
+    steps = [step for step in study.student_steps if finite([step.positive])]
+    if not steps:
+        return None
+    rows = list(dict.fromkeys(step.row for step in steps))
+    figure, ((ax,),) = panels(1, 1, max(3.0, 1.0 + 0.21 * len(rows)))
+    texts, seeds = [], set()
+    for position, (row, look) in enumerate(looks(study, rows).items()):
+        stops = by_share((step for step in steps if step.row == row), lambda step: step.share)
+        means = [m for stop in stops if (m := over_seeds(100 * step.positive for step in stop))]
+        shift = APART * (position - (len(rows) - 1) / 2)
+        ax.errorbar(
+            [100 * stop[0].share + shift for stop in stops], [m.mean for m in means],
+            yerr=[error_bar(m) for m in means], color=look.color, linestyle=look.linestyle, marker=look.marker,
+            markersize=4.5, linewidth=1.6, elinewidth=1.1, capsize=2, label=both_ends(row),
+        )  # fmt: skip
+        at = [f"{written(m, 1)} at {100 * stop[0].share:.0f}" for stop, m in zip(stops, means, strict=True)]
+        texts.append(f"{both_ends(row)}: {', '.join(at)}")
+        seeds |= {m.n for m in means}
+    ax.set_xlabel("Training done (%)")
+    ax.set_ylabel("Points with positive influence (%)")
+    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.set_xlim(-4, 104)
+    ax.margins(y=0.1)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -2), min(high, 102))
+    ax.grid(axis="y")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8.5, labelcolor=INK, handlelength=3)
+    return Drawing(
+        "student-positive",
+        "Share of positive influence over the training",
+        "Line chart, percent of points by percent of the training done. " + "; ".join(texts) + ".",
+        "Share of a student's training points whose step lowers the reference loss, I > 0, after a part of its "
+        f"training. {seeds_note(seeds)} Lines are set a little apart where they would hide each other.",
+        figure,
+    )
+
+
 def _stops(steps: list[TeacherStep]) -> list[list[TeacherStep]]:
     # A seed's number of steps hangs on its number of pairs, so seeds meet at shares, not at steps.
     return by_share(steps, lambda step: step.share)
 
 
-def _curve(ax: Axes, metric: Metric, steps: list[TeacherStep]) -> tuple[str, set[int]]:
-    """Draw one panel; what it shows, in words, and how many seeds its means are over."""
+def _curve(ax: Axes, metric: Column, steps: list[TeacherStep]) -> tuple[str, set[int]]:
+    """Draw one panel; return it in words, and how many seeds its means are over."""
     measured = [s for s in steps if finite([s.values.get(metric.key, math.nan)])]
     stops = _stops(measured)
     places = [fmean(s.step for s in stop) for stop in stops]
@@ -126,6 +161,6 @@ def _curve(ax: Axes, metric: Metric, steps: list[TeacherStep]) -> tuple[str, set
     if min(places) == max(places):
         ax.set_xlim(places[0] - 1, places[0] + 1)
     ax.grid(axis="y")
-    digits = digits_of(means)
-    values = [f"{written(m, digits)} at {place:.0f}" for place, m in zip(places, means, strict=True)]
-    return f"{both_ends(metric.title)} ({metric.unit or 'score'}) by steps: {', '.join(values)}", {m.n for m in means}
+    shown = digits(means)
+    values = [f"{written(m, shown)} at {place:.0f}" for place, m in zip(places, means, strict=True)]
+    return f"{both_ends(metric.name)} ({metric.unit or 'score'}) by steps: {', '.join(values)}", {m.n for m in means}
