@@ -81,20 +81,20 @@ server: vllm
 	  --model "$(MODEL)" --served-model-name teacher --host 127.0.0.1 --port $(PORT) --generation-config vllm $(server_options)
 
 serve: install
-	@exec $(bin)/python -m flows.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
+	@exec $(bin)/python -m flows.deployment.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
 
 demo: install
-	$(bin)/montessori run configs/tiny.yaml --store "$(STORE)" $(ARGS)
+	$(bin)/montessori run tiny --store "$(STORE)" $(ARGS)
 
 rows = --set $(1)seeds.source=$(DATA)/seeds/alpaca_gpt4_sample_999.jsonl \
 	  --set $(1)reference.source=$(DATA)/reference/montessori_reference_set.jsonl \
 	  --set $(1)test.source=$(DATA)/alpaca_eval/gpt4_1106_preview.jsonl
 
 alpaca-mini: install
-	$(bin)/montessori run configs/alpaca-mini.yaml --store "$(STORE)" $(call rows,) $(ARGS)
+	$(bin)/montessori run alpaca-mini --store "$(STORE)" $(call rows,) $(ARGS)
 
 study-alpaca-mini: install
-	$(bin)/montessori study configs/studies/alpaca-mini.yaml --store "$(STORE)" $(call rows,change.) $(ARGS)
+	$(bin)/montessori study alpaca-mini --store "$(STORE)" $(call rows,change.) $(ARGS)
 
 # The tests call make themselves, to whom these options are not addressed.
 test: install
@@ -141,7 +141,7 @@ up: engine $(ENV_FILE)
 	echo "Start a run there (Deployments, montessori, Run, Custom run), or from here, with these settings in the environment:"; \
 	echo "  set -a; . ./$(ENV_FILE); PREFECT_API_URL=$$url/api PREFECT_API_AUTH_STRING=\$$MONTESSORI_PREFECT_AUTH"; \
 	echo "  AWS_ENDPOINT_URL_S3=http://127.0.0.1:$${MONTESSORI_S3_PORT:-9000} MONTESSORI_REPORTS_URL=$$reports; set +a"; \
-	echo "  $(bin)/montessori run configs/tiny.yaml --place pool --store s3://montessori/store"
+	echo "  $(bin)/montessori run tiny --place pool --store s3://montessori/store"
 
 down: $(ENV_FILE)
 	$(compose) down $(ARGS)

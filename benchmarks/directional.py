@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 
-from montessori import chat, data, models
-from montessori.config import DataSource
+from montessori.data import chat
+from montessori.data import rows as data
 from montessori.influence import Directional, OptimizerState, plan, reference_gradient
 from montessori.influence.float64 import in_float64
 from montessori.influence.reference import example_loss
+from montessori.models import loading
+from montessori.settings.schema import DataSource
 
 CHANGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -37,21 +39,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder, state = options.student / "model", OptimizerState.load(options.student)
-    tokenizer = models.load_tokenizer(folder)
+    tokenizer = loading.load_tokenizer(folder)
 
     def examples(file: Path, limit: int) -> list[chat.Example]:
         rows = data.read(DataSource(source=str(file), limit=limit), "data")
         return chat.encode_pairs(tokenizer, rows, options.max_length).examples
 
     points, reference = examples(options.data, options.points), examples(options.reference, options.reference_rows)
-    gradient, _ = reference_gradient(models.load_model(folder, "float32"), reference)
+    gradient, _ = reference_gradient(loading.load_model(folder, "float32"), reference)
     slopes = dict(true_slopes(folder, state, gradient, points))
     spread = statistics.stdev(slopes.values())
     columns: dict[str, list[float]] = {}
     for dtype in options.dtypes:
         columns[dtype] = []
         for change in CHANGES:
-            directional = Directional(models.load_model(folder, dtype), state, gradient, change=change)
+            directional = Directional(loading.load_model(folder, dtype), state, gradient, change=change)
             scores = [score for batch in plan(points) for score in directional.score(batch)]
             rate = state.learning_rate * (1 - state.beta1)
             errors = [(s.influence - directional.momentum_influence) / rate - slopes[s.id] for s in scores]
@@ -66,7 +68,7 @@ def true_slopes(
     folder: Path, state: OptimizerState, gradient: dict[str, torch.Tensor], points: list[chat.Example]
 ) -> list[tuple[str, float]]:
     """⟨u, g⟩ of each point, by id, with g in float64."""
-    with in_float64(models.load_model(folder, "float32")) as wide:
+    with in_float64(loading.load_model(folder, "float32")) as wide:
         names, parameters = zip(*wide.named_parameters(), strict=True)
         direction = [state.direction(name, gradient[name], None).double() for name in names]
         found = []

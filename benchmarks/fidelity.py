@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 
-from montessori import chat, data, models
-from montessori.config import DataSource
+from montessori.data import chat
+from montessori.data import rows as data
 from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
 from montessori.influence.fidelity import agreement
 from montessori.influence.float64 import in_float64
+from montessori.models import loading
+from montessori.settings.schema import DataSource
 
 Example = chat.Example
 MOMENTUM = "the step without a gradient"
@@ -58,7 +60,7 @@ def main() -> None:
 
 def compare(student: Path, learning_rate: float | None, options: argparse.Namespace) -> None:
     """The rows of one student at one learning rate."""
-    tokenizer = models.load_tokenizer(student / "model")
+    tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
     state = OptimizerState.load(student)
@@ -86,7 +88,7 @@ def estimators(
 ) -> Iterator[tuple[str, Any]]:
     """What is compared with the truth."""
     for dtype in options.dtypes:
-        model = models.load_model(student / "model", dtype)
+        model = loading.load_model(student / "model", dtype)
         gradient, _ = reference_gradient(model, reference)
         yield f"taylor, {dtype}", Taylor(model, state, gradient)
         if dtype == "float32":
@@ -109,7 +111,7 @@ def truths(
     known = {row["id"]: row["influence"] for row in kept}
     missing = [e for e in points if e.id not in known]
     if missing or MOMENTUM not in known:
-        with in_float64(models.load_model(student / "model")) as wide, file.open("a") as out:
+        with in_float64(loading.load_model(student / "model")) as wide, file.open("a") as out:
             exact = Exact(wide, state.narrowed(torch.float64), reference)
 
             def keep(id: str, influence: float) -> None:

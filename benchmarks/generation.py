@@ -1,7 +1,7 @@
 """How fast the teacher's side is: each engine on the same prompts, and the whole stage against the literal loop.
 
     make vllm
-    taskset -c 0,1 .venv/bin/python benchmarks/generation.py [--config configs/tiny.yaml] [--set key=value]…
+    taskset -c 0,1 .venv/bin/python benchmarks/generation.py [--config montessori/configs/tiny.yaml] [--set key=value]…
         [--instructions 2000] [--prompts 512] [--threads 2] [--store DIR] [--skip-literal]
 
 Engines: tokens written a second over the same few-shot prompts, the loading of the model apart; of vLLM's server also
@@ -28,24 +28,25 @@ from typing import Any
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from flows.plan import plan
-from montessori import config, config_file, stage
+from flows.requests.run import plan
 from montessori.artifacts import Folder, Request, Store
-from montessori.data import read_rows
-from montessori.models import load_model, load_tokenizer
+from montessori.data.rows import read_rows
+from montessori.models.loading import load_model, load_tokenizer
+from montessori.settings import files, schema
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.engines.openai import OpenAIEngine
 from montessori.synthesis.engines.transformers import TransformersEngine
 from montessori.synthesis.instructions import number_from, prompt_for
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from tasks.runtime import worker
 
 BATCH = 16  # of the original's loop
 POOL = 4
 PYTHON = Path(".venv-vllm/bin/python")
 OFFLINE = """
 import json, sys, time
-from montessori.config import Sampling
-from montessori.models import load_tokenizer
+from montessori.settings.schema import Sampling
+from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 source, dtype, asked = sys.argv[1], sys.argv[2], json.load(sys.stdin)
 started = time.monotonic()
@@ -61,7 +62,7 @@ SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 def main() -> None:
     """Both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/tiny.yaml")
+    parser.add_argument("--config", default="montessori/configs/tiny.yaml")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--instructions", type=int, default=2000)
     parser.add_argument("--prompts", type=int, default=512)
@@ -71,13 +72,13 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     overrides = [*options.overrides, "generation.engine=transformers", f"training_size={options.instructions}"]
-    settings = config_file.load(options.config, overrides)
+    settings = files.load(options.config, overrides)
     store = Folder(options.store)
     requests = list(plan(settings)[0].requests.values())
     asked = next(r for r in requests if r.stage == "instructions")
     for request in requests:
         if request.address in {address for addresses in asked.inputs.values() for address in addresses}:
-            stage.run(request, store, options.threads)
+            worker.run(request, store, options.threads)
     torch.set_num_threads(options.threads)
     (address,) = asked.inputs["teacher"]
     teacher = str(store.open(address) / "model")
@@ -89,13 +90,13 @@ def main() -> None:
         print(f"\nThe stage is {literal / ours:.1f} times as fast as the literal loop.")
 
 
-def _transformers(settings: config.Settings, teacher: str) -> TransformersEngine:
+def _transformers(settings: schema.Settings, teacher: str) -> TransformersEngine:
     assert settings.teacher
     model = load_model(teacher, settings.teacher.dtype)
     return TransformersEngine(model, load_tokenizer(teacher), settings.generation.batch_size)
 
 
-def _engines(settings: config.Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
+def _engines(settings: schema.Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
     """Tokens a second of each."""
     asked = settings.instructions
     prompts = [prompt_for(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
@@ -135,7 +136,7 @@ def _engines(settings: config.Settings, teacher: str, seeds: list[Any], options:
                 sys.exit("the server did not start; try `make server MODEL=…` by hand")
             time.sleep(0.5)
         loading = time.monotonic() - started
-        endpoint = config.OpenAI(model="teacher", base_url=url)
+        endpoint = schema.OpenAI(model="teacher", base_url=url)
         _row("vLLM, as an endpoint", *_timed(OpenAIEngine(endpoint), prompts, asked), loading)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -150,7 +151,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _timed(engine: Engine, prompts: list[Any], asked: config.Instructions) -> tuple[int, float]:
+def _timed(engine: Engine, prompts: list[Any], asked: schema.Instructions) -> tuple[int, float]:
     started = time.monotonic()
     answers = list(engine.generate(prompts, asked.sampling, asked.samples_per_prompt, range(len(prompts))))
     return sum(answer.tokens for _, answer in answers), time.monotonic() - started
@@ -164,7 +165,7 @@ def _stage(asked: Request, store: Store, threads: int) -> float:
     """The stage from nothing, as a run does it."""
     again = asked.model_copy(update={"seed": random.randrange(2**31)})  # its own address: nothing is cached
     started = time.monotonic()
-    manifest = stage.run(again, store, threads)
+    manifest = worker.run(again, store, threads)
     seconds = time.monotonic() - started
     engine = manifest["summary"]["usage"]["seconds"]
     print(f"\nThe stage: {manifest['summary']['instructions']:,} instructions in {seconds:.1f} s,")
@@ -174,7 +175,7 @@ def _stage(asked: Request, store: Store, threads: int) -> float:
     return seconds
 
 
-def _literal(settings: config.Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
+def _literal(settings: schema.Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
     """The original's loop; its seconds."""
     asked = settings.instructions
     started = time.monotonic()

@@ -24,11 +24,12 @@ from typing import Any
 
 import lm_eval.tasks
 
-from montessori import models
 from montessori.artifacts import Folder, Request
-from montessori.data import Row, read_rows
+from montessori.data.rows import Row, read_rows
 from montessori.evaluation import harness
-from montessori.stages import Job, benchmark
+from montessori.models import loading
+from tasks.benchmarks import run_benchmark
+from tasks.runtime.job import Job
 
 TASKS = Path(lm_eval.tasks.__file__).parent
 
@@ -133,7 +134,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> bool:
 
 def ours(task: Task, model: Path, limit: int, batch_size: int, folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """The items of the stage `benchmark`, and what it says of them."""
-    settings = benchmark.Settings(
+    settings = run_benchmark.Settings(
         task=task.name,
         metric=task.metrics[0],
         shots=task.shots,
@@ -148,7 +149,7 @@ def ours(task: Task, model: Path, limit: int, batch_size: int, folder: Path) -> 
     request = Request(stage="benchmark", version=1, settings=settings.model_dump(), inputs=inputs, seed=0, means=means)
     out = folder / f"ours-{task.name}"
     out.mkdir()
-    told = benchmark.run(Job(request, Folder(out), out), settings)
+    told = run_benchmark.run(Job(request, Folder(out), out), settings)
     return read_rows(out / "items.parquet"), told
 
 
@@ -164,7 +165,7 @@ def command(
         "--num_fewshot": task.shots,
         "--limit": limit,
         "--batch_size": batch_size,
-        "--device": models.device(),
+        "--device": loading.device(),
         "--include_path": folder,
         "--output_path": out,
     }

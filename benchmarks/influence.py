@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from montessori import chat, data, models
-from montessori.config import DataSource
+from montessori.data import chat
+from montessori.data import rows as data
 from montessori.influence import (
     Directional,
     Exact,
@@ -36,6 +36,8 @@ from montessori.influence import (
     reference_gradient,
 )
 from montessori.influence.reference import example_losses
+from montessori.models import loading
+from montessori.settings.schema import DataSource
 
 Example = chat.Example
 PADDED = 1024
@@ -88,8 +90,8 @@ def main() -> None:
 
 def files(options: argparse.Namespace) -> tuple[Any, OptimizerState, list[Example], list[Example]]:
     """A trained student and real rows."""
-    model = models.load_model(options.student / "model").to(options.device)
-    tokenizer = models.load_tokenizer(options.student / "model")
+    model = loading.load_model(options.student / "model").to(options.device)
+    tokenizer = loading.load_tokenizer(options.student / "model")
 
     def examples(file: Path, limit: int) -> list[Example]:
         rows = data.read(DataSource(source=str(file), limit=limit), "data")

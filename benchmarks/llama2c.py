@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from montessori import models
+from montessori.models import loading
 
 SINGLE = 259  # pieces that are no merges: three special ones, and the bytes
 
@@ -30,7 +30,7 @@ def main() -> None:
     (weights,) = (path for path in options.checkpoint.glob("*.bin") if path != pieces)
     model = read_model(weights)
     model.config.max_position_embeddings = options.context or model.config.max_position_embeddings
-    models.save(model, read_tokenizer(pieces), options.out)
+    loading.save(model, read_tokenizer(pieces), options.out)
 
 
 def read_model(path: Path) -> LlamaForCausalLM:

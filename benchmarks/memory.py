@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from montessori import chat, data, models
-from montessori.config import DataSource
+from montessori.data import chat
+from montessori.data import rows as data
 from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
 from montessori.influence.memory import Memory, Tracker, Work, estimate
+from montessori.models import loading
+from montessori.settings.schema import DataSource
 
 Example = chat.Example
 WORKS: tuple[Work, ...] = ("taylor", "directional", "exact", "gradient")
@@ -59,7 +61,7 @@ def print_shape(source: Path) -> None:
             with torch.device("meta"):
                 config = AutoConfig.from_pretrained(source)
                 model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-            found = estimate(models.without_storage(model), work, getattr(torch, state))
+            found = estimate(loading.without_storage(model), work, getattr(torch, state))
             passes = found.points or found.reference
             assert passes is not None
             print(
@@ -70,7 +72,7 @@ def print_shape(source: Path) -> None:
 
 def compare(student: Path, options: argparse.Namespace) -> None:
     """The rows of one student."""
-    tokenizer = models.load_tokenizer(student / "model")
+    tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
     points = [e for batch in plan(points, options.token_budget)[-2:] for e in batch]  # the longest
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
@@ -78,7 +80,7 @@ def compare(student: Path, options: argparse.Namespace) -> None:
         for dtype, state in DTYPES:
             if work == "gradient" and state == "bfloat16":
                 continue
-            memory = estimate(models.skeleton(student / "model", dtype), work, getattr(torch, state))
+            memory = estimate(loading.skeleton(student / "model", dtype), work, getattr(torch, state))
             formula = memory.peak(points, reference, options.token_budget)
             found = measure(memory, student, dtype, getattr(torch, state), points, reference, options.token_budget)
             print(
@@ -98,15 +100,15 @@ def measure(
     token_budget: int,
 ) -> int:
     """The peak of the real work, bytes; loading the student and its state is not part of it."""
-    model = models.load_model(student / "model", dtype)
-    wide = OptimizerState.load(student, models.device())
+    model = loading.load_model(student / "model", dtype)
+    wide = OptimizerState.load(student, loading.device())
     step = wide if memory.work == "gradient" else wide.narrowed(state_dtype)
     del wide
     gradient: dict[str, torch.Tensor] = {}
     if memory.work in ("taylor", "directional"):
         gradient = {n: g.to(state_dtype) for n, g in reference_gradient(model, reference[:1])[0].items()}
     gc.collect()
-    on_gpu = models.device().type == "cuda"
+    on_gpu = loading.device().type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     with Tracker() as tracker:

@@ -101,7 +101,7 @@ def _server(stack: ExitStack, home: Path) -> str:
 
 def _workers(stack: ExitStack, home: Path, api: str, at_once: int) -> None:
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-    deploy = [sys.executable, "-m", "flows.cli", "deploy", "--at-once", str(at_once)]
+    deploy = [sys.executable, "-m", "flows.commands.cli", "deploy", "--at-once", str(at_once)]
     subprocess.run(deploy, env=environment, check=True, stdout=subprocess.DEVNULL)
     _start(stack, home, "worker", "start", "--pool", "montessori", env=environment)
 
@@ -114,11 +114,11 @@ def _start(stack: ExitStack, home: Path, *arguments: str, env: dict[str, str] | 
 
 
 def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Counting) -> None:
+    from flows.requests.steps import ask
     from montessori.artifacts import open_store
-    from montessori.config import Compute
-    from montessori.stage import about
-    from tasks.places import open_place
-    from tasks.steps import ask
+    from montessori.settings.schema import Compute
+    from tasks.runtime.places import open_place
+    from tasks.runtime.worker import about
 
     store = open_store(uri)
     store.check_writable()

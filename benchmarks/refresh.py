@@ -1,6 +1,6 @@
 """How often would the nightly refresh promote a challenger that is no better? Students of one and the same teacher.
 
-    .venv/bin/python benchmarks/refresh.py [--students 16] [--config configs/tiny.yaml] [--store DIR] [--set key=value]…
+    .venv/bin/python benchmarks/refresh.py [--students 16] [--config FILE] [--store DIR] [--set key=value]…
 
 Each student has seeds of its own, as each pair of a night has. Two groups of them are compared as champion's and
 challenger's, so every promotion is a false one. Prints the table of docs/results.md.
@@ -11,15 +11,16 @@ import itertools
 import random
 import statistics
 
-from flows.iteration import base, taught_by
-from montessori import config_file, sources
+from flows.methods.montessori_instruct import base, taught_by
+from flows.requests.steps import Steps
 from montessori.artifacts import open_store
-from montessori.data import read_rows
+from montessori.data import sources
+from montessori.data.rows import read_rows
 from montessori.evaluation.paired import Losses, compare
-from tasks import engines
-from tasks.direct import Direct
-from tasks.places import open_place
-from tasks.steps import Steps
+from montessori.settings import files
+from tasks.runtime import engines
+from tasks.runtime.local import Direct
+from tasks.runtime.places import open_place
 
 LEVEL = 0.05
 DRAWS = 4000
@@ -29,7 +30,7 @@ def main() -> None:
     """Teach the students that the store has not, then compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", type=int, default=16)
-    parser.add_argument("--config", default="configs/tiny.yaml")
+    parser.add_argument("--config", default="montessori/configs/tiny.yaml")
     parser.add_argument("--store", default="store")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> None:
 
 def _taught(options: argparse.Namespace) -> list[Losses]:
     """The losses of each student on the reference set."""
-    settings = config_file.load(options.config, [f"store={options.store}", *options.overrides])
+    settings = files.load(options.config, [f"store={options.store}", *options.overrides])
     settings = engines.settled(settings)
     store, place = open_store(settings.store), open_place(settings.compute)
     execution = Direct(store, place, settings.compute)

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 
-from montessori import chat, data, models
-from montessori.config import DataSource, Scratch, WarmUp
+from montessori.data import chat
+from montessori.data import rows as data
 from montessori.influence import OptimizerState
 from montessori.influence.reference import example_losses
+from montessori.models import loading
 from montessori.pocket.scratch import alpaca_student_conversations, build
+from montessori.settings.schema import DataSource, Scratch, WarmUp
 from montessori.training.sft import fine_tune
 
 SIZES = {
@@ -110,17 +112,17 @@ def train(rows: list[data.Row], shape: Scratch, out: Path, steps: int) -> None:
             print(f"step {step}/{steps} loss {loss:.3f} {time.monotonic() - started:.0f} s", flush=True)
         if step in checkpoints:
             folder = out / checkpoints[step]
-            models.save(model, tokenizer, folder / "model")
+            loading.save(model, tokenizer, folder / "model")
             OptimizerState.of(optimizer, model).save(folder)
 
 
 def warm_up(rows: list[data.Row], out: Path) -> None:
     """The method's warm-up of the late student: one epoch, the rate rising to the paper's 5e-6."""
     source = out / "late" / "model"
-    model, tokenizer = models.load_model(source), models.load_tokenizer(source)
+    model, tokenizer = loading.load_model(source), loading.load_tokenizer(source)
     examples = chat.encode_pairs(tokenizer, rows, TRAIN_TOKENS).examples
     result = fine_tune(model, tokenizer, examples, WarmUp(per_device_batch_size=8), seed=0)
-    models.save(model, tokenizer, out / "warm" / "model")
+    loading.save(model, tokenizer, out / "warm" / "model")
     result.optimizer.save(out / "warm")
 
 

@@ -12,7 +12,7 @@ import gzip
 import json
 from pathlib import Path
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.evaluation import alpaca
 
 

@@ -8,16 +8,16 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.plan import benchmarks, order, plan
-from flows.shards import Shards, show
+from flows.requests.run import benchmarks, order, plan
+from flows.requests.steps import Address, Steps
+from flows.ui import Shards, show
 from montessori.artifacts import Request, Store, open_store
-from montessori.config import Compute, Settings
 from montessori.reporting.link import report_link
-from tasks import engines
-from tasks.execution import Execution
-from tasks.places import check, open_place
-from tasks.steps import Address, Steps
-from tasks.telling import Telling
+from montessori.settings.schema import Compute, Settings
+from tasks.runtime import engines
+from tasks.runtime.places import check, open_place
+from tasks.runtime.prefect_executor import Execution
+from tasks.runtime.status_writer import Telling
 
 # Every stage is submitted at once and waits in a thread of its own for its inputs.
 THREADS = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=1000))

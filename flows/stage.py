@@ -2,7 +2,7 @@
 
 In: a request and the address of the store.  Out: the artifact in the store, and a final state: Completed, Failed under
 the name of the error (InputError, StageError, …), or Crashed. Only references pass, never data. The stage itself is a
-process of its own (`python -m montessori.stage`), under vLLM's interpreter where vLLM writes; its log is the run's.
+process of its own (`python -m tasks.runtime.worker`), under vLLM's interpreter where vLLM writes; its log is the run's.
 """
 
 import json
@@ -23,10 +23,10 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Crashed, Failed
 
-from montessori import stages
 from montessori.artifacts import Request
-from montessori.config import Vllm
-from tasks.places import StageCrash, environment, failed, interpreter
+from montessori.settings.schema import Vllm
+from tasks import registry
+from tasks.runtime.places import StageCrash, environment, failed, interpreter
 
 PROGRESS_EVERY_S = 3.0
 PROGRESS = ("done", "total", "unit", "note")  # as a progress artifact's metadata
@@ -71,11 +71,11 @@ def stage(request: str, store: str, threads: int = 1) -> State[Any]:
 @contextmanager
 def _started(request: Request, store: str, threads: int) -> Iterator["subprocess.Popen[str]"]:
     """The stage's process; it does not outlive the block."""
-    libraries = stages.libraries(request)
+    libraries = registry.libraries(request)
     python = interpreter(libraries, request.means.get("vllm", Vllm().model_dump())["python"])
-    command = [python, "-m", "montessori.stage", "/dev/stdin", "--tied"]
+    command = [python, "-m", "tasks.runtime.worker", "/dev/stdin", "--tied"]
     variables = environment(libraries, threads)
-    if not stages.computes(request):
+    if not registry.loads_model(request):
         variables["CUDA_VISIBLE_DEVICES"] = ""
     elif mine := os.environ.get("MONTESSORI_GPUS"):  # those of this worker, where a container shows all
         variables["CUDA_VISIBLE_DEVICES"] = mine

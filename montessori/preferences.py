@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from montessori.config import Split
 from montessori.errors import InputError, StageError
+from montessori.settings.schema import Split
 
 Row = Mapping[str, Any]
 

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from montessori import __version__
 from montessori.artifacts import Store, open_store
-from montessori.data import Row, read_rows
+from montessori.data.rows import Row, read_rows
+from montessori.data.sources import HUB_NAME
 from montessori.errors import InputError, StageError
 from montessori.reporting import card, public
-from montessori.sources import HUB_NAME
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import cli
+from flows.commands import cli
 
 GOOD_ROW = {"instruction": "Name a colour.", "response": "Blue."}
 
@@ -44,7 +44,7 @@ def said(folder: Path, capsys: pytest.CaptureFixture[str], *changes: str) -> str
 
 
 def test_the_folder_is_good_before_it_is_spoilt(folder: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "run", str(folder / "run.yaml"), "--dry-run"]
+    command = [sys.executable, "-m", "flows.commands.cli", "run", str(folder / "run.yaml"), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from montessori import stages
-from montessori.config import Frozen
+from montessori.settings.schema import Frozen
+from tasks import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
@@ -73,31 +73,39 @@ def loaded_by(code: str) -> list[str]:
     ],
 )
 def test_help_loads_nothing_heavy(words):
-    assert loaded_by(f"import flows.cli\ntry:\n    flows.cli.main({words!r})\nexcept SystemExit: pass") == []
+    assert (
+        loaded_by(f"import flows.commands.cli\ntry:\n    flows.commands.cli.main({words!r})\nexcept SystemExit: pass")
+        == []
+    )
 
 
 def test_a_wrong_setting_is_found_without_loading_a_model_library():
-    assert loaded_by("import flows.cli; assert flows.cli.main(['run', 'configs/tiny.yaml', '--set', 'x=1']) == 2") == []
+    assert (
+        loaded_by("import flows.commands.cli; assert flows.commands.cli.main(['run', 'tiny', '--set', 'x=1']) == 2")
+        == []
+    )
 
 
 def test_sources_are_checked_without_loading_a_model_library():
-    code = "from montessori import config_file, sources; sources.addresses(config_file.load('configs/tiny.yaml'))"
+    code = (
+        "from montessori.data import sources; from montessori.settings import files, shipped; "
+        "sources.addresses(files.load(shipped.CONFIGS / 'tiny.yaml'))"
+    )
     assert loaded_by(code) in ([], ["pyarrow"])
 
 
-@pytest.mark.parametrize("stage", stages.STAGES)
+@pytest.mark.parametrize("stage", registry.TASKS)
 def test_every_stage_has_settings_and_a_function_that_runs_it(stage):
-    module = stages.module(stage)
+    module = registry.module(stage)
     assert issubclass(module.Settings, Frozen)
     assert callable(module.run)
     assert module.run.__doc__
 
 
 def test_every_stage_module_is_a_stage():
-    modules = {file.stem for file in (ROOT / "montessori/stages").glob("*.py")} - {
-        "__init__",
-        "asking",
-        "inputs",
-        "learning",
+    tasks = ROOT / "tasks"
+    files = {*tasks.glob("*.py"), *tasks.glob("benchmarks/*.py"), *tasks.glob("reports/*.py")}
+    modules = {
+        str(file.relative_to(tasks).with_suffix("")).replace("/", ".") for file in files if "__" not in file.stem
     }
-    assert modules == {stage.module for stage in stages.STAGES.values()}
+    assert modules - {"registry"} == {stage.module for stage in registry.TASKS.values()}

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from montessori import publishing
-from montessori.config import Settings
 from montessori.errors import InputError
 from montessori.reporting import public
+from montessori.settings.schema import Settings
 
 DIGEST = "9c1e" * 16
 

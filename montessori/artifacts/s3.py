@@ -19,8 +19,8 @@ from botocore.parsers import ResponseParserError
 from pydantic import BaseModel, ConfigDict, model_validator
 from s3transfer.exceptions import RetriesExceededError
 
-from montessori import config_file
 from montessori.errors import InputError, StoreUnreachable
+from montessori.settings import files
 
 PATIENCE_S = 60.0  # how long a request is tried again
 CONNECTIONS = 32
@@ -60,7 +60,7 @@ def parsed(uri: str) -> tuple[str, str, Options]:
         raise InputError(f"store = {parts._replace(netloc='…').geturl()}: expected s3://bucket/prefix, without keys")
     if ":" in parts.netloc or parts.fragment:
         raise InputError(f"store = {uri}: expected s3://bucket/prefix; a server is named by ?endpoint=http://host:9000")
-    options = config_file.block(Options, dict(parse_qsl(parts.query, keep_blank_values=True)), f"store = {uri}")
+    options = files.block(Options, dict(parse_qsl(parts.query, keep_blank_values=True)), f"store = {uri}")
     if options.endpoint and (not options.endpoint.startswith(("http://", "https://")) or "@" in options.endpoint):
         raise InputError(f"store = {uri}: endpoint must be an address like http://host:9000, without keys")
     return parts.netloc, unquote(parts.path).strip("/"), options

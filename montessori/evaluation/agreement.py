@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
 from montessori.evaluation.card import JudgeAbility, Measure
 from montessori.evaluation.duels import Outcome, outcomes

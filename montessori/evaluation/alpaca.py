@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import StageError
 from montessori.evaluation import length_control
 from montessori.evaluation.alpaca_library import library

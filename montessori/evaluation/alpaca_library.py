@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import InputError
 
 FULL, LENGTHS = "length_controlled_v1", "length_controlled_minimal"  # as the library calls its regressions

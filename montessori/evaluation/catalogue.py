@@ -20,7 +20,7 @@ import numpy as np
 
 from montessori.errors import InputError, StageError
 from montessori.evaluation import local
-from montessori.evaluation.suite import Benchmark
+from montessori.settings.suite import Benchmark
 
 HUB_TIMEOUT_S = 10
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "few-shot": 1234}  # those of the command line `lm_eval`

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from montessori.artifacts import Request, Store
-from montessori.evaluation.suite import Suite
-from montessori.spending import dollars, price_of
+from montessori.budget import dollars, price_of
+from montessori.settings.suite import Suite
 
 QUESTIONS = {"alpaca_eval": 805, "mt_bench": 80}  # of the hub's
 Counts = Mapping[str, int]  # of questions in files, by alpaca_eval, mt_bench and people

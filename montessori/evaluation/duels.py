@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Literal
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.evaluation.card import Duel
 

@@ -5,7 +5,7 @@ In: rows of `verdicts.parquet` or `grades.parquet`.  Out: `card.Example`s, the b
 
 from collections.abc import Sequence
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.evaluation.card import Example
 
 SHOWN = 3  # of the best, and as many of the worst

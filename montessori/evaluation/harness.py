@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from montessori import progress
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.evaluation.card import Measure
 from montessori.evaluation.catalogue import Task

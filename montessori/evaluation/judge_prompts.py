@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from montessori.chat import Message, user
+from montessori.data.chat import Message, user
 from montessori.errors import InputError
 
 # The placeholders of each grading prompt; those without which there is nothing to grade.

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from montessori.chat import Message
-from montessori.config import Sampling
+from montessori.data.chat import Message
 from montessori.errors import StageError
 from montessori.evaluation import judge_prompts
 from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, RATING, Template
+from montessori.settings.schema import Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import number_from

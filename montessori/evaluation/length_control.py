@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 from numpy.typing import NDArray
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.evaluation.alpaca_library import DIFFICULTY, difficulties, given, library
 
 LENGTH, MODEL = "np.tanh(std_delta_len)", "not_gamed_baseline.astype(float)"  # effects, as the library calls them

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from montessori.data import Row, file_rows, write_rows
+from montessori.data.rows import Row, file_rows, write_rows
 from montessori.errors import InputError
 
 Rows = dict[str, list[Row]]  # by the name of the harness's task; of mmlu one a subject

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from montessori.chat import Example, prompt_of
-from montessori.config import Sampling
-from montessori.data import Row
+from montessori.data.chat import Example, prompt_of
+from montessori.data.rows import Row
+from montessori.settings.schema import Sampling
 
 if TYPE_CHECKING:  # only named here: a mean needs no torch
     import torch
@@ -61,7 +61,7 @@ def next_token_accuracy(model: torch.nn.Module, examples: Sequence[Example]) -> 
     """For each example, the share of its answer's tokens that the model ranks first, given those before."""
     import torch
 
-    from montessori.models import device
+    from montessori.models.loading import device
 
     shares = []
     with torch.inference_mode():

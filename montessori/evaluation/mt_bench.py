@@ -7,7 +7,7 @@ two turns of a question are not independent, so its standard error is over quest
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from montessori.data import Row
+from montessori.data.rows import Row
 from montessori.errors import StageError
 from montessori.evaluation.card import Measure, Score
 from montessori.evaluation.metrics import ratio

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from montessori.config import Frozen
+from montessori.settings.schema import Frozen
 
 Losses = Sequence[float]  # nats/token, an example each, in the same order for all students
 

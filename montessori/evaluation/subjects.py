@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from montessori import sources
 from montessori.artifacts import Store
 from montessori.artifacts.catalogue import meant
 from montessori.artifacts.store import ADDRESS
+from montessori.data import sources
 from montessori.errors import InputError
 
 MODELS = ("student", "warm-up", "teacher", "scratch-student", "scratch-teacher")  # stages that leave a model

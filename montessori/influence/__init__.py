@@ -1,13 +1,14 @@
 """Local data influence: how one optimiser step on a training point changes the student's reference loss.
 
-    from montessori import chat, data, models
-    from montessori.config import DataSource
+    from montessori.data import chat, rows
+    from montessori.models import loading
+    from montessori.settings.schema import DataSource
 
-    model, tokenizer = models.load_model("warm/model"), models.load_tokenizer("warm/model")
+    model, tokenizer = loading.load_model("warm/model"), loading.load_tokenizer("warm/model")
 
     def examples(file):
-        rows = data.read(DataSource(source=file), "points")    # checked: id, instruction or messages, response
-        return chat.encode_pairs(tokenizer, rows, max_length=1024).examples
+        points = rows.read(DataSource(source=file), "points")    # checked: id, instruction or messages, response
+        return chat.encode_pairs(tokenizer, points, max_length=1024).examples
 
     points, reference = examples("points.jsonl"), examples("reference.jsonl")
     step = OptimizerState.load("warm")                         # or GradientDescent(5e-6)

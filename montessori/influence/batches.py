@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 
 TOKEN_BUDGET = 2048  # padded tokens of a batch; docs/results.md has the speed by budget
 LONGEST_TO_SHORTEST = 1.15  # in one batch, so that padding stays below a sixth

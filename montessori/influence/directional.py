@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import Gradients, require_alike, trainable_parameters
 from montessori.influence.batches import Batch, answer_tokens

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens

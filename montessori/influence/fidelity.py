@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from montessori.config import Split
+from montessori.correlation import spearman
 from montessori.preferences import threshold
-from montessori.ranks import spearman
+from montessori.settings.schema import Split
 
 SAMPLES_OF_A_PROMPT = 4  # as the method draws them; points without prompts are taken in fours, in order
 

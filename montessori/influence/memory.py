@@ -34,7 +34,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import Batch, Padded, answer_tokens, plan

@@ -24,7 +24,7 @@ from torch.func import functional_call, vjp, vmap
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import Padded

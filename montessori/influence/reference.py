@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import Gradients, load_tensors, trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, Padded, plan

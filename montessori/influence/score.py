@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.influence.batches import Batch, answer_tokens
 
 Status = Literal["ok", "no-answer", "too-long", "not-finite"]

@@ -39,9 +39,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from montessori import data, models
-from montessori.chat import Example, encode_pairs
-from montessori.config import DataSource
+from montessori.data import rows as data
+from montessori.data.chat import Example, encode_pairs
 from montessori.errors import InputError, MontessoriError
 from montessori.influence.adamw import OptimizerState, require_alike, trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens, plan
@@ -51,6 +50,8 @@ from montessori.influence.ranks import Ranks
 from montessori.influence.reference import reference_gradient
 from montessori.influence.score import Estimator, Score
 from montessori.influence.taylor import Taylor
+from montessori.models import loading
+from montessori.settings.schema import DataSource
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -146,14 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each point that could be encoded, in the file's order; null where there is no number."""
-    tokenizer = models.load_tokenizer(options.student)
+    tokenizer = loading.load_tokenizer(options.student)
 
     def examples(name: str) -> list[Example]:
         source = DataSource(source=getattr(options, name))
         return encode_pairs(tokenizer, data.read(source, name), options.max_length).examples
 
     points, reference = examples("data"), examples("reference")
-    model = shard(models.load_model(options.student, options.dtype, place="cpu"))
+    model = shard(loading.load_model(options.student, options.dtype, place="cpu"))
     state = shard_state(model, OptimizerState.load(options.optimizer_state))
     estimator: Estimator
     if options.estimator == "exact":

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from montessori import progress
-from montessori.chat import Example, Message, encode, user
-from montessori.config import Scratch
+from montessori.data.chat import Example, Message, encode, user
 from montessori.errors import InputError, StageError
 from montessori.pocket.muon import Muon
+from montessori.settings.schema import Scratch
 from montessori.synthesis.prompts import few_shot, teacher_output
 
 Conversation = list[Message]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from montessori.chat import Message, user
+from montessori.data.chat import Message, user
 from montessori.errors import InputError
 from montessori.synthesis.prompts import few_shot, teacher_output
 

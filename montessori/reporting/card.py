@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from montessori import config_file
 from montessori.reporting import public
 from montessori.reporting.public import code, in_words
 from montessori.reporting.text import count
+from montessori.settings import files as config_file
 
 Manifest = dict[str, Any]
 Facts = list[tuple[str, str]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from montessori.artifacts import Store
-from montessori.data import Row, read_rows, write_rows
+from montessori.data.rows import Row, read_rows, write_rows
 from montessori.reporting.text import count, percent, scientific
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -13,10 +13,10 @@ from functools import partial
 from montessori import progress
 from montessori.artifacts import Journal
 from montessori.artifacts.journal import Entry
-from montessori.chat import Message
-from montessori.config import Price, Sampling
+from montessori.budget import Usage, dollars, reached, usage
+from montessori.data.chat import Message
 from montessori.errors import BudgetReached
-from montessori.spending import Usage, dollars, reached, usage
+from montessori.settings.schema import Price, Sampling
 from montessori.synthesis.engines import Answer, Engine, Generation
 
 

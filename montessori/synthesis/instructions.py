@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from montessori.chat import Message
-from montessori.config import Instructions, Sampling
-from montessori.data import Row
+from montessori.data.chat import Message
+from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
+from montessori.settings.schema import Instructions, Sampling
 from montessori.synthesis import prompts
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.engines import Answer, Generation

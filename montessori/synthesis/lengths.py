@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, TypeVar
 
-from montessori import data
-from montessori.chat import Message, render_prompt, user
-from montessori.config import Scratch, Settings
-from montessori.data import Row
+from montessori.data import rows
+from montessori.data.chat import Message, render_prompt, user
+from montessori.data.rows import Row
+from montessori.settings.schema import Scratch, Settings
 from montessori.synthesis.instructions import prompt_for
 from montessori.synthesis.parsing import instruction_of
 from montessori.synthesis.prompts import teacher_output
@@ -87,7 +87,7 @@ def _seeds(settings: Settings) -> list[Row]:
         from montessori.pocket import world
 
         return world.seeds(settings.pocket.seeds, settings.seed)
-    return data.read(settings.seeds, "seeds") if data.is_file(settings.seeds) else []
+    return rows.read(settings.seeds, "seeds") if rows.is_file(settings.seeds) else []
 
 
 def _reader(settings: Settings, seeds: list[Row]) -> _Reader:
@@ -97,7 +97,7 @@ def _reader(settings: Settings, seeds: list[Row]) -> _Reader:
     if teacher and teacher.scratch and settings.generation.engine != "openai":
         return _scratch_reader(teacher.scratch, settings, seeds)
     if teacher and (folder := Path(teacher.source).expanduser()).is_dir():
-        from montessori.models import load_tokenizer
+        from montessori.models.loading import load_tokenizer
 
         return _by(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
     return _Reader(

@@ -6,7 +6,7 @@ Filters as in Self-Instruct (arXiv 2212.10560, section 2.2); the word list and t
 import re
 from functools import cache
 
-from montessori.config import Instructions
+from montessori.settings.schema import Instructions
 
 TAGGED = re.compile(r"<instruction>((?:(?!</?instruction>).)*)</instruction>", re.DOTALL)
 

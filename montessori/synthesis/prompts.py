@@ -7,7 +7,7 @@ fingerprint of everything made with it.
 import hashlib
 from collections.abc import Sequence
 
-from montessori.chat import Message, user
+from montessori.data.chat import Message, user
 
 TASK = (
     "You write tasks for a language model to practise on.\n"

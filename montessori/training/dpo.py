@@ -16,9 +16,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from montessori.chat import encode
-from montessori.config import Dpo
+from montessori.data.chat import encode
 from montessori.errors import StageError
+from montessori.settings.schema import Dpo
 from montessori.training import fsdp
 from montessori.training.trainer import Row, hold_in_float32, train
 

@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from montessori.chat import Example
-from montessori.config import Training
+from montessori.data.chat import Example
 from montessori.errors import StageError
 from montessori.influence.adamw import OptimizerState
+from montessori.settings.schema import Training
 from montessori.training.fsdp import IGNORED
 from montessori.training.trainer import Row, hold_in_float32, train
 

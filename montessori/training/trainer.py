@@ -30,10 +30,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.utils import logging
 
 from montessori import progress
-from montessori.config import Training
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import trainable_parameters
-from montessori.models import seeded
+from montessori.models.loading import seeded
+from montessori.settings.schema import Training
 from montessori.training import fsdp
 
 Row = dict[str, float]
@@ -67,7 +67,7 @@ def train(
     on_gpu = torch.cuda.is_available()
     if settings.stop < 1:
         config = config | {"max_steps": math.ceil(settings.stop * steps)}
-    # What TRL would prepare is prepared: the rows are montessori.chat's tokens, in the sampler's order.
+    # What TRL would prepare is prepared: the rows are montessori.data.chat's tokens, in the sampler's order.
     ours: dict[str, Any] = {
         "_prepare_dataset": lambda _, dataset, *__: dataset,
         "_get_train_sampler": lambda *_: sampler,

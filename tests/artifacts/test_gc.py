@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shelf import HOUR, orphan, put
 
-from montessori import champions, keeping, nights, status
 from montessori.artifacts import Folder, Store, gc
 from montessori.artifacts.store import MANIFEST
 from montessori.artifacts.verify import damage
 from montessori.errors import ArtifactError
-from montessori.nights import Night
-from montessori.status import Shard, Status
+from montessori.refresh import champions, nights
+from montessori.refresh.nights import Night
+from tasks.runtime import retention, status
+from tasks.runtime.status import Shard, Status
 
 GRACE_S = 24 * HOUR
 OLD, YOUNG = 48.0, 1.0
@@ -29,9 +30,9 @@ def store(tmp_path: Path) -> Folder:
 
 
 def collect(store: Store, *runs: str, grace_s: float = GRACE_S, dropped: tuple[str, ...] = ()) -> gc.Plan:
-    planned = gc.plan(store, keeping.roots(store, runs, grace_s), grace_s, dropped)
-    gc.carry_out(store, planned, lambda: keeping.in_use(store, grace_s))
-    keeping.forget(store, grace_s)
+    planned = gc.plan(store, retention.roots(store, runs, grace_s), grace_s, dropped)
+    gc.carry_out(store, planned, lambda: retention.in_use(store, grace_s))
+    retention.forget(store, grace_s)
     return planned
 
 
@@ -187,7 +188,7 @@ def test_what_a_run_takes_up_between_the_plan_and_the_end_stays(store):
     put(store, "student/b", "seeds/a", age_h=OLD)
     planned = gc.plan(store, [], GRACE_S)
     speaks(store, "runs/new", "student/a")
-    gc.carry_out(store, planned, lambda: keeping.in_use(store, GRACE_S))
+    gc.carry_out(store, planned, lambda: retention.in_use(store, GRACE_S))
     assert list(store.addresses()) == ["seeds/a", "student/a"]
 
 

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import pyarrow.parquet as pq
 from harness import CONFIG, FOUR, Contents
 
-from flows.plan import plan
-from montessori import config_file
+from flows.requests.run import plan
 from montessori.artifacts import Store, open_store
 from montessori.artifacts.verify import damage
 from montessori.errors import ArtifactError, StoreUnreachable
-from tasks.engines import settled
+from montessori.settings import files
+from tasks.runtime.engines import settled
 
 REDONE = ("warm-up", "tokens", "reference-gradient", "influence", "preferences", "teacher")  # 14 artifacts of them
 EARLY = range(10)  # after how many of them something can still be done to the run
@@ -146,7 +146,7 @@ def endured(start: Callable[[], Attempt], harm: Harm, uri: str, ready: Callable[
 
 def planned() -> list[str]:
     """The artifacts of a run with four shards; the last one is the run's page."""
-    return list(plan(settled(config_file.load(str(CONFIG), FOUR[1::2])))[0].requests)
+    return list(plan(settled(files.load(str(CONFIG), FOUR[1::2])))[0].requests)
 
 
 def upload(store: Path, client: Any, bucket: str, prefix: str) -> None:

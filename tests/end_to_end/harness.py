@@ -20,7 +20,7 @@ Contents = dict[str, dict[str, str]]  # by address: the SHA-256 of each file
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "flows.commands.cli", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")

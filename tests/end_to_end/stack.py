@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_server import eventually
 
-from montessori import config_file
+from montessori.settings import files
 
 ROOT = Path(__file__).resolve().parents[2]
 # Debian's own client builds with BuildKit; one earlier in the path may lack its plugin.
@@ -208,6 +208,6 @@ def ran(stack: Stack, environment: dict[str, str], tmp_path_factory: pytest.Temp
     words = command("run", CONFIG, "--place", "pool", "--store", "s3://montessori/store", *FOUR)
     ended = subprocess.run(words, env=own, capture_output=True, text=True, check=False, timeout=RUNNING_S)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    settings = config_file.load(CONFIG, list(FOUR[1::2])).model_dump(mode="json", exclude={"store", "compute"})
+    settings = files.load(CONFIG, list(FOUR[1::2])).model_dump(mode="json", exclude={"store", "compute"})
     again = stack.started_in_the_ui(overrides=[f"{key}={json.dumps(value)}" for key, value in settings.items()])
     return Ran(ended.stdout + ended.stderr, cache, again)

@@ -52,7 +52,17 @@ def store(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ui(store: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the UI, with all that `make serve` starts."""
     ports = [str(port) for port in free_ports(2)]
-    command = [sys.executable, "-m", "flows.serve", "--port", ports[0], "--reports-port", ports[1], "--store", store]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.deployment.serve",
+        "--port",
+        ports[0],
+        "--reports-port",
+        ports[1],
+        "--store",
+        store,
+    ]
     folder = tmp_path_factory.mktemp("serve")
     paths = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     screen = folder / "screen"
@@ -200,7 +210,7 @@ def test_settings_that_are_not_there_are_told_in_a_sentence(page: Page, ui: str)
     field(page, "Settings").locator("textarea").fill("tinny")
     submit(page, ui)
     expect(state(page)).to_have_text("Failed")
-    sentence = "config = tinny: none of that name; known: alpaca-mini, llama3-8b, tiny, tinyllama-1.1b"
+    sentence = "config = tinny: no settings of that name; known: alpaca-mini, llama3-8b, tiny, tinyllama-1.1b"
     expect(page.get_by_text(re.compile(f"^{re.escape(sentence)}"))).to_be_visible()  # the log, which opens first
     tab(page, "Details")
     expect(page.get_by_text(sentence.partition(" known")[0])).to_be_visible()  # the state's message

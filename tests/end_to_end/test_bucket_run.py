@@ -10,8 +10,8 @@ from harness import CONFIG, command, contents
 from s3 import KEYS, Server, s3_keys, s3_server  # noqa: F401
 
 from montessori.artifacts import Request, open_store
-from montessori.config import Compute
-from tasks.places import Processes, StageCrash
+from montessori.settings.schema import Compute
+from tasks.runtime.places import Processes, StageCrash
 
 
 def test_a_run_in_a_bucket_makes_what_one_in_a_folder_does(

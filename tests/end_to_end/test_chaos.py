@@ -30,7 +30,7 @@ from s3 import (
 )
 from stack import DOCKER, IMAGES, TAG, Stack, answers, done, inside
 
-from tasks.pool import patiently
+from tasks.runtime.pool import patiently
 
 pytestmark = pytest.mark.slow
 SEEDS, CONTAINER_SEEDS = 20, 3

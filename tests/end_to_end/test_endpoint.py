@@ -12,7 +12,7 @@ from endpoint import Body, Endpoint, Reply
 from harness import CONFIG, command, summary, the_run
 
 from montessori.artifacts import Folder
-from montessori.data import read_rows
+from montessori.data.rows import read_rows
 
 KEY = "sk-not-to-be-seen-anywhere-0123456789"
 WORDS = [hashlib.sha256(str(n).encode()).hexdigest()[:6] for n in range(4000)]

@@ -14,13 +14,13 @@ from endpoint import Proxy
 from harness import CONFIG, Montessori, the_run
 from vllm_server import PYTHON, serving
 
+from flows.requests.steps import ask
 from montessori.artifacts import Folder
-from montessori.chat import user
-from montessori.config import Sampling
-from montessori.data import Row, read_rows, write_rows
-from montessori.models import load_model, load_tokenizer
+from montessori.data.chat import user
+from montessori.data.rows import Row, read_rows, write_rows
+from montessori.models.loading import load_model, load_tokenizer
+from montessori.settings.schema import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks.steps import ask
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,9 +31,9 @@ GREEDY = Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=16)
 PENALISED = Sampling(temperature=0, presence_penalty=0.8, frequency_penalty=0.3, repetition_penalty=1.3, max_tokens=16)
 OFFLINE = """
 import json, sys
-from montessori.chat import user
-from montessori.config import Sampling
-from montessori.models import load_tokenizer
+from montessori.data.chat import user
+from montessori.settings.schema import Sampling
+from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 
 source, questions, samplings = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
@@ -133,7 +133,7 @@ def test_what_vllm_had_written_when_it_was_killed_is_not_written_again(tmp_path:
     # An address outside the store names the model's folder itself.
     order = tmp_path / "order.json"
     order.write_text(request.model_dump_json())
-    command = [PYTHON, "-m", "montessori.stage", str(order), "--store", str(tmp_path)]
+    command = [PYTHON, "-m", "tasks.runtime.worker", str(order), "--store", str(tmp_path)]
 
     def answered() -> list[dict[str, object]]:
         with store.journal(request.address) as journal:

@@ -18,7 +18,7 @@ from stack import free_port
 from vllm_server import PYTHON, serving
 
 from montessori.artifacts import Folder
-from montessori.data import read_rows
+from montessori.data.rows import read_rows
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
@@ -180,7 +180,7 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
         (["RUN:nobody"], "the run has no such system; it has: No fine-tuning, Self-Instruct, Montessori iteration 1"),
         (["RUN:Self-Instruct", "RUN:Self-Instruct"], "two are called 'Self-Instruct'; name one"),
         (["reference=RUN:Self-Instruct"], "reference means AlpacaEval's own answers; name it otherwise"),
-        (["RUN", "--suite", "best"], "--suite best: no such suite; known: paper, quick"),
+        (["RUN", "--suite", "best"], "--suite = best: no suite of that name; known: paper, quick"),
         (["RUN", "--suite", "paper"], "need a judge; add --judge openai:NAME"),
         (["RUN", "--judge", "gpt-4o"], "--judge gpt-4o: expected openai:NAME, vllm:MODEL or transformers:MODEL"),
         (["RUN", "--judge", "openai:gpt-4o"], "--judge: nothing in this suite is judged"),
@@ -223,4 +223,4 @@ def test_a_run_measures_its_students_as_they_come(copy: Path, montessori: Montes
     alone = montessori("evaluate", run_of(copy), "--store", copy, "--suite", tmp_path / "few.yaml")
     assert alone.returncode == 0 and "\ndone " not in alone.stdout, alone.stdout
     wrong = montessori("run", CONFIG, "--store", copy, "--suite", "nope")
-    assert wrong.returncode == 2 and "--suite nope: no such suite" in wrong.stderr
+    assert wrong.returncode == 2 and "--suite = nope: no suite of that name" in wrong.stderr

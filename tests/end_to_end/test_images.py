@@ -9,8 +9,9 @@ import pytest
 from botocore.exceptions import ClientError
 from stack import DOCKER, IMAGES, ROOT, TAG, TARGETS, done, inside
 
-from flows.plan import plan
-from montessori import __version__, config_file
+from flows.requests.run import plan
+from montessori import __version__
+from montessori.settings import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker")]
 
@@ -35,21 +36,21 @@ def test_an_image_says_what_it_was_made_from(images, target):
 
 
 def test_the_orchestrator_plans_a_run_without_torch(images):
-    said = inside("orchestrator", "sh", "-c", "python -m flows.cli run configs/tiny.yaml --dry-run --store /scratch/s")
+    said = inside("orchestrator", "sh", "-c", "python -m flows.commands.cli run tiny --dry-run --store /scratch/s")
     assert "Nothing was started" in said
     missing = "import importlib.util as u; print([u.find_spec(name) for name in ('torch', 'transformers')])"
     assert inside("orchestrator", "python", "-c", missing) == "[None, None]\n"
-    stages = "from montessori.stages import rows, split, preferences, report; import flows.montessori, prefect_docker"
-    inside("orchestrator", "python", "-c", stages)
+    light = "from tasks import build_preferences, read_rows, split_points; from tasks.reports import run"
+    inside("orchestrator", "python", "-c", f"{light}; import flows.montessori, prefect_docker")
 
 
 @pytest.mark.parametrize("name", ["seeds", "scratch-student"])
 def test_a_stage_runs_in_the_worker_on_a_read_only_system(images, name, tmp_path):
-    settings = config_file.load(ROOT / "configs/tiny.yaml", ["student.scratch.steps=2"])
+    settings = files.load(ROOT / "montessori/configs/tiny.yaml", ["student.scratch.steps=2"])
     request = next(r for r in plan(settings)[0].requests.values() if r.stage == name)
     (tmp_path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
     tmp_path.chmod(0o777)
-    command = "python -m montessori.stage /job/request.json --store /job/store"
+    command = "python -m tasks.runtime.worker /job/request.json --store /job/store"
     inside("worker-cpu", "sh", "-c", command, options=("--volume", f"{tmp_path}:/job"))
     manifest = json.loads((tmp_path / "store" / request.address / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["versions"]["commit"] != "unknown"

@@ -29,10 +29,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import Prefect, environment_of, eventually, processes, serving
 from teaching import answering, learning_from
 
-from flows.automations import HEARTBEAT, OURS
-from montessori import champions, config_file
+from flows.deployment.automations import HEARTBEAT, OURS
 from montessori.artifacts import Folder
 from montessori.pocket import world
+from montessori.refresh import champions
+from montessori.settings import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nightly")]
 REFRESH = "teacher-refresh/teacher-refresh"
@@ -82,8 +83,8 @@ class Nights:
         self.prefect, self.client, self.teacher, self.told = prefect, client, teacher, told
         self.store = folder / "store"
         self.config = folder / "nightly.yaml"
-        settings = config_file.load(CONFIG, learning_from(teacher.url))
-        self.config.write_text(config_file.dump(settings.model_dump(mode="json")))
+        settings = files.load(CONFIG, learning_from(teacher.url))
+        self.config.write_text(files.dump(settings.model_dump(mode="json")))
         self.worker = self.start_worker()
 
     def start_worker(self) -> "subprocess.Popen[bytes]":

@@ -22,8 +22,8 @@ from prefect.states import AwaitingRetry, Crashed, Running
 from prefect_server import Prefect, environment_of, eventually, parent, processes, serving
 
 from montessori.artifacts import Folder, Request
-from montessori.config import Compute
 from montessori.errors import InputError, StageError
+from montessori.settings.schema import Compute
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def without(store: Path, *stages: str) -> Path:
 
 def a_stage_at_work(store: Path) -> int:
     """The process of a stage that a worker has started for `store`."""
-    return eventually(lambda: next(iter(processes("montessori.stage", "--tied", str(store))), None), 120)
+    return eventually(lambda: next(iter(processes("tasks.runtime.worker", "--tied", str(store))), None), 120)
 
 
 def flow_runs(prefect: Prefect, name: str) -> list[FlowRun]:
@@ -105,7 +105,7 @@ def test_a_shard_whose_flow_run_is_killed_is_tried_again(prefect: Prefect, finis
     os.kill(parent(stage), signal.SIGKILL)
     output, _ = going.communicate(timeout=300)
     assert going.returncode == 0, output
-    assert stage not in processes("montessori.stage", str(copy))  # it ended with the run that had started it
+    assert stage not in processes("tasks.runtime.worker", str(copy))  # it ended with the run that had started it
     states = sorted(str(found.state_name) for found in flow_runs(prefect, title))
     assert len(states) == before + 2 and "Crashed" in states
     assert contents(copy) == contents(finished)
@@ -151,7 +151,7 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
 def test_a_run_is_given_up_at_its_fourth_crash_each_told_of_twice(
     prefect: Prefect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.launch import not_for_ever
+    from flows.deployment.forms import not_for_ever
 
     with temporary_settings({PREFECT_API_URL: prefect.api}):
         with get_client(sync_client=True) as client:
@@ -205,7 +205,7 @@ def test_cancelling_the_command_cancels_its_stages(prefect: Prefect, copy: Path)
     going.send_signal(signal.SIGINT)
     output, _ = going.communicate(timeout=120)
     assert going.returncode == 1, output
-    eventually(lambda: None if stage in processes("montessori.stage", str(copy)) else True, 60)
+    eventually(lambda: None if stage in processes("tasks.runtime.worker", str(copy)) else True, 60)
     names = eventually(lambda: _all_ended(flow_runs(prefect, "Montessori iteration 1: warm-up")), 60)
     assert "Cancelled" in names
 
@@ -229,7 +229,7 @@ def test_a_parent_that_comes_back_takes_the_child_at_work(prefect: Prefect, copy
 
 
 def test_what_a_stage_says_of_its_input_comes_back_as_it_was(prefect: Prefect, finished: Path, tmp_path: Path) -> None:
-    from tasks.pool import Pool
+    from tasks.runtime.pool import Pool
 
     manifest = next((finished / "evaluation").glob("*/manifest.json"))
     asked = Request.model_validate(json.loads(manifest.read_text())["request"])
@@ -253,7 +253,7 @@ def test_deploying_takes_away_what_is_no_longer_wanted(prefect: Prefect) -> None
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    from flows.automations import OURS
+    from flows.deployment.automations import OURS
 
     before = _registered(prefect)
     with temporary_settings({PREFECT_API_URL: prefect.api}), get_client(sync_client=True) as client:

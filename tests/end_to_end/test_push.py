@@ -10,12 +10,12 @@ import hub as hubs
 from harness import command, the_run
 
 from montessori.artifacts import Request
-from montessori.data import read_rows
+from montessori.data.rows import read_rows
 
 TOKEN = "hf_alices-secret"
 SYSTEM = "Montessori iteration 1"
 LOAD = """
-from montessori.models import load_model, load_tokenizer
+from montessori.models.loading import load_model, load_tokenizer
 load_tokenizer("alice/student")
 print(sum(p.sum().item() for p in load_model("alice/student").parameters()))
 """
@@ -34,7 +34,7 @@ def test_what_was_pushed_is_used_again(finished: Path, environment: dict[str, st
         source = {"source": ["hub:alice/points"]}
         request = Request(stage="seeds", version=1, settings=settings, inputs=source, seed=0)
         (tmp_path / "request.json").write_text(request.model_dump_json())
-        stage = [sys.executable, "-m", "montessori.stage", tmp_path / "request.json", "--store", tmp_path / "store"]
+        stage = [sys.executable, "-m", "tasks.runtime.worker", tmp_path / "request.json", "--store", tmp_path / "store"]
         _done(stage, there)
         loaded = _done([sys.executable, "-c", LOAD], there)
 

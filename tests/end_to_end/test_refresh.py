@@ -16,10 +16,10 @@ from endpoint import Endpoint
 from harness import CONFIG, Montessori, command, contents
 from teaching import answering, learning_from
 
-from montessori import champions
 from montessori.artifacts import Folder
-from montessori.data import read_rows
+from montessori.data.rows import read_rows
 from montessori.pocket import world
+from montessori.refresh import champions
 
 NIGHT, NEXT = "2026-11-23", "2026-11-24"
 # Not even a lucky night of the micro world, in which a student learns next to nothing, promotes.

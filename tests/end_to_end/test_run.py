@@ -97,7 +97,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(montessori: Montessori, fin
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "llama3-8b"])
 def test_the_papers_settings_plan_without_a_gpu(montessori: Montessori, tmp_path: Path, name: str) -> None:
-    config = CONFIG.parents[2] / "configs" / f"{name}.yaml"
+    config = CONFIG.parents[2] / "montessori/configs" / f"{name}.yaml"
     plan = montessori("run", config, "--store", tmp_path / "s", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "influence 8/8" in plan.stdout and "Nothing was started" in plan.stdout
@@ -129,7 +129,7 @@ def test_the_stage_command_does_one_request_without_prefect(copy: Path, tmp_path
     (tmp_path / "request.json").write_text(json.dumps(tree["request"]))
     shutil.rmtree(manifest.parent)
     done = subprocess.run(
-        [sys.executable, "-m", "montessori.stage", tmp_path / "request.json", "--store", copy],
+        [sys.executable, "-m", "tasks.runtime.worker", tmp_path / "request.json", "--store", copy],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

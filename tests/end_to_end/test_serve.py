@@ -20,7 +20,7 @@ def test_serving_prints_where_to_go_and_ends_all_it_started(environment: dict[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "flows.serve", "--port", str(port)]
+    command = [sys.executable, "-m", "flows.deployment.serve", "--port", str(port)]
     (tmp_path / "out").touch()
     with (tmp_path / "out").open("w") as out:
         serve = subprocess.Popen(command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=out)

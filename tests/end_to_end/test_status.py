@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from harness import CONFIG, Montessori, command, the_run
 
-from montessori import status
 from montessori.artifacts import Folder
+from tasks.runtime import status
 
 
 def at_work(run: status.Status) -> bool:

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from harness import CONFIG, Montessori
 
-from flows.plan import plan
-from montessori import config_file, models
+from flows.requests.run import plan
 from montessori.artifacts import Folder, Store
-from montessori.chat import prompt_of
-from montessori.config import Compute, Sampling
-from montessori.data import Row, read_rows
+from montessori.data.chat import prompt_of
+from montessori.data.rows import Row, read_rows
+from montessori.models import loading
+from montessori.settings import files
+from montessori.settings.schema import Compute, Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks import engines
-from tasks.direct import Direct
-from tasks.places import open_place
+from tasks.runtime import engines
+from tasks.runtime.local import Direct
+from tasks.runtime.places import open_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systems")]
 Made = Callable[..., "Run"]
@@ -56,7 +57,7 @@ def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     place = open_place(Compute(), "python")
 
     def run(*overrides: str) -> Run:
-        settings = engines.settled(config_file.load(CONFIG, ["rating.engine=rule", *overrides]))
+        settings = engines.settled(files.load(CONFIG, ["rating.engine=rule", *overrides]))
         planned, address = plan(settings)
         execution = Direct(store, place, settings.compute)
         for request in planned.requests.values():
@@ -77,7 +78,7 @@ def test_llm2llm_takes_as_wrong_what_the_student_answers_otherwise_than_it_was_t
     taught = llm2llm.rows("Self-Instruct, training set: responses", "pairs.parquet")
     taught = [row for row in taught if row["response"]]
     student = llm2llm.model("Self-Instruct: student")
-    engine = TransformersEngine(models.load_model(student, "float32"), models.load_tokenizer(student), 8)
+    engine = TransformersEngine(loading.load_model(student, "float32"), loading.load_tokenizer(student), 8)
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=12)
     answers = dict(engine.generate([prompt_of(row) for row in taught], greedy, 1, [0] * len(taught)))
     wrong = {
@@ -153,7 +154,7 @@ def test_bootstrap_trains_on_the_teachers_own_influential_outputs(made: Made) ->
     assert run.summary(f"{name}: bootstrap")["positive"] == above > 0
     assert run.summary(f"{name}: bootstrap")["encoded"] == above
     labels = ("teacher from scratch", f"{name}: bootstrap")
-    before, after = (models.load_model(run.model(label), "float32") for label in labels)
+    before, after = (loading.load_model(run.model(label), "float32") for label in labels)
     assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 

@@ -62,7 +62,7 @@ def test_when_the_command_is_killed_its_stages_end_too(environment: dict[str, st
     running = start(environment, tmp_path / "store")
     assert running.stdout
     next(line for line in running.stdout if "seeds" in line)  # the listener has begun
-    listener = _children(running.pid, "montessori.stage")
+    listener = _children(running.pid, "tasks.runtime.worker")
     assert listener
     os.kill(running.pid, signal.SIGKILL)
     running.wait()

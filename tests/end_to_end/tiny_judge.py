@@ -3,10 +3,10 @@
 import random
 from pathlib import Path
 
-from montessori.config import Scratch
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import GRADING
 from montessori.pocket import scratch
+from montessori.settings.schema import Scratch
 
 WORDS = ("red", "blue", "one", "two", "apple", "pear", "sun", "sea", "wind", "walk", "name", "why", "how", "sum", "odd")
 LETTERS = "abcdefghijklmnopqrstuvwxyz,.?'\n0123456789"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from montessori.data import write_rows
+from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation.agreement import Pair, ability, as_answers, people
 

@@ -9,12 +9,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from montessori import stage
 from montessori.artifacts import Folder, Request
-from montessori.chat import encode_pairs
-from montessori.data import read_rows
+from montessori.data.chat import encode_pairs
+from montessori.data.rows import read_rows
 from montessori.evaluation.metrics import bits_per_byte, linearised, ratio
-from montessori.stages import STAGES
+from tasks.registry import TASKS
+from tasks.runtime import worker
 
 ROWS = [
     {"id": "short", "instruction": "Name a colour.", "output": "Red."},
@@ -52,12 +52,12 @@ def evaluated(tmp_path, tiny_llama, tiny_tokenizer):
     def make(name, settings, **inputs):
         request = Request(
             stage=name,
-            version=STAGES[name].version,
+            version=TASKS[name].version,
             settings=settings,
             inputs={role: [address] for role, address in inputs.items()},
             seed=0,
         )
-        stage.run(request, store)
+        worker.run(request, store)
         return request.address
 
     def of(max_length):

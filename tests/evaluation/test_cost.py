@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from flows.requests import evaluation
 from montessori.artifacts import Folder
 from montessori.evaluation import cost
 from montessori.evaluation.subjects import Subject
-from montessori.evaluation.suite import Suite
-from tasks import evaluating
+from montessori.settings.suite import Suite
 
 FOUND = {name: f"hub:user/{name}" for name in ("alpaca_eval", "mt_bench", "people")} | {
     "judge": "api:gpt-4o@https://x/v1"
@@ -26,7 +26,7 @@ SUITE = {
 def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path):
     suite = Suite.model_validate(SUITE)
     models = [Subject(name, f"hub:user/{name}") for name in ("a", "b", "c")]
-    requests = evaluating.plan(suite, models, "a", FOUND).requests
+    requests = evaluation.plan(suite, models, "a", FOUND).requests
     counts = {"people": 7}
     requests = [request.model_copy(update={"label": "another name"}) for request in requests]  # for people alone
     found = cost.expected(suite, requests, Folder(tmp_path), counts)
@@ -40,7 +40,7 @@ def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path)
 
 def test_a_budget_is_held_over_what_the_judge_does_alone():
     suite = Suite.model_validate({**SUITE, "budget": {"usd": 3}})
-    requests = evaluating.plan(suite, [Subject(name, f"hub:user/{name}") for name in ("a", "b")], "a", FOUND).requests
+    requests = evaluation.plan(suite, [Subject(name, f"hub:user/{name}") for name in ("a", "b")], "a", FOUND).requests
     judged = [request for request in requests if request.stage in ("verdicts", "grades")]
     assert judged and all("budget" not in request.means for request in requests if request not in judged)
     for request in judged:

@@ -16,15 +16,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from montessori import models, progress
+from montessori import progress
 from montessori.artifacts import Folder, Request
 from montessori.artifacts.store import sha256
-from montessori.config import Lora
-from montessori.data import Row, read_rows
+from montessori.data.rows import Row, read_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import catalogue, harness, local
-from montessori.evaluation.suite import Benchmark
-from montessori.stages import Job, benchmark
+from montessori.models import loading
+from montessori.settings.schema import Lora
+from montessori.settings.suite import Benchmark
+from tasks.benchmarks import run_benchmark
+from tasks.runtime.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -61,7 +63,7 @@ def model(tiny_tokenizer, tmp_path_factory) -> Callable[[int], Path]:
             llama = LlamaForCausalLM(shape)
         liked = [i for i in range(len(tiny_tokenizer)) if re.fullmatch(r"[0-9 .]+", tiny_tokenizer.decode([i]))]
         llama.lm_head.weight.data[liked] *= 4
-        models.save(llama, tiny_tokenizer, path)
+        loading.save(llama, tiny_tokenizer, path)
         return path
 
     return folder
@@ -69,7 +71,7 @@ def model(tiny_tokenizer, tmp_path_factory) -> Callable[[int], Path]:
 
 def asked(model: Path, task: str, metric: str, files: tuple[Path | None, Path | None], **more: Any) -> Request:
     shard = more.pop("shard", (0, 1))
-    settings = benchmark.Settings(**({"task": task, "metric": metric, "dtype": "float32", "batch_size": 8} | more))
+    settings = run_benchmark.Settings(**({"task": task, "metric": metric, "dtype": "float32", "batch_size": 8} | more))
     inputs = {
         name: [f"file:{path}#{sha256(path)}"] for name, path in zip(("data", "shots"), files, strict=True) if path
     }
@@ -89,8 +91,8 @@ def run(where: Path, *given: Any, **more: Any) -> Result:
     request = asked(*given, **more)
     out = where / request.fingerprint
     out.mkdir()
-    settings = benchmark.Settings.model_validate(request.settings)
-    summary = benchmark.run(Job(request, Folder(where / "store"), out), settings)
+    settings = run_benchmark.Settings.model_validate(request.settings)
+    summary = run_benchmark.run(Job(request, Folder(where / "store"), out), settings)
     return summary, read_rows(out / "items.parquet"), json.loads((out / "harness.json").read_text())
 
 
@@ -268,13 +270,13 @@ def test_the_same_choices_are_shuffled_alike_in_every_shard(files, model, tmp_pa
 
 
 def test_a_model_is_measured_with_its_adapter(files, model, tmp_path):
-    tokenizer, plain = models.load_tokenizer(model(768)), models.load_model(model(768))
-    adapted = models.add_lora(plain, Lora(rank=4), seed=0)
+    tokenizer, plain = loading.load_tokenizer(model(768)), loading.load_model(model(768))
+    adapted = loading.add_lora(plain, Lora(rank=4), seed=0)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
-    models.save_unmerged(adapted, tokenizer, tmp_path / "apart")
-    models.save(models.load_model(tmp_path / "apart"), tokenizer, tmp_path / "merged")
+    loading.save_unmerged(adapted, tokenizer, tmp_path / "apart")
+    loading.save(loading.load_model(tmp_path / "apart"), tokenizer, tmp_path / "merged")
     rows = [
         run(tmp_path, folder, "hellaswag", "acc,none", files["hellaswag"], limit=24)[1]
         for folder in (tmp_path / "apart", tmp_path / "merged", model(768))
@@ -290,7 +292,14 @@ def test_vllm_chooses_what_transformers_chooses(files, model, tmp_path):
     given = (model(768), "arc_challenge", "acc_norm,none", files["arc_challenge"])
     request = asked(*given, shots=SHOTS, limit=LIMIT, engine="vllm")
     (tmp_path / "request.json").write_text(request.model_dump_json())
-    command = [str(VLLM), "-m", "montessori.stage", str(tmp_path / "request.json"), "--store", str(tmp_path / "store")]
+    command = [
+        str(VLLM),
+        "-m",
+        "tasks.runtime.worker",
+        str(tmp_path / "request.json"),
+        "--store",
+        str(tmp_path / "store"),
+    ]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, check=True)
     rows = read_rows(tmp_path / "store" / request.address / "items.parquet")
     summary, expected, _ = run(tmp_path, *given, shots=SHOTS, limit=LIMIT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from montessori.data import Row, write_rows
+from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError
 from montessori.evaluation import catalogue, local
 

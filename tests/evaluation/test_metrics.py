@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from montessori.chat import Example, encode, user
+from montessori.data.chat import Example, encode, user
 from montessori.evaluation.metrics import exact_match, measure, next_token_accuracy
 from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.engines.transformers import TransformersEngine

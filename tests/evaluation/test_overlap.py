@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from montessori.artifacts import Request, Store, open_store
-from montessori.data import write_rows
+from montessori.data.rows import write_rows
 from montessori.errors import InputError
 from montessori.evaluation.card import Overlap
 from montessori.evaluation.overlap import Item, Point, grams, normalised, overlaps
-from montessori.stages import Job, overlap
+from tasks.benchmarks import measure_overlap
+from tasks.runtime.job import Job
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")
@@ -133,7 +134,7 @@ def artifact(store: Store, address: str, file: str, rows: list[dict]) -> str:
 def run(store: Store, folder: Path, inputs: dict[str, list[str]], **names: list[str]) -> dict:
     request = Request(stage="overlap", version=1, settings=names, inputs=inputs, seed=0)
     folder.mkdir(exist_ok=True)
-    return overlap.run(Job(request, store, folder), overlap.Settings.model_validate(names))
+    return measure_overlap.run(Job(request, store, folder), measure_overlap.Settings.model_validate(names))
 
 
 def test_the_stage_counts_every_benchmark_and_puts_shards_together(store, tmp_path):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from montessori import stage
 from montessori.artifacts import Folder, Request
-from montessori.config import DataSource
-from montessori.data import read_rows
+from montessori.data.rows import read_rows
 from montessori.errors import InputError
-from montessori.stages import questions
+from montessori.settings.schema import DataSource
+from tasks.benchmarks import read_questions
+from tasks.runtime import worker
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MT_BENCH, REFERENCES = DATA / "mt_bench" / "question.jsonl", DATA / "mt_bench" / "reference_answer_gpt-4.jsonl"
@@ -40,18 +40,18 @@ def write(path: Path, *rows: Any) -> Path:
 
 def test_alpaca_evals_file_gives_instructions_with_the_outputs_to_beat() -> None:
     there(ALPACA_EVAL)
-    rows, raw = questions.read(source(ALPACA_EVAL), "alpaca_eval"), lines(ALPACA_EVAL)
+    rows, raw = read_questions.read(source(ALPACA_EVAL), "alpaca_eval"), lines(ALPACA_EVAL)
     assert [row["turns"] for row in rows] == [[row["instruction"].strip()] for row in raw]
     assert [row["baseline"] for row in rows] == [row["output"] for row in raw]
     assert [row["index"] for row in rows] == list(range(805))
     assert len({row["id"] for row in rows}) == 805
-    cut = questions.read(source(ALPACA_EVAL, skip=3, limit=2), "alpaca_eval")
+    cut = read_questions.read(source(ALPACA_EVAL, skip=3, limit=2), "alpaca_eval")
     assert cut == rows[3:5]
 
 
 def test_mt_benchs_questions_get_the_answers_of_the_reference_file() -> None:
     there(MT_BENCH, REFERENCES)
-    rows, raw = questions.read(source(MT_BENCH), "mt_bench", str(REFERENCES)), lines(MT_BENCH)
+    rows, raw = read_questions.read(source(MT_BENCH), "mt_bench", str(REFERENCES)), lines(MT_BENCH)
     assert [(row["id"], row["category"], row["turns"]) for row in rows] == [
         (str(row["question_id"]), row["category"], row["turns"]) for row in raw
     ]
@@ -62,7 +62,7 @@ def test_mt_benchs_questions_get_the_answers_of_the_reference_file() -> None:
 
 def test_without_that_file_the_rows_own_references_count_where_mt_bench_uses_references() -> None:
     there(MT_BENCH)
-    rows = questions.read(source(MT_BENCH), "mt_bench")
+    rows = read_questions.read(source(MT_BENCH), "mt_bench")
     given = {str(row["question_id"]): row.get("reference") for row in lines(MT_BENCH)}
     assert all(row["references"] in (None, given[row["id"]]) for row in rows)
     counted = Counter(row["category"] for row in rows if row["references"])
@@ -71,7 +71,7 @@ def test_without_that_file_the_rows_own_references_count_where_mt_bench_uses_ref
 
 def test_the_hubs_form_is_read_too(tmp_path: Path) -> None:
     row = {"prompt": ["1+1?", "And twice that?"], "prompt_id": 4711, "category": "math", "reference": ["2", "4"]}
-    found = questions.read(
+    found = read_questions.read(
         source(write(tmp_path / "q.jsonl", row, {**row, "prompt_id": 5, "reference": []})), "mt_bench"
     )
     assert found[0] == {
@@ -108,7 +108,7 @@ GOOD = {"question_id": 1, "category": "math", "turns": ["1+1?", "Why?"]}
 def test_wrong_questions_are_named_by_file_line_and_field(tmp_path: Path, row: Any, message: str) -> None:
     path = write(tmp_path / "q.jsonl", GOOD, row)
     with pytest.raises(InputError, match=f"q.jsonl, {message}"):
-        questions.check(source(path), "mt_bench")
+        read_questions.check(source(path), "mt_bench")
 
 
 @pytest.mark.parametrize(
@@ -124,24 +124,24 @@ def test_wrong_questions_are_named_by_file_line_and_field(tmp_path: Path, row: A
 def test_wrong_references_are_named_by_file_line_and_field(tmp_path: Path, row: Any, message: str) -> None:
     path, references = write(tmp_path / "q.jsonl", GOOD), write(tmp_path / "r.jsonl", row)
     with pytest.raises(InputError, match=message):
-        questions.check(source(path), "mt_bench", str(references))
+        read_questions.check(source(path), "mt_bench", str(references))
 
 
 def test_wrong_instructions_are_named_by_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", {"instruction": "x", "output": "y"}, {"instruction": "x"})
     with pytest.raises(InputError, match=r"q\.jsonl, line 2: lacks an answer"):
-        questions.check(source(path), "alpaca_eval")
+        read_questions.check(source(path), "alpaca_eval")
     with pytest.raises(InputError, match=r"q\.jsonl, line 1: the field question_id"):
-        questions.check(source(path), "mt_bench")
+        read_questions.check(source(path), "mt_bench")
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
     with pytest.raises(InputError, match=r"alpaca_eval\.questions\.source = .*is a conversation of several turns"):
-        questions.check(source(write(path, {"messages": turns})), "alpaca_eval")
+        read_questions.check(source(write(path, {"messages": turns})), "alpaca_eval")
     with pytest.raises(InputError, match=r"mt_bench\.questions\.source = .*no\.jsonl: no such file"):
-        questions.check(source(tmp_path / "no.jsonl"), "mt_bench")
+        read_questions.check(source(tmp_path / "no.jsonl"), "mt_bench")
 
 
 def test_what_is_on_the_hub_is_not_looked_at_before_it_is_needed() -> None:
-    questions.check(DataSource(source="nobody/has-this"), "mt_bench")
+    read_questions.check(DataSource(source="nobody/has-this"), "mt_bench")
 
 
 def test_the_stage_writes_what_was_read(tmp_path: Path) -> None:
@@ -155,6 +155,6 @@ def test_the_stage_writes_what_was_read(tmp_path: Path) -> None:
         seed=0,
     )
     store = Folder(tmp_path / "store")
-    assert stage.run(request, store)["summary"] == {"questions": 2, "turns": 3, "with_reference": 1}
+    assert worker.run(request, store)["summary"] == {"questions": 2, "turns": 3, "with_reference": 1}
     rows = read_rows(store.open(request.address) / "questions.parquet")
-    assert rows == questions.read(source(path), "mt_bench", str(references))
+    assert rows == read_questions.read(source(path), "mt_bench", str(references))

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from endpoint import MODEL, Body, Endpoint, Reply, completion
 
-from montessori import stage
 from montessori.artifacts import Folder, Request
-from montessori.config import OpenAI
-from montessori.data import Row, read_rows, write_rows
+from montessori.data.rows import Row, read_rows, write_rows
 from montessori.errors import StageError
 from montessori.evaluation import judging
-from montessori.stages import STAGES
+from montessori.settings.schema import OpenAI
+from tasks.registry import TASKS
+from tasks.runtime import worker
 
 PAIRS: list[Row] = [
     {"id": f"p{number // 2}-{number % 2}", "instruction": f"Name colour {number}.", "response": f"It is hue {number}."}
@@ -32,7 +32,7 @@ def rated(store: Folder, url: str, shard: tuple[int, int] = (0, 1), **changes: A
     """The rows and the summary of a judge's ratings."""
     request = Request(
         stage="ratings",
-        version=STAGES["ratings"].version,
+        version=TASKS["ratings"].version,
         settings={
             "engine": "openai",
             "file": "pairs.parquet",
@@ -45,7 +45,7 @@ def rated(store: Folder, url: str, shard: tuple[int, int] = (0, 1), **changes: A
         shard=shard,
         means={"openai": OpenAI(model=MODEL, base_url=url).model_dump(mode="json")},
     )
-    stage.run(request, store)
+    worker.run(request, store)
     return read_rows(store.open(request.address) / "ratings.parquet"), store.manifest(request.address)["summary"]
 
 
@@ -107,8 +107,8 @@ def test_the_rule_checks_the_answer(store: Folder) -> None:
     with store.staging() as folder:
         write_rows(folder / "probing.parquet", rows)
         store.commit("split/0", folder, {"summary": {}})
-    version, settings = STAGES["rule"].version, {"file": "probing.parquet"}
+    version, settings = TASKS["rule"].version, {"file": "probing.parquet"}
     request = Request(stage="rule", version=version, settings=settings, inputs={"points": ["split/0"]}, seed=0)
-    stage.run(request, store)
+    worker.run(request, store)
     found = [row["rating"] for row in read_rows(store.open(request.address) / "ratings.parquet")]
     assert found == [5.0, 1.0, 1.0, 1.0]

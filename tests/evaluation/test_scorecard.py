@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from montessori.artifacts import Folder, Request
-from montessori.data import Row, write_rows
+from montessori.data.rows import Row, write_rows
 from montessori.evaluation.card import Card
-from montessori.stages import Job, scorecard
-from montessori.stages.asking import PLAIN_TEMPLATE
+from tasks.benchmarks import build_scorecard
+from tasks.runtime.generation import PLAIN_TEMPLATE
+from tasks.runtime.job import Job
 
 SUITE = {
     "name": "local",
@@ -65,9 +66,9 @@ class Bench:
         named = {name.replace("_", ":", 1): given for name, given in inputs.items()}
         stages = [address for given in named.values() for address in given]
         whole = {**named, "stages": stages, "models": ["hub:user/mine@main", "hub:user/theirs@main"]}
-        settings = scorecard.Settings(suite=SUITE, models=labels, baseline=baseline)
+        settings = build_scorecard.Settings(suite=SUITE, models=labels, baseline=baseline)
         request = Request(stage="scorecard", version=1, settings={}, inputs=whole, seed=0)
-        return scorecard.gather(Job(request, self.store, self.out), settings)
+        return build_scorecard.gather(Job(request, self.store, self.out), settings)
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_why_a_model_has_no_number_is_known(bench: Bench):
         },
     )
     assert "all verdicts are the same" in card.missing["mine", "alpaca_eval_lc"]
-    assert card.missing["theirs", "alpaca_eval"] == card.missing["theirs", "mt_bench"] == scorecard.UNREAD
+    assert card.missing["theirs", "alpaca_eval"] == card.missing["theirs", "mt_bench"] == build_scorecard.UNREAD
     assert "--reference" in card.missing["theirs", "reference_loss"]
     assert not card.missing.keys() & card.scores.keys()
     assert [example.value for example in card.examples if example.column == "mt_bench"] == [5, 3]

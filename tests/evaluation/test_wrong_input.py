@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from flows import cli
+from flows.commands import cli
 
 Said = Callable[..., str]
 GSM8K = {"task": "gsm8k", "metric": "exact_match,strict-match"}

@@ -9,9 +9,10 @@ import pytest
 from prefect.server.schemas.actions import WorkPoolCreate
 from pydantic import ValidationError
 
-from flows import launch
-from flows.deploy import TEMPLATES, Kind, Wanted, _check
+from flows.deployment import forms
+from flows.deployment.deploy import TEMPLATES, Kind, Wanted, _check
 from montessori.errors import InputError
+from montessori.settings import shipped
 
 KINDS = ["process", "docker", "kubernetes"]
 
@@ -22,11 +23,11 @@ def template(kind: str) -> dict[str, Any]:
 
 
 def test_an_empty_form_means_the_settings_as_they_are() -> None:
-    assert launch.settings("tiny") == launch.settings("tiny", None, None, "", "", None, [], None, "")
+    assert forms.settings("tiny") == forms.settings("tiny", None, None, "", "", None, [], None, "")
 
 
 def test_a_form_changes_the_settings_that_it_names() -> None:
-    found = launch.settings(
+    found = forms.settings(
         "tiny",
         "self-reward",
         1,
@@ -47,19 +48,19 @@ def test_a_form_changes_the_settings_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"config": "tyni"}, "config = tyni: none of that name; known: alpaca-mini"),
+        ({"config": "tyni"}, "config = tyni: no settings of that name; known: alpaca-mini"),
         ({"config": "no/such.yaml"}, "no/such.yaml: no such file"),
         ({"config": "tiny", "overrides": ["dpo.beat=1"]}, "did you mean dpo.beta"),
     ],
 )
 def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
-        launch.settings(**form)
+        forms.settings(**form)
 
 
 def test_an_unknown_study_is_told_by_the_field_of_its_own_form() -> None:
-    with pytest.raises(InputError, match=r"^study = pokket: none of that name; known: alpaca-mini, .*pocket"):
-        launch.file_of("pokket", "study", "studies")
+    with pytest.raises(InputError, match=r"^study = pokket: no study of that name; known: alpaca-mini, .*pocket"):
+        shipped.path_of("pokket", "study", "study")
 
 
 @pytest.mark.parametrize("config", ["tiny", "settings.yaml", "some/settings"])
@@ -68,7 +69,7 @@ def test_settings_to_begin_with_come_with_montessori_or_are_a_path_of_the_worker
 
 
 def test_unknown_settings_to_begin_with_are_refused_at_once() -> None:
-    with pytest.raises(InputError, match=r"^--config = nosuch: none of that name; known: alpaca-mini, .*tiny"):
+    with pytest.raises(InputError, match=r"^--config = nosuch: no settings of that name; known: alpaca-mini, .*tiny"):
         _check(Wanted(config="nosuch"))
 
 
@@ -90,7 +91,7 @@ def test_what_is_no_size_is_refused_whatever_the_type(kind: Kind, memory: str, e
         _check(Wanted(kind=kind, memory=memory))
 
 
-@pytest.mark.parametrize("flow", [launch.launch, launch.refresh, launch.evaluate], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [forms.launch, forms.refresh, forms.evaluate], ids=lambda flow: flow.name)
 def test_every_field_of_a_form_has_help(flow: Any) -> None:
     from prefect.utilities.callables import parameter_schema
 

@@ -23,7 +23,7 @@ from warm_student import (
     warm_up,
 )
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence import Directional, Exact, OptimizerState, Score, Taylor, exact, reference_gradient
 

@@ -11,6 +11,7 @@ from scipy import stats
 from warm_student import in_float64 as norms_swapped
 from warm_student import plain_loss, random_examples, tiny_student, truth, warm_up
 
+from montessori.correlation import spearman
 from montessori.influence import (
     Directional,
     Exact,
@@ -22,7 +23,6 @@ from montessori.influence import (
 from montessori.influence.adamw import _product, fused_product
 from montessori.influence.fidelity import agreement
 from montessori.influence.float64 import in_float64
-from montessori.ranks import spearman
 
 
 def test_agreement_counts_signs_and_pairs_by_hand():

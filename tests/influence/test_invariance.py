@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from warm_student import random_examples, tiny_lora_student, tiny_student, warm_up
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.influence import (
     Directional,
     Exact,

@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from montessori import models
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
 from montessori.influence.memory import (
@@ -22,6 +21,7 @@ from montessori.influence.memory import (
     estimate,
     token_budget_that_fits,
 )
+from montessori.models import loading
 
 TOKEN_BUDGET = 512
 WORKS = ["taylor", "directional", "exact", "gradient"]
@@ -101,8 +101,8 @@ def skeleton_of(tmp_path):
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(tokenizer_models.WordLevel({"a": 0, "</s>": 1}, "a")), eos_token="</s>"
         )
-        models.save_unmerged(model, tokenizer, tmp_path / "model")
-        return models.skeleton(tmp_path / "model", dtype)
+        loading.save_unmerged(model, tokenizer, tmp_path / "model")
+        return loading.skeleton(tmp_path / "model", dtype)
 
     return make
 
@@ -146,7 +146,7 @@ def test_nothing_is_allocated_for_a_large_student():
     shape = config(vocab_size=128256, hidden_size=4096, intermediate_size=14336)
     with torch.device("meta"):
         model = LlamaForCausalLM(shape).eval()
-    memory = estimate(models.without_storage(model), "taylor")
+    memory = estimate(loading.without_storage(model), "taylor")
     assert memory.kept > 20e9  # 16 bytes a parameter
 
 

@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor, nn
 from warm_student import plain_loss, random_examples, tiny_lora_student
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.influence.per_sample import PerSampleGradients
 
 SMALL = {

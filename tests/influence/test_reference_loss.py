@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from warm_student import plain_loss, random_examples, tiny_student, warm_up
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence import (
     ReferenceGradient,

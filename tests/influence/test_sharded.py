@@ -17,8 +17,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from warm_student import POISON_TOKEN, random_examples, tiny_lora_student, tiny_student, warm_up
 
-from montessori import models
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence import (
     Directional,
@@ -31,6 +30,7 @@ from montessori.influence import (
     reference_loss,
 )
 from montessori.influence.sharded import main, score, shard, shard_like, shard_state
+from montessori.models import loading
 
 REFERENCE = random_examples(5, seed=1)
 POISON = Example("poison", [1, POISON_TOKEN, 3, 4], prompt_length=2)
@@ -234,7 +234,7 @@ def test_the_command_writes_a_score_for_each_point(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase, tiny_llama: Callable[..., LlamaForCausalLM]
 ):
     model = tiny_llama()
-    models.save(model, tiny_tokenizer, tmp_path / "model")
+    loading.save(model, tiny_tokenizer, tmp_path / "model")
     zeros = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     OptimizerState(zeros, {n: z + 1e-4 for n, z in zeros.items()}, step=3, learning_rate=1e-4).save(tmp_path)
     lines = [{"id": f"p{i}", "instruction": "Count " * (i + 1), "response": "one two"} for i in range(3)]

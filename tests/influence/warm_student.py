@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from montessori.chat import Example
+from montessori.data.chat import Example
 from montessori.influence import OptimizerState
 
 VOCABULARY = 64

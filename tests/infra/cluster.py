@@ -1,4 +1,4 @@
-"""The manifests of infra/kubernetes, and the Jobs that a worker makes of infra/kubernetes.json, for the tests beside.
+"""The manifests of infra/kubernetes, and the Jobs that a worker makes of the job template for Kubernetes.
 
 The Jobs are made by the worker's own code; what it posts is taken down by a server that answers as the cluster's would.
 """
@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
 
-from flows.deploy import TEMPLATES, Wanted, _job
+from flows.deployment.deploy import TEMPLATES, Wanted, _job
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "infra" / "kubernetes"

@@ -22,9 +22,9 @@ from cluster import (
 from docker.models.containers import _create_container_args
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 
-from flows.deploy import GPU_IMAGE, IMAGES, Wanted, _job
-from tasks.pool import job_of
-from tasks.steps import ask
+from flows.deployment.deploy import GPU_IMAGE, IMAGES, Wanted, _job
+from flows.requests.steps import ask
+from tasks.runtime.pool import job_of
 
 
 @pytest.mark.parametrize("version", VERSIONS)

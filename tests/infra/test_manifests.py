@@ -26,7 +26,7 @@ from cluster import (
     validate,
 )
 
-from flows.deploy import GPU_IMAGE, IMAGES
+from flows.deployment.deploy import GPU_IMAGE, IMAGES
 
 # What the API takes
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from montessori import models
-from montessori.chat import encode, render_prompt, user
-from montessori.config import Scratch
+from montessori.data.chat import encode, render_prompt, user
 from montessori.errors import InputError
+from montessori.models import loading
 from montessori.pocket import scratch, world
+from montessori.settings.schema import Scratch
 
 TINY = Scratch(vocabulary=400, hidden=32, layers=1, heads=2, context=128, steps=30, batch_size=4, learning_rate=1e-2)
 ROWS = [{"instruction": f"Name {n} towns in Spain.", "response": f"Madrid and {n} more."} for n in range(20)]
@@ -53,8 +53,8 @@ def test_packing_keeps_conversations_apart(trained, conversations):
 
 def test_a_saved_model_loads_as_any_other(trained, tmp_path):
     model, tokenizer, _ = trained
-    models.save(model, tokenizer, tmp_path)
-    loaded, again = models.load_model(tmp_path), models.load_tokenizer(tmp_path)
+    loading.save(model, tokenizer, tmp_path)
+    loaded, again = loading.load_model(tmp_path), loading.load_tokenizer(tmp_path)
     prompt = user("Say again: cow moon star")
     assert render_prompt(again, prompt) == render_prompt(tokenizer, prompt)
     example = encode(again, "x", prompt, "cow moon star", 128)

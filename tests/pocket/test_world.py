@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from montessori.config import Instructions
 from montessori.errors import InputError
 from montessori.pocket import world
+from montessori.settings.schema import Instructions
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from montessori import config_file
 from montessori.artifacts import Folder, Request, is_artifact
-from montessori.data import write_rows
+from montessori.data.rows import write_rows
 from montessori.reporting.study.hyperparameters import changes, shared
-from montessori.stages import Job, study
+from montessori.settings import files
+from tasks.reports import study
+from tasks.runtime.job import Job
 
-RUN = config_file.load(Path(__file__).resolve().parents[2] / "configs/tiny.yaml").model_dump(mode="json")
+RUN = files.load(Path(__file__).resolve().parents[2] / "montessori/configs/tiny.yaml").model_dump(mode="json")
 TREE: dict[str, Any] = {
     "name": "grid", "seeds": [0], "students": {"": {}}, "systems": {}, "ablations": {}, "published": {},
 }  # fmt: skip

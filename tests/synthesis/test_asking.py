@@ -8,10 +8,10 @@ import pytest
 
 from montessori import progress
 from montessori.artifacts import Folder
-from montessori.chat import user
-from montessori.config import Instructions, Price, Sampling
+from montessori.budget import Usage
+from montessori.data.chat import user
 from montessori.errors import BudgetReached
-from montessori.spending import Usage
+from montessori.settings.schema import Instructions, Price, Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Answer, Generation, always
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from montessori.config import Instructions
 from montessori.errors import InputError, StageError
+from montessori.settings.schema import Instructions
 from montessori.synthesis import instructions
 from montessori.synthesis.engines import Answer, Generation
 from montessori.synthesis.instructions import SAMPLES_KEPT, number_from, write

@@ -17,9 +17,9 @@ import pytest
 from endpoint import MODEL, Endpoint, Proxy, Reply, completion, error, likely_first, text_of, tokens_of
 
 from montessori.artifacts.journal import FileJournal
-from montessori.chat import user
-from montessori.config import OpenAI, Price, Sampling
+from montessori.data.chat import user
 from montessori.errors import BudgetReached, InputError
+from montessori.settings.schema import OpenAI, Price, Sampling
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import openai as module
 from montessori.synthesis.engines.openai import OpenAIEngine, Unavailable, _delay, _retry_after, _shares

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from montessori.config import Instructions
+from montessori.settings.schema import Instructions
 from montessori.synthesis import prompts
 from montessori.synthesis.parsing import instruction_of, reason_to_reject
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, RepetitionPenaltyLogitsProcessor
 
-from montessori.chat import render_prompt, user
-from montessori.config import Sampling
+from montessori.data.chat import render_prompt, user
 from montessori.errors import InputError
+from montessori.settings.schema import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine, _Draw, _processors
 
 GREEDY = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=12)

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from montessori import models
-from montessori.chat import encode, user
-from montessori.config import Dpo, Lora
+from montessori.data.chat import encode, user
 from montessori.errors import StageError
+from montessori.models import loading
+from montessori.settings.schema import Dpo, Lora
 from montessori.training.dpo import optimise
 
 CHOSEN = "Practises sums.\n<instruction>Add two numbers and say whether the sum is even.</instruction>"
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_bits(tiny_llama, tiny_tokenizer):
 
 
 def test_lora_moves_only_its_adapters_away_from_where_they_were(tiny_llama, tiny_tokenizer):
-    model = models.add_lora(tiny_llama(), Lora(rank=2), seed=0)
+    model = loading.add_lora(tiny_llama(), Lora(rank=2), seed=0)
     optimise(model, tiny_tokenizer, pairs(4), settings(), 256, seed=0)  # adapters are no longer zero
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     log = optimise(model, tiny_tokenizer, pairs(8), settings(epochs=2), 256, seed=0).log

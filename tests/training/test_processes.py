@@ -20,15 +20,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from montessori import models, progress, sources, stage
+from montessori import progress
 from montessori.artifacts import Folder, Request
-from montessori.chat import user
-from montessori.config import Compute, Dpo, Lora, Training
-from montessori.data import write_rows
+from montessori.data import sources
+from montessori.data.chat import user
+from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.influence import OptimizerState
-from montessori.launch import RankError
-from tasks.places import Processes, StageCrash
+from montessori.models import loading
+from montessori.settings.schema import Compute, Dpo, Lora, Training
+from tasks.runtime import worker
+from tasks.runtime.places import Processes, StageCrash
+from tasks.runtime.ranks import RankError
 
 pytestmark = pytest.mark.slow  # each process imports torch and TRL
 WORDS = ["red", "green", "blue", "the", "a", "sea", "wind", "poem", "number", "sum", "even", "odd", "pear", "plum"]
@@ -67,7 +70,7 @@ INPUTS = {
 
 @pytest.fixture
 def base(tmp_path: Path, tiny_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: PreTrainedTokenizerBase) -> Path:
-    models.save(tiny_llama(), tiny_tokenizer, tmp_path / "base")
+    loading.save(tiny_llama(), tiny_tokenizer, tmp_path / "base")
     return tmp_path / "base"
 
 
@@ -91,7 +94,7 @@ def made(folder: Path, name: str, base: Path, processes: int, **given: Any) -> P
     """The artifact of a training in `processes`."""
     store = Folder(folder)
     request = asked(store, name, base, processes, **given)
-    stage.run(request, store)
+    worker.run(request, store)
     return store.open(request.address)
 
 
@@ -130,7 +133,7 @@ def test_two_processes_report_and_leave_what_one_does(tmp_path: Path, base: Path
     if name == "warm-up":
         state, other = OptimizerState.load(one), OptimizerState.load(two)
         assert (other.step, other.learning_rate, other.weight_decay) == (state.step, state.learning_rate, 0.1)
-        other.check(dict(models.load_model(two / "model").named_parameters()))
+        other.check(dict(loading.load_model(two / "model").named_parameters()))
 
 
 @pytest.mark.parametrize("name", ["warm-up", "teacher"])
@@ -142,7 +145,7 @@ def test_two_processes_train_the_adapters_that_one_trains(tmp_path: Path, base: 
 def test_three_processes_train_tied_weights_as_one_does(
     tmp_path: Path, tiny_llama: Callable[..., LlamaForCausalLM], tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    models.save(tiny_llama(tie_word_embeddings=True), tiny_tokenizer, tmp_path / "tied")
+    loading.save(tiny_llama(tie_word_embeddings=True), tiny_tokenizer, tmp_path / "tied")
     given = {"batch_size": 6, "per_device_batch_size": 1}
     one, three = (made(tmp_path / str(n), "teacher", tmp_path / "tied", n, **given) for n in (1, 3))
     alike(one, three)
@@ -154,7 +157,7 @@ def ranks() -> Iterator[Callable[[], dict[int, psutil.Process]]]:
 
     def found() -> dict[int, psutil.Process]:
         children = psutil.Process().children(recursive=True)
-        return {int(p.environ()["RANK"]): p for p in children if p.cmdline()[-1:] == ["montessori.rank"]}
+        return {int(p.environ()["RANK"]): p for p in children if p.cmdline()[-1:] == ["tasks.runtime.rank"]}
 
     yield found
     assert not found()
@@ -169,7 +172,7 @@ def hurt(request: Request, store: Folder, harm: Callable[[], None]) -> RankError
         progress.listening(lambda done, *_: harm() if done % 10 == 2 else None),
         pytest.raises(RankError) as raised,
     ):
-        stage.run(request, store)
+        worker.run(request, store)
     assert not store.exists(request.address)
     assert not list((store.root / ".staging").iterdir())
     return raised.value
@@ -189,7 +192,7 @@ def test_a_process_that_fails_ends_the_stage_with_its_own_error_and_a_retry_succ
     request = asked(store, "student", base, 2, epochs=LONG)
     error = hurt(request, store, lambda: ranks()[rank].send_signal(number))
     assert str(error) == says
-    stage.run(request, store)
+    worker.run(request, store)
     assert "model/model.safetensors" in files(store.open(request.address))
 
 
@@ -211,10 +214,10 @@ def test_a_training_that_diverges_is_the_stages_own_verdict(
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight[0, 0] = float("nan")
-    models.save(model, tiny_tokenizer, tmp_path / "base")
+    loading.save(model, tiny_tokenizer, tmp_path / "base")
     store = Folder(tmp_path / "store")
     with pytest.raises(StageError, match=r"loss is nan at step 1 of 8.*lower learning_rate"):
-        stage.run(asked(store, "student", tmp_path / "base", 2), store)
+        worker.run(asked(store, "student", tmp_path / "base", 2), store)
 
 
 def test_a_stage_that_is_killed_takes_its_processes_along_and_is_worth_a_retry(

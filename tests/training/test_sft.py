@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers.utils import logging
 
-from montessori import models, progress
-from montessori.chat import Example
-from montessori.config import Lora, Training
+from montessori import progress
+from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import OptimizerState
+from montessori.models import loading
+from montessori.settings.schema import Lora, Training
 from montessori.training.sft import fine_tune
 from montessori.training.trainer import ByLength, learning_rate_factor
 
@@ -185,7 +186,7 @@ def test_bfloat16_weights_learn_in_float32(tiny_llama, tiny_tokenizer):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_trains_only_the_adapters(tiny_llama, tiny_tokenizer, dtype):
-    model = models.add_lora(tiny_llama().to(dtype), Lora(rank=2), seed=0)
+    model = loading.add_lora(tiny_llama().to(dtype), Lora(rank=2), seed=0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     result = fine_tune(model, tiny_tokenizer, examples(16), settings(epochs=2), seed=0)
     for name, parameter in model.named_parameters():

@@ -23,7 +23,7 @@ from montessori.reporting.study.rows import (
 from montessori.reporting.study.tables import average, block_title
 from montessori.reporting.tables import number, p_value
 from montessori.reporting.text import count, listed
-from montessori.study import NO_FINE_TUNING
+from montessori.settings.study import NO_FINE_TUNING
 
 
 def findings(study: Study) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from montessori.chat import Message
-from montessori.config import Sampling
+from montessori.data.chat import Message
+from montessori.settings.schema import Sampling
 
 
 @dataclass(frozen=True)

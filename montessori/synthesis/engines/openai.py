@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import openai
 from pydantic import BaseModel, Field, ValidationError
 
-from montessori.chat import Message
-from montessori.config import OpenAI, Sampling
+from montessori.data.chat import Message
 from montessori.errors import InputError
+from montessori.settings.schema import OpenAI, Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.window import Window
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from montessori.chat import Message, render_prompt
-from montessori.config import Sampling
+from montessori.data.chat import Message, render_prompt
 from montessori.errors import InputError
+from montessori.settings.schema import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

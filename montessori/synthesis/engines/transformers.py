@@ -23,8 +23,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from montessori.chat import Message
-from montessori.config import Sampling
+from montessori.data.chat import Message
+from montessori.settings.schema import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 

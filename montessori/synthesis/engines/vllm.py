@@ -25,10 +25,10 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from montessori.chat import Message
-from montessori.config import Sampling
+from montessori.data.chat import Message
 from montessori.errors import InputError
-from montessori.models import hub_revision
+from montessori.models.loading import hub_revision
+from montessori.settings.schema import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
 from montessori.synthesis.engines.tokens import encode
 

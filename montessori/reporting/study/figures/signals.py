@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from montessori.ranks import ranks, spearman
+from montessori.correlation import ranks, spearman
 from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, wrapped
 from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import Scored, Study

@@ -1,0 +1,128 @@
+"""`montessori champion`: look at a store's champion teachers, promote one by hand, take a promotion back."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.options import store_of
+from montessori.errors import InputError
+
+if TYPE_CHECKING:
+    from montessori.artifacts import Store
+    from montessori.artifacts.store import Manifest
+    from montessori.evaluation.paired import Test
+    from montessori.refresh.champions import Entry
+
+EXAMPLES = """examples:
+  montessori champion show                                the champion, since when and why
+  montessori champion history --name tiny                 all that have been, and the nights that kept one
+  montessori champion promote teacher/3f2a… --name tiny   make that teacher the champion, untested
+  montessori champion rollback --name tiny                put the one before the last promotion back
+
+A teacher's address is in the table of a run's report, and in the folder store/teacher. The nightly refresh starts from
+the champion: after a rollback, from the one that was put back.
+"""
+HOW = {"test": "by the test", "hand": "by hand", "rollback": "rollback"}
+
+
+def add_parser(add: Any) -> None:
+    """Add the command and its four actions; `add` makes a subparser."""
+    champion = add(
+        "champion",
+        help="the best teacher so far: show, history, promote, rollback",
+        description="The champion is the teacher that the nightly refresh starts from and has to beat.",
+        epilog=EXAMPLES,
+    )
+    actions = champion.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, help in (
+        ("show", "the champion, since when and why"),
+        ("history", "every change and every night that kept the champion, the oldest first"),
+        ("promote", "make a teacher the champion by hand"),
+        ("rollback", "take the last promotion back"),
+    ):
+        parser = actions.add_parser(
+            action,
+            help=help,
+            description=help.capitalize() + ".",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if action == "promote":
+            parser.add_argument("teacher", metavar="TEACHER", help="its address, like teacher/3f2a…")
+        parser.add_argument("--name", metavar="NAME", help="of the settings (default: the store's only champion's)")
+        parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
+
+
+def champion(options: argparse.Namespace) -> int:
+    """Do what was asked, and print what came of it."""
+    from montessori.refresh import champions, nights
+
+    store = store_of(options)
+    name = options.name or _only(champions.known(store), options)
+    if options.action in ("promote", "rollback"):
+        store.check_writable()
+        entry = (
+            champions.promote(store, name, options.teacher)
+            if options.action == "promote"
+            else champions.rollback(store, name)
+        )
+        _show(store, name, entry)
+        return 0
+    entries = champions.history(store, name)
+    kept = nights.kept(store, name) if options.action == "history" else []
+    if not entries and not kept:
+        others = ", ".join(champions.known(store)) or "none"
+        raise InputError(f"--name = {name}: no such champion in {store.uri}, which has: {others}")
+    if options.action == "show":
+        _show(store, name, entries[-1])
+    else:
+        _list(entries, kept)
+    return 0
+
+
+def _only(known: list[str], options: argparse.Namespace) -> str:
+    if not known:
+        raise InputError(f"there is no champion in {options.store} yet; give the --name that it is to have")
+    if len(known) != 1:
+        raise InputError(f"--name is missing: the store {options.store} has champions for: {', '.join(known)}")
+    return known[0]
+
+
+def _show(store: "Store", name: str, entry: "Entry") -> None:
+    """One entry, a line a fact."""
+    lines = {
+        "champion": f"{name}, entry {entry.number}",
+        "teacher": entry.teacher,
+        "folder": store.locate(entry.teacher) if store.exists(entry.teacher) else "not in this store",
+        "since": f"{entry.who['time']}, {HOW[entry.how]}, {entry.who['user']}@{entry.who['host']}",
+        "made by": entry.made_by or "unknown",
+        "before": entry.replaces or "none",
+    }
+    if test := entry.test:
+        lines["test"] = (
+            f"reference loss {test.difference:.4g} ± {test.standard_error:.2g} nats/token lower, "
+            f"p = {test.p_value:.2g}, {test.n:,} examples, {test.seeds} pairs of students"
+        )
+    for what, value in lines.items():
+        sys.stdout.write(f"{what:<9} {value}\n")
+
+
+def _list(entries: list["Entry"], kept: list["Manifest"]) -> None:
+    """The history, a line an entry, and among them a line for each night that kept the champion; by their time."""
+    from montessori.evaluation.paired import Test
+
+    rows = [(e.who, f"{e.number:>4}", e.teacher, HOW[e.how], _found(e.test) if e.test else "") for e in entries]
+    for manifest in kept:
+        night = manifest["summary"]
+        found = f"night {night['night']}, {night['challenger']}: {_found(Test.model_validate(night['test']))}"
+        rows.append((manifest["made_by"], "   –", night["champion"], "kept", found))
+    width = max(len(teacher) for _, _, teacher, _, _ in rows)
+    for who, number, teacher, how, found in sorted(rows, key=lambda row: row[0]["time"]):
+        line = f"{number}  {who['time']}  {teacher:<{width}}  {how:<11}  {who['user']}@{who['host']}"
+        sys.stdout.write(f"{line}  {found}".rstrip() + "\n")
+
+
+def _found(test: "Test") -> str:
+    """How much lower the reference loss of the challenger's student is than the champion's."""
+    word = "lower" if test.difference >= 0 else "higher"
+    return f"{abs(test.difference):.4g} ± {test.standard_error:.2g} {word}, p = {test.p_value:.2g}"

@@ -1,0 +1,293 @@
+"""The command line: `montessori run`, `evaluate`, `refresh`, `status`, `reports`, `store`, `score`, `push` and others.
+
+Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flows.commands import champion, evaluate, reports, run, status, study
+from flows.commands import store as store_command
+from flows.commands.options import add_settings, settings_of
+from montessori.errors import InputError, MontessoriError
+from montessori.settings import files as config_file
+from montessori.settings import shipped
+
+ESTIMATE_EXAMPLES = """examples:
+  montessori estimate llama3-8b                                  tokens, hours and bytes of the paper's run
+  montessori estimate tiny --set training_size=20000             of a larger one, from what small ones took
+  montessori estimate my.yaml --set generation.engine=openai --set generation.openai.model=gpt-4o      with its price
+"""
+SCORE_EXAMPLES = """examples:
+  montessori score --student models/student --optimizer-state models/student-state \\
+                   --data points.jsonl --reference reference.jsonl --out scores.jsonl
+  montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first, use what that leaves
+  montessori score … --estimator exact --limit 64     the definition itself, slow: a check on the others
+
+A point's influence is how much one optimiser step on it lowers the student's loss on the reference set. Rows have
+instruction (and input) with response, output or answer, or chat messages. Killed, the same command goes on from the
+shards that are done.
+"""
+PUSH_EXAMPLES = """examples:
+  montessori push store/runs/tiny-1a2b3c4d me/tiny-data                       the last iteration's training set, private
+  montessori push tiny-1a2b3c4d me/tiny-data --system Self-Instruct --public  another system's, for all to see
+  montessori push tiny-1a2b3c4d me/tiny-teacher --what teacher                the tuned teacher
+  montessori push tiny-1a2b3c4d me/tiny-data --to look                        the files and the card, nothing uploaded
+
+The token comes from HF_TOKEN or `hf auth login`. The card names no path, user or host of this machine.
+"""
+DEPLOY_EXAMPLES = """examples:
+  export PREFECT_API_URL=http://127.0.0.1:4200/api
+  montessori deploy                                                    workers that are processes of this machine
+  montessori deploy --type docker --store s3://bucket/montessori --network montessori --gpus 1 --at-once 4
+  montessori deploy --type kubernetes --store s3://bucket/montessori --image registry/montessori-orchestrator:1 \\
+                    --stage-image registry/montessori-worker-gpu:1 --gpus 1 --memory 64Gi
+  montessori deploy --nightly '0 2 * * *' --notify slack-webhook/team
+
+Repeat it as you like: what its options do not name stays as it is. Then start a worker:
+  prefect worker start --pool montessori
+"""
+AddParser = Callable[..., argparse.ArgumentParser]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command in `arguments` (default: the process's); the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command is None:
+        _parser().print_help(sys.stderr)
+        return 2
+    try:
+        return COMMANDS[options.command](options)
+    except InputError as error:
+        print(f"montessori: {error}", file=sys.stderr)
+        return 2
+    except MontessoriError as error:
+        print(f"montessori: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("montessori: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="montessori",
+        description="Make training data fitted to the student model that learns from it.",
+        epilog=run.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('montessori')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    add = partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_parsers(add)
+    estimate = add(
+        "estimate",
+        help="what a run would take: tokens, hours, bytes and price, before anything runs",
+        description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
+        epilog=ESTIMATE_EXAMPLES,
+    )
+    estimate.add_argument("config", metavar="CONFIG", help="a YAML file of settings, or a study's")
+    add_settings(estimate, "a setting, for example dpo.beta=0.2")
+    estimate.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
+    status.add_parser(add)
+    reports.add_parser(add)
+    store_command.add_parser(add)
+    champion.add_parser(add)
+    evaluate.add_parser(add)
+    study.add_parser(add)
+    _add_score(add)
+    _add_push(add)
+    _add_deploy(add)
+    return parser
+
+
+def _add_score(add: AddParser) -> None:
+    score = add(
+        "score",
+        help="the influence of points of your own on a student",
+        description="Score each point of a data set by its influence on a student's loss on a reference set.",
+        epilog=SCORE_EXAMPLES,
+        argument_default=argparse.SUPPRESS,  # defaults are in montessori.settings.score
+    )
+
+    def option(name: str, metavar: str | None, help: str, required: bool = False) -> None:
+        score.add_argument(f"--{name}", metavar=metavar, help=help, required=required)
+
+    option("student", "MODEL", "a folder with safetensors and a tokenizer, or a hub name", required=True)
+    option("data", "DATA", "the points: a JSONL, JSON or Parquet file, or a hub name", required=True)
+    option("reference", "DATA", "the reference set, likewise", required=True)
+    option(
+        "out", "FILE", "where the scores go: FILE.jsonl or FILE.parquet; summary and figure beside it", required=True
+    )
+    option(
+        "optimizer-state",
+        "DIR",
+        "AdamW's state: optimizer.safetensors and optimizer.json, as OptimizerState.save writes",
+    )
+    option("warm-up", "N", "without a state: fine-tune on N random points first; neither: plain gradient descent")
+    option("learning-rate", "RATE", "of the step (default: the state's; without one 5e-6)")
+    option("estimator", "NAME", "taylor (default), exact or directional")
+    option("limit", "N", "score the first N points only")
+    option("split", "NAME", "of a hub data set of points (default: train)")
+    option("max-length", "TOKENS", "longer points are cut (default: 1024)")
+    option("dtype", "DTYPE", "of the student: float32 or bfloat16 (default: bfloat16 on a GPU, float32 on a CPU)")
+    option("state-dtype", "DTYPE", "of moments and reference gradient (default: float32)")
+    option("exact-dtype", "DTYPE", "bfloat16: take exact's step in it, as the original did; its noise is measured")
+    option("token-budget", "TOKENS", "padded tokens of a batch (default: 2048)")
+    option("shards", "N", "parts that are kept apart (default: 256 points each, exact 16; on a GPU 8 times as many)")
+    option("seed", "N", "of the warm-up (default: 0)")
+    option("store", "DIR", "where finished parts are kept (default: store)")
+    option("threads", "N", "CPU threads of one shard (default: 1)")
+    option("at-once", "N", "shards side by side (default: the GPUs, or the cores divided by --threads)")
+    score.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the student")
+
+
+def _add_push(add: AddParser) -> None:
+    push = add(
+        "push",
+        help="what a run has made, to the Hugging Face hub",
+        description="Push a run's data or model to the Hugging Face hub, with a card that says how it was made.",
+        epilog=PUSH_EXAMPLES,
+    )
+    push.add_argument("run", metavar="RUN", help="a run's folder, as `montessori run` prints it, or its name")
+    push.add_argument("repo", metavar="REPO", help="user/name on the hub; made where there is none")
+    push.add_argument("--what", choices=["data", "teacher", "student"], default="data", help="(default: data)")
+    push.add_argument("--system", metavar="NAME", help="whose, as the run's report calls it (default: the last one's)")
+    push.add_argument("--public", action="store_true", help="for all to see (default: a private repository)")
+    push.add_argument("--license", metavar="ID", help="as the hub calls it, for example apache-2.0 (default: none)")
+    push.add_argument("--to", metavar="FOLDER", help="write what would be uploaded to FOLDER, and upload nothing")
+    push.add_argument("--store", metavar="DIR", default="store", help="where RUN is looked up by name (default: store)")
+
+
+def _add_deploy(add: AddParser) -> None:
+    deploy = add(
+        "deploy",
+        help="register the work pool, deployments and automations on a Prefect server",
+        description="Register on the Prefect server at PREFECT_API_URL what runs Montessori from its UI, on workers.",
+        epilog=DEPLOY_EXAMPLES,
+        argument_default=argparse.SUPPRESS,  # defaults are in flows.deployment.deploy.Wanted
+    )
+
+    def option(name: str, metavar: str, help: str, **more: Any) -> None:
+        deploy.add_argument(f"--{name}", metavar=metavar, help=help, **more)
+
+    deploy.add_argument(
+        "--type",
+        choices=["process", "docker", "kubernetes"],
+        dest="kind",
+        help="what a worker starts for each run (default: process)",
+    )
+    option("pool", "NAME", "of the work pool (default: montessori)")
+    option(
+        "at-once",
+        "N",
+        "stages side by side in the pool: its GPUs (default: as many as this machine has room for)",
+        type=int,
+    )
+    option("gpus", "N", "of one stage, in a container (default: 0)", type=int)
+    option("image", "IMAGE", "of a run (default: montessori-orchestrator:local)")
+    option("stage-image", "IMAGE", "of a stage (default: montessori-worker-gpu:local, or -cpu where --gpus is 0)")
+    option("network", "NAME", "Docker network with the Prefect server and the store")
+    option("memory", "SIZE", "of one stage, in a container, for example 16g (Docker) or 16Gi (Kubernetes)")
+    option("store", "URI", "where runs keep their artifacts (default: as in their settings)")
+    option("config", "NAME", "settings that the form in the UI begins with (default: tiny)")
+    option("nightly", "CRON", "when the teacher is refreshed, in UTC; off: never (default: off)")
+    option(
+        "notify",
+        "TYPE/NAME",
+        "block that is told of failures, as slack-webhook/team; off: none (default: off)",
+    )
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    run.quiet_prefect()
+    from flows.deployment.deploy import deploy
+
+    print(*deploy(**{name: value for name, value in vars(options).items() if name != "command"}), sep="\n")
+    return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from montessori import publishing
+
+    publishing.check_name(options.repo)
+    store, run = publishing.find(options.run, options.store)
+    system = publishing.choose(run, options.what, options.system)
+    token = publishing.token() if options.to is None else ""
+    files = publishing.files(store, run, options.what, system, options.repo, options.license)
+    if options.to is None:
+        place = publishing.upload(files, options.what, options.repo, token, options.public)
+    else:
+        place = publishing.write(files, Path(options.to))
+    print(f"{options.what} of {system}, {len(files)} files\n{place}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from montessori.settings.score import Scoring
+
+    try:
+        asked = Scoring.model_validate({k: v for k, v in vars(options).items() if k != "command"})
+    except ValidationError as error:
+        field = "".join(map(str, error.errors()[0]["loc"]))
+        sentence = config_file.sentence(error)
+        raise InputError(f"--{field.replace('_', '-')}{sentence.removeprefix(field)}" if field else sentence) from None
+    from rich.console import Console
+
+    from flows.commands.score import score
+
+    score(asked, Console())
+    return 0
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    only_a_study = options.config in shipped.names("study") and options.config not in shipped.names("settings")
+    options.config = str(shipped.path_of(options.config, "study" if only_a_study else "settings", "CONFIG"))
+    if config_file.is_study(config_file.read(options.config)):
+        if options.iterations is not None:
+            raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
+        return study.estimate(options)
+    settings = settings_of(options)
+    from rich.console import Console
+
+    from flows.commands import terminal
+    from flows.requests.run import plan
+    from montessori.artifacts import open_store
+    from tasks.runtime import engines
+    from tasks.runtime.estimate import estimate
+
+    settings = engines.settled(settings)
+    store = open_store(settings.store)
+    store.check_readable()
+    requests = plan(settings)[0].requests
+    console = Console()
+    with console.status("reading the seeds and the rates of past runs"):
+        lines, assumed = estimate(settings, requests, store)
+    terminal.show_estimate(console, lines, assumed, settings.budget)
+    return 0
+
+
+COMMANDS = {
+    "run": run.run,
+    "refresh": run.refresh,
+    "estimate": _estimate,
+    "status": status.status,
+    "reports": reports.reports,
+    "store": store_command.store,
+    "champion": champion.champion,
+    "score": _score,
+    "evaluate": evaluate.evaluate,
+    "study": study.study,
+    "push": _push,
+    "deploy": _deploy,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Options that several commands have."""
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from montessori.errors import InputError
+from montessori.settings import files, shipped
+from montessori.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from montessori.artifacts import Store
+
+SHORT = {"iterations": "iterations", "store": "store", "place": "compute.place"}  # options that are settings
+
+
+def add_settings(command: ArgumentParser, sets: str) -> None:
+    """`--set` and `--store`; `sets` says what the first changes."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help=f"change {sets}; may be repeated",
+    )
+    command.add_argument("--store", metavar="DIR", help="short for --set store=DIR")
+
+
+def add_start(command: ArgumentParser, dry_run: str) -> None:
+    """`--place` and `--dry-run`; `dry_run` says what the latter shows."""
+    command.add_argument(
+        "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
+    )
+    command.add_argument("--dry-run", action="store_true", help=f"show {dry_run}; start nothing")
+
+
+def overrides_of(options: Namespace) -> list[str]:
+    """What `--set` says, and then the options that are short for it."""
+    short = {setting: getattr(options, name, None) for name, setting in SHORT.items()}
+    return [*options.overrides, *files.overrides(short)]
+
+
+def settings_of(options: Namespace) -> Settings:
+    """The settings that a command's CONFIG and options say."""
+    return files.load(shipped.path_of(options.config, "settings", "CONFIG"), overrides_of(options))
+
+
+def store_of(options: Namespace) -> "Store":
+    """The store of a command that makes none. Raises InputError when it cannot be read, or its folder is not there."""
+    from montessori.artifacts import Folder, open_store
+
+    store = open_store(options.store)
+    store.check_readable()
+    if isinstance(store, Folder) and not store.root.exists():
+        raise InputError(f"--store = {options.store}: no such folder; give the one that a run has written to")
+    return store

@@ -1,0 +1,166 @@
+"""`montessori score`: the influence of points of one's own on a student, without Prefect.
+
+In: the options.  Out: a file with a score for each point, its summary and its figure; in the store what they come from.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.commands.signals import leaving_at_once
+from montessori.artifacts import open_store
+from montessori.data import rows as data
+from montessori.data import sources
+from montessori.errors import InputError
+from montessori.models import folder
+from montessori.reporting import scores as reporting
+from montessori.reporting.scores import Scores
+from montessori.settings.schema import Compute, DataSource
+from montessori.settings.score import Scoring
+
+KINDS = (".jsonl", ".parquet")
+SUMMARY = ".summary.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the options name, found fit to use."""
+
+    addresses: dict[str, str]  # points, reference, student[, optimizer]
+    points: list[data.Row]
+    overlap: int  # points whose instruction is in the reference set
+
+
+def score(options: Scoring, console: Console) -> None:
+    """Check, score, write and show. Raises InputError before anything heavy starts, where it can be seen that early."""
+    started = time.monotonic()
+    store, out = open_store(options.store), Path(options.out).expanduser()
+    checked = check(options)
+    store.check_writable()
+
+    from flows.commands import terminal
+    from flows.requests import score as scoring
+    from tasks.runtime.executor import watching
+    from tasks.runtime.local import Direct
+    from tasks.runtime.places import gpus, open_place
+
+    plan = scoring.plan(options, checked.addresses, len(checked.points), gpu=bool(gpus()))
+    compute = Compute(threads=options.threads, at_once=options.at_once)
+    place = open_place(compute)
+    execution = Direct(store, place, compute)
+    screen = terminal.ScoreScreen(console, plan.scores, len(checked.points))
+    with screen, watching(screen.watch), leaving_at_once(screen.stop):
+        try:
+            for request in plan.requests:
+                execution.submit(request)
+            execution.finish()
+        finally:
+            place.close()
+
+    found = reporting.gather(store, plan.points, plan.scores, plan.split)
+    summary = {
+        **summarise(options, checked, found),
+        "dtype": plan.dtype,
+        "shards": plan.shards,
+        "versions": store.manifest(plan.scores[0])["versions"],
+        "artifacts": [request.address for request in plan.requests],
+        "command_seconds": round(time.monotonic() - started, 1),
+    }
+    reporting.write(found, out)
+    written = [out, _beside(out, SUMMARY), *reporting.draw(found, out.with_suffix(""))]
+    written[1].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    terminal.show_scores(console, found, summary, {row["id"]: row["instruction"] for row in checked.points}, written)
+
+
+def check(options: Scoring) -> Checked:
+    """Everything that the options name, looked at before a process starts. Raises InputError naming the option."""
+    _check_out(options)
+    points = DataSource(source=options.data, split=options.split, limit=options.limit)
+    reference = DataSource(source=options.reference)
+    addresses = {"points": sources.rows(points, "--data"), "reference": sources.rows(reference, "--reference")}
+    addresses["student"] = sources.model(options.student, "--student")
+    if options.optimizer_state:
+        addresses["optimizer"] = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
+        with _named("--optimizer-state"):
+            state = Path(options.optimizer_state).expanduser() / sources.STATE_FILES[0]
+            folder.moments_fit(state, Path(options.student).expanduser())
+    rows, against = _read(points, "points", "--data"), _read(reference, "reference", "--reference")
+    for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
+        if number and number > len(rows):
+            raise InputError(f"{name} = {number}: exceeds the points, of which there are {len(rows)}")
+    asked = {row["instruction"] for row in against}
+    return Checked(addresses, rows, sum(row["instruction"] in asked for row in rows))
+
+
+def summarise(options: Scoring, checked: Checked, found: Scores) -> dict[str, Any]:
+    """`….summary.json`, but for what the machine had to do with it."""
+    return {
+        "student": options.student,
+        "step": {"words": reporting.step_in_words(found.step, _origin(options)), **found.step},
+        "estimator": options.estimator,
+        "points": {"source": options.data, "n": len(found.rows), "truncated": found.truncated},
+        "reference": {"source": options.reference, **found.reference, "overlap": checked.overlap},
+        "statuses": found.statuses,
+        "influence": reporting.distribution(found),
+        "check": found.check,
+        "speed": reporting.speed(found),
+        "warnings": reporting.warnings(found, options.estimator, checked.overlap),
+        "options": options.model_dump(mode="json"),
+    }
+
+
+def _origin(options: Scoring) -> str:
+    """Where the optimiser state came from, after "from the optimiser state"; "" for nowhere."""
+    if options.warm_up:
+        return f"of a warm-up on {options.warm_up} of the points,"
+    return f"in {options.optimizer_state}" if options.optimizer_state else ""
+
+
+def _check_out(options: Scoring) -> None:
+    out = Path(options.out).expanduser()
+    if out.suffix not in KINDS:
+        raise InputError(f"--out = {options.out}: must end in {' or '.join(KINDS)}")
+    if out.is_dir():
+        raise InputError(f"--out = {options.out}: a folder; name a file")
+    if not out.parent.is_dir():
+        raise InputError(f"--out = {options.out}: the folder {out.parent} does not exist; make it first")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InputError(
+            f"--out = {options.out}: nothing can be written in the folder {out.parent} ({reason})"
+        ) from None
+    inputs = {"--data": options.data, "--reference": options.reference}
+    for path in (out, *(_beside(out, end) for end in (SUMMARY, ".svg", ".png"))):
+        for name, given in inputs.items():
+            if path.resolve() == Path(given).expanduser().resolve():
+                raise InputError(f"--out = {options.out}: {path} is the file of {name}, which would be overwritten")
+
+
+def _beside(out: Path, end: str) -> Path:
+    return out.with_name(f"{out.stem}{end}")
+
+
+def _read(source: DataSource, role: str, option: str) -> list[data.Row]:
+    with _named(option, f"{role}.source = "):
+        return data.read(source, role)
+
+
+@contextmanager
+def _named(option: str, field: str = "") -> Iterator[None]:
+    """Begin an InputError's message with the option, instead of with a settings `field`."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error).removeprefix(field)
+        raise InputError(message if message.startswith(option) else f"{option}: {message}") from None

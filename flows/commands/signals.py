@@ -1,0 +1,36 @@
+"""The end of a command on Ctrl-C: at once, with all that it has started; the store is always whole."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
+    """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
+
+    Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of
+    the user's is told, by Prefect, that the run has crashed.
+    """
+
+    from tasks.runtime import status_writer
+
+    def leave(*_: object) -> None:
+        clear_screen()
+        status_writer.leave()
+        print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
+        os._exit(1)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

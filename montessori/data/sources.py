@@ -1,0 +1,166 @@
+"""What a run reads from outside the store: its address, and whether it is fit to use, before anything heavy starts.
+
+In: settings.  Out: an address for each source (see `artifacts.request`), or an InputError that names the field.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from montessori.artifacts.store import sha256
+from montessori.data import rows as data
+from montessori.errors import InputError
+from montessori.models import folder
+from montessori.settings.schema import DataSource, Settings
+
+POCKET = "pocket"
+STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # montessori.influence.adamw, which brings torch
+LESSON_ROWS = 9  # eight are shown, the ninth is written
+HUB_TIMEOUT_S = 10
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """The address of every source of a run, by settings field; each one checked."""
+    found = {
+        "seeds": rows(settings.seeds, "seeds.source"),
+        "reference": rows(settings.reference, "reference.source"),
+    }
+    if settings.test:
+        found["test"] = rows(settings.test, "test.source")
+    for role, given in (("teacher", settings.teacher), ("student", settings.student)):
+        if given and given.source != "scratch":
+            found[role] = model(given.source, f"{role}.source")
+    for name, given in settings.transfer.items():
+        if given.source != "scratch":
+            found[f"transfer.{name}"] = model(given.source, f"transfer.{name}.source")
+    if settings.rating.engine == "openai":
+        found["rating"] = f"api:{settings.rating.openai.model}@{settings.rating.openai.base_url}"
+    elif settings.rating.source:
+        found["rating"] = model(settings.rating.source, "rating.source")
+    _check_rows(settings, found)
+    return found
+
+
+def rows(source: DataSource, field: str) -> str:
+    """The address of rows. Raises InputError that begins with `field` when there is no such file."""
+    if source.source == POCKET:
+        return POCKET
+    if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
+        return f"hub:{source.source}"
+    path = Path(source.source).expanduser()
+    if path.is_dir():
+        raise InputError(f"{field} = {source.source}: a folder; name a file in it")
+    if not path.is_file():
+        raise InputError(f"{field} = {source.source}: no such file (a hub name looks like user/name)")
+    return f"file:{path.resolve()}#{sha256(path)}"
+
+
+def model(source: str, field: str) -> str:
+    """The address of a model. Raises InputError, naming `field`, when its folder is missing or not fit to load."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        if not HUB_NAME.fullmatch(source):
+            raise InputError(f"{field} = {source}: no such folder (a hub name looks like user/name)")
+        return f"hub:{source}"
+    try:
+        folder.model_folder(path)
+    except InputError as error:  # which begins with the folder
+        raise InputError(f"{field} = {error}") from None
+    return _folder(path, [p for p in path.rglob("*") if p.is_file()])
+
+
+def check_hub(models: Iterable[tuple[str, str]]) -> None:
+    """Raise InputError where the hub does not give a model of which there is no copy here either.
+
+    `models` are fields with the names on the hub that they have, `user/name[@revision]`. Downloads nothing.
+    """
+    for field, source in models:
+        if reason := _not_given(*source.partition("@")[::2]):
+            raise InputError(f"{field} = {source}: {reason}")
+
+
+@cache
+def _not_given(name: str, revision: str) -> str:
+    """Why the model cannot be had; "" where it can. Asked once: a study's cells share models."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of whichever HTTP library the client uses
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
+        return ""
+    hub = HfApi()
+    try:
+        found = hub.model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_S)
+        if found.gated:
+            hub.auth_check(name)
+    except GatedRepoError:
+        return "its owner gives access on request: ask for it on the model's page, and set HF_TOKEN"
+    except HfHubHTTPError as error:
+        if (status := error.response.status_code) in (401, 403, 404):
+            return f"the hub has no such model or revision, or HF_TOKEN may not see it ({status})"
+        return f"the hub answers {status}; try again later"
+    except (OSError, unreachable) as error:
+        return f"the hub cannot be reached ({' '.join(str(error).split())[:200]}), and there is no local copy"
+    files = {file.rfilename for file in found.siblings or []}
+    return "" if "config.json" in files else "it has no config.json, so transformers cannot load it"
+
+
+def optimizer_state(source: str, field: str) -> str:
+    """The address of a folder with an optimiser state. Raises InputError, naming `field`, when it has none."""
+    path = Path(source).expanduser()
+    missing = next((name for name in STATE_FILES if not (path / name).is_file()), None)
+    if missing:
+        raise InputError(
+            f"{field} = {source}: no {missing} in it; expected is a folder that OptimizerState.save wrote, "
+            f"with {' and '.join(STATE_FILES)}"
+        )
+    return _folder(path, [path / name for name in STATE_FILES])
+
+
+def _folder(path: Path, files: list[Path]) -> str:
+    """The address of a folder of which `files` matter."""
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        whole.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+    return f"file:{path.resolve()}#{whole.hexdigest()}"
+
+
+def _check_rows(settings: Settings, found: dict[str, str]) -> None:
+    """Read the files once: bad lines, too few seeds, held-out points that are in the reference set."""
+    needed = settings.instructions.seed_shots + settings.instructions.generated_shots
+    sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
+    read = {
+        role: data.read(source, role) for role, source in sources.items() if source and found[role].startswith("file:")
+    }
+    pocket = settings.pocket.seeds if found["seeds"] == POCKET else needed  # a hub's rows are counted when loaded
+    seeds = len(read["seeds"]) if "seeds" in read else pocket
+    if seeds < needed:
+        raise InputError(
+            f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
+        )
+    scratch = [role for role in ("teacher", "student") if (given := getattr(settings, role)) and given.scratch]
+    if scratch and "seeds" in read:
+        _check_lessons(read["seeds"], scratch[0])
+    if "reference" in read and "test" in read:
+        shared = {r["instruction"] for r in read["reference"]} & {r["instruction"] for r in read["test"]}
+        if shared:
+            raise InputError(
+                f"test: {len(shared)} of its instructions are in the reference set too, for example "
+                f"{min(shared)[:80]!r}; held-out points must not be (see skip and limit)"
+            )
+
+
+def _check_lessons(seeds: list[data.Row], role: str) -> None:
+    """A model from scratch learns to answer from the seeds, and a teacher to write from nine of them at a time."""
+    if len(seeds) < LESSON_ROWS:
+        raise InputError(f"{role}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {len(seeds)}")
+    silent = next((row for row in seeds if not row["response"]), None)
+    if silent:
+        raise InputError(
+            f"{role}.source = scratch: learns to answer from the seeds, but one has no answer: "
+            f"{silent['instruction'][:80]!r}"
+        )

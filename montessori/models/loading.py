@@ -1,0 +1,205 @@
+"""Loading and saving causal language models: safetensors only, no remote code unless asked.
+
+A model folder holds the model and its tokenizer; one with an `adapter/` folder beside them is a LoRA model.
+What is saved depends on the weights alone, not on the folder that they were loaded from.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from montessori.data.chat import DEFAULT_TEMPLATE
+from montessori.errors import InputError, StageError
+from montessori.models import folder as checks
+from montessori.settings.schema import Lora
+
+ADAPTER = "adapter"
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from `seed` inside the block, and go on with the old ones after it."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
+
+
+def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name, with a padding token and a chat template.
+
+    Raises InputError when there is none, or none with a token that ends a text.
+    """
+    name, revision = hub_revision(source)
+    with _loading("tokenizer", source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    if tokenizer.eos_token is None:
+        raise InputError(f"{source}: the tokenizer has no eos_token, so that no answer would ever end")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = DEFAULT_TEMPLATE
+    return tokenizer
+
+
+def load_model(
+    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False, place: str | None = None
+) -> PreTrainedModel | PeftModel:
+    """The model of a folder or hub name on the device `place` (default: `device()`), in evaluation mode.
+
+    A folder with an adapter gives the PEFT model, its adapter trainable and its base frozen.
+    Raises InputError when it cannot be loaded from safetensors, or when a weight is missing.
+    """
+    name, revision = hub_revision(source)
+    with _loading("model", source):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        if loaded["missing_keys"]:  # transformers would make random ones
+            raise InputError(f"{source}: no weights of {min(loaded['missing_keys'])}; copy the model again")
+        adapter = Path(name) / ADAPTER
+        if adapter.is_dir():
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
+    return model.to(place or device()).eval()
+
+
+def skeleton(
+    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel | PeftModel:
+    """What `load_model` would load, with tensors that have shapes and no storage: for what can be known beforehand."""
+    name, revision = hub_revision(source)
+    with _loading("model", source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+        adapter = Path(name) / ADAPTER
+        if adapter.is_dir():
+            lora = PeftConfig.from_pretrained(str(adapter))
+            lora.inference_mode, lora.base_model_name_or_path = False, None
+            model = get_peft_model(model, lora)
+    return without_storage(model).eval()
+
+
+def without_storage(model: M) -> M:
+    """`model` itself, its tensors replaced by ones that compute shapes alone, as if on the CPU; ties stay tied."""
+    known: dict[int, Any] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for p in model.parameters():
+            known[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+        for buffer in model.buffers():
+            known[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors |= {name: known[id(t)] for name, t in tensors.items() if t is not None}
+    return model
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """`model` with fresh adapters, drawn from `seed`: the only trainable parameters, with no effect yet."""
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    try:
+        with seeded(seed):
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"lora.target_modules = {lora.target_modules!r}: {error}") from None
+
+
+def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model folder of plain weights.
+
+    Adapters are merged in first, and a PEFT model loses them by it: load the folder to go on.
+    """
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    _save(model, tokenizer, folder)
+
+
+def save_unmerged(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model folder that keeps adapters apart, so that training state still fits their parameters.
+
+    A PEFT model loses its adapters by it: load the folder to go on.
+    """
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = ""  # the base lies beside the adapter; PEFT fills in None
+            if isinstance(config.target_modules, set):
+                config.target_modules = sorted(config.target_modules)  # a set is written in any order
+        model.save_pretrained(str(folder / ADAPTER))
+        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        model = model.unload()
+    _save(model, tokenizer, folder)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    with _without_bars():
+        model.save_pretrained(folder)
+    for how_loaded in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(how_loaded, None)
+    tokenizer.save_pretrained(folder)
+
+
+def hub_revision(source: str | Path) -> tuple[str, str | None]:
+    """`user/name@revision` as its two parts; a folder has no revision."""
+    if Path(source).is_dir():
+        return str(source), None
+    name, _, revision = str(source).partition("@")
+    return name, revision or None
+
+
+@contextmanager
+def _loading(what: str, source: str | Path) -> Iterator[None]:
+    """Say what is wrong with `source`, in one sentence, when the libraries cannot load it."""
+    if Path(source).is_dir() or str(source).startswith(("/", "./", "../", "~")):
+        checks.model_folder(source)
+    try:
+        with _without_bars():
+            yield
+    except (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise StageError(f"{source}: the model hub cannot be reached, and there is no local copy") from error
+        reason = " ".join(str(error).split())
+        hint = "; set trust_remote_code to run it" if "trust_remote_code" in reason else ""
+        raise InputError(f"{source}: no {what} can be loaded from it ({reason[:300]}){hint}") from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of transformers inside the block."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

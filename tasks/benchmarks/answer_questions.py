@@ -1,0 +1,73 @@
+"""A model's answers to a benchmark's questions, as `answers.parquet` (`id, index, category, turns, answers, …`).
+
+A second turn is asked with the first and the model's own answer before it. A shard answers every n-th question.
+"""
+
+from typing import Any
+
+from montessori.data.chat import Message
+from montessori.data.rows import write_rows
+from montessori.settings import schema
+from montessori.synthesis.engines import Generation
+from montessori.synthesis.instructions import number_from
+from tasks.runtime.generation import Writing, asker, chat_template
+from tasks.runtime.job import Job
+
+
+class Settings(Writing):
+    """How answers are sampled. How many shards there are is in the request."""
+
+    sampling: schema.Sampling
+    temperatures: dict[str, float] | None = None  # by category, in place of the sampling's; MT-Bench has such
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """One answer to each turn of each question of this shard; an empty one stays, and is counted."""
+    index, count = job.request.shard
+    model = asker(job, settings, block="")
+    rows = job.rows("questions", "questions.parquet")[index::count]
+    samplings = [_sampling(settings, row["category"]) for row in rows]
+    chats: list[list[Message]] = [[] for _ in rows]
+    given: list[list[Generation]] = [[] for _ in rows]
+    cut, before, total = 0, 0, sum(len(row["turns"]) for row in rows)
+    for turn in range(max((len(row["turns"]) for row in rows), default=0)):
+        open_ = [i for i, row in enumerate(rows) if len(row["turns"]) > turn]
+        for i in open_:
+            chats[i].append({"role": "user", "content": rows[i]["turns"][turn]})
+        for temperature in sorted({samplings[i].temperature for i in open_}):
+            asked = [i for i in open_ if samplings[i].temperature == temperature]
+            seeds = [number_from(f"{job.seed}-{rows[i]['id']}-{turn}") for i in asked]
+            answers = model.ask([chats[i] for i in asked], samplings[asked[0]], 1, seeds, before, total)
+            before += len(asked)
+            for i, answer in zip(asked, answers, strict=True):
+                given[i] += answer.generations
+                chats[i].append({"role": "assistant", "content": given[i][turn].text.strip()})
+                cut += answer.cut
+    table = [
+        {
+            "id": row["id"],
+            "index": row["index"],
+            "category": row["category"],
+            "turns": row["turns"],
+            "answers": [text.text.strip() for text in texts],
+            "tokens": [text.tokens for text in texts],
+            "finish_reasons": [text.finish_reason for text in texts],
+        }
+        for row, texts in zip(rows, given, strict=True)
+    ]
+    write_rows(job.out / "answers.parquet", table)
+    written = [text for texts in given for text in texts]
+    return {
+        "questions": len(rows),
+        "answers": len(written),
+        "prompts_cut": cut,
+        "empty": sum(not text.text.strip() for text in written),
+        "cut_at_max_tokens": sum(text.finish_reason == "length" for text in written),
+        "chat_template": chat_template(job, settings),
+        "usage": model.usage,
+    }
+
+
+def _sampling(settings: Settings, category: str | None) -> schema.Sampling:
+    own = (settings.temperatures or {}).get(category or "")
+    return settings.sampling if own is None else settings.sampling.model_copy(update={"temperature": own})

@@ -1,0 +1,64 @@
+"""How much of each benchmark is in the training data, as `overlap.json`: a list of `evaluation.card.Overlap`.
+
+Inputs: `pairs` (the training data: `pairs.parquet` or `rows.parquet`), and what is measured on: `items` of the
+harness's benchmarks and `questions` that models answer.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from montessori.data.rows import Row, read_rows
+from montessori.errors import InputError
+from montessori.evaluation.overlap import Item, N, Point, overlaps
+from montessori.settings.schema import Frozen
+from tasks.runtime.job import Job
+
+FILES = ("pairs.parquet", "rows.parquet")
+
+
+class Settings(Frozen):
+    """What the benchmarks are called: a name for each artifact of the input, in order; shards of one share a name."""
+
+    n: int = Field(N, ge=1)  # words in a row
+    items: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Count, and say how many points and items were compared."""
+    benchmarks: dict[str, list[Item]] = {}
+    for role, names in (("items", settings.items), ("questions", settings.questions)):
+        for name, rows in _named(job, role, names):
+            items = [[row["question"], row["text"]] if role == "items" else row["turns"] for row in rows]
+            benchmarks.setdefault(name, []).extend(items)
+    points = list(_points(job))
+    found = overlaps(benchmarks, points, settings.n)
+    (job.out / "overlap.json").write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    return {
+        "training_points": len(points),
+        "items": sum(each.items for each in found),
+        "exact": sum(each.exact for each in found),
+        "ngram": sum(each.ngram for each in found),
+    }
+
+
+def _named(job: Job, role: str, names: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
+    folders = job.folders(role) if job.has(role) else []
+    if len(names) != len(folders):
+        raise InputError(f"settings.{role} has {len(names)} names for {len(folders)} artifacts; give each one its name")
+    for name, folder in zip(names, folders, strict=True):
+        yield name, read_rows(folder / f"{role}.parquet")
+
+
+def _points(job: Job) -> Iterator[Point]:
+    for folder in job.folders("pairs"):
+        file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+        if file is None:
+            raise InputError(f"inputs.pairs: {folder} has neither {' nor '.join(FILES)}; give training data")
+        for row in read_rows(file):
+            said = [turn["content"] for turn in row.get("messages") or []] or [row["instruction"]]
+            yield row["instruction"], "\n".join([*said, row["response"] or ""])

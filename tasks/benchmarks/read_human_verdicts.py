@@ -1,0 +1,23 @@
+"""One side of the pairs of answers that people compared, as `answers.parquet`: for a judge to be measured on."""
+
+from typing import Any, Literal
+
+from montessori.data.rows import write_rows
+from montessori.evaluation.agreement import as_answers, people
+from montessori.settings.schema import Frozen
+from tasks.runtime.job import Job, location
+
+
+class Settings(Frozen):
+    """Which of the two answers."""
+
+    side: Literal["left", "right"]
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Read the file, and keep one answer of each pair."""
+    (address,) = job.request.inputs["source"]
+    left, right = as_answers(people(location(address)))
+    rows = left if settings.side == "left" else right
+    write_rows(job.out / "answers.parquet", rows)
+    return {"answers": len(rows)}

@@ -1,0 +1,82 @@
+"""What a student can do: its loss on the reference set and on held-out points, and its accuracy on the latter.
+
+A loss is in nats a token, which students of one tokenizer can be compared by, and in bits a byte, which all can.
+"""
+
+import json
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from montessori.data.chat import Example, encode_pairs
+from montessori.data.rows import Row, write_rows
+from montessori.evaluation.metrics import bits_per_byte, exact_match, measure, next_token_accuracy
+from montessori.influence import reference_loss
+from montessori.influence.batches import answer_tokens, first_answer_token
+from montessori.models import loading
+from montessori.settings import schema
+from montessori.settings.schema import Frozen
+from montessori.synthesis.engines.transformers import TransformersEngine
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """How the student is loaded and answers."""
+
+    evaluation: schema.Evaluation
+    dtype: str
+    max_length: int
+    trust_remote_code: bool
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """`metrics.json`: a mean, its standard error and n for each number. The others have each example by itself.
+
+    `losses.parquet`: `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those
+    that end the turn; the bytes are of the answer's text alone. `accuracy.parquet`: `id, accuracy`.
+    """
+    source = job.model("student")
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
+    metrics: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    each: list[Row] = []
+    for name, role in (("reference", "reference"), ("held_out", "test")):
+        if job.has(role):
+            rows = job.rows(role, "rows.parquet")
+            encoded = encode_pairs(tokenizer, rows, settings.max_length)
+            losses = reference_loss(model, encoded.examples)[1]
+            answers = {row["id"]: row["response"] for row in rows}
+            tokens = [answer_tokens(example) for example in encoded.examples]
+            sizes = [_bytes(tokenizer, example, answers[example.id]) for example in encoded.examples]
+            each += [
+                {"set": role, "id": example.id, "loss": loss, "tokens": count, "bytes": size}
+                for example, loss, count, size in zip(encoded.examples, losses, tokens, sizes, strict=True)
+            ]
+            metrics[f"{name}_loss"] = measure(losses)
+            if any(sizes):
+                metrics[f"{name}_bits_per_byte"] = bits_per_byte(losses, tokens, sizes)
+            counts[role] = encoded.counts
+    held_out = "test" if job.has("test") else "reference"
+    rows = job.rows(held_out, "rows.parquet")
+    if settings.evaluation.accuracy == "exact_match":
+        engine = TransformersEngine(model, tokenizer, settings.evaluation.batch_size)
+        right, measured = exact_match(engine, rows, settings.evaluation.max_tokens), [row["id"] for row in rows]
+    else:
+        examples = encode_pairs(tokenizer, rows, settings.max_length).examples
+        right, measured = next_token_accuracy(model, examples), [example.id for example in examples]
+    metrics["accuracy"] = measure(right)
+    table = [{"id": id, "accuracy": share} for id, share in zip(measured, right, strict=True)]
+    write_rows(job.out / "accuracy.parquet", table)
+    write_rows(job.out / "losses.parquet", each)
+    (job.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return {**metrics, "encoded": counts}
+
+
+def _bytes(tokenizer: PreTrainedTokenizerBase, example: Example, answer: str) -> int:
+    """The UTF-8 bytes of the part of `answer` that the example's loss counts; a character cut in two is left out."""
+    if not example.truncated:
+        return len(answer.encode())
+    kept = example.input_ids[first_answer_token(example) :]
+    text: str = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return len(text.rstrip("\ufffd").encode())

@@ -1,0 +1,58 @@
+"""The points of a training set that a student gets wrong after it has learned from them, as `rows.parquet`.
+
+Wrong is a greedy answer that differs, where accuracy is by exact match; else a loss above the set's mean. Those with
+the largest loss come first; where fewer than `least` are wrong, the worst of the right ones follow.
+"""
+
+import statistics
+from typing import Any
+
+from montessori.data.chat import encode_pairs
+from montessori.data.rows import write_rows
+from montessori.errors import StageError
+from montessori.evaluation.metrics import exact_match
+from montessori.influence import reference_loss
+from montessori.models import loading
+from montessori.settings import schema
+from montessori.settings.schema import Frozen
+from montessori.synthesis.engines.transformers import TransformersEngine
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """How the student is loaded, and what counts as wrong."""
+
+    evaluation: schema.Evaluation
+    dtype: str
+    max_length: int
+    trust_remote_code: bool
+    least: int  # as many as a prompt shows
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Ask the student what it was taught."""
+    source = job.model("student")
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
+    rows = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])
+    encoded = encode_pairs(tokenizer, rows, settings.max_length)
+    losses = dict(zip((e.id for e in encoded.examples), reference_loss(model, encoded.examples)[1], strict=True))
+    rows = [row for row in rows if row["id"] in losses]
+    if len(rows) < settings.least:
+        raise StageError(f"{len(rows)} points to learn from, but a prompt shows {settings.least}")
+    if settings.evaluation.accuracy == "exact_match":
+        engine = TransformersEngine(model, tokenizer, settings.evaluation.batch_size)
+        right = exact_match(engine, rows, settings.evaluation.max_tokens)
+        wrong = {row["id"] for row, hit in zip(rows, right, strict=True) if not hit}
+    else:
+        mean = statistics.fmean(losses.values())
+        wrong = {id for id, loss in losses.items() if loss > mean}
+    worst = sorted(rows, key=lambda row: (row["id"] not in wrong, -losses[row["id"]], row["id"]))
+    kept = worst[: max(len(wrong), settings.least)]
+    columns = ("id", "instruction", "response")
+    table = [
+        {**{name: row[name] for name in columns}, "loss": losses[row["id"]], "wrong": row["id"] in wrong}
+        for row in kept
+    ]
+    write_rows(job.out / "rows.parquet", table)
+    return {"points": len(rows), "wrong": len(wrong), "rows": len(kept)}

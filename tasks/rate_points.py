@@ -1,0 +1,55 @@
+"""A judge's ratings of points, 1 to 5, as `ratings.parquet` (`id, rating, status, said, tries`).
+
+Asked as Self-Reward asks (arXiv 2401.10020, figure 2), in words of our own. A shard rates every n-th point.
+"""
+
+from typing import Any, Literal
+
+from montessori.data.rows import write_rows
+from montessori.errors import StageError
+from montessori.evaluation import judging
+from montessori.evaluation.judge_prompts import RATING
+from montessori.settings.schema import Sampling
+from tasks.runtime.generation import Judging, asker
+from tasks.runtime.job import Job
+
+
+class Settings(Judging):
+    """The judge, which points it rates, and how it is asked."""
+
+    file: Literal["pairs.parquet", "probing.parquet"]  # of the input `points`
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """A rating of each point of this shard; one that stays unreadable has none."""
+    if settings.wording != judging.wording("ratings"):
+        raise StageError(judging.OTHER_WORDING)
+    index, count = job.request.shard
+    points = sorted(job.rows("points", settings.file), key=lambda row: row["id"])[index::count]
+    judge = asker(job, settings, "judge")
+    verdicts = judging.judge(
+        judge,
+        [
+            judging.Question(
+                row["id"], RATING.chat(instruction=row["instruction"], response=row["response"]), judging.rating
+            )
+            for row in points
+        ],
+        Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=settings.max_tokens),
+        settings.max_tokens,
+        job.seed,
+        settings.tries,
+        settings.max_unreadable,
+    )
+    table = [
+        {
+            "id": row["id"],
+            "rating": verdict.value,
+            "status": "ok" if verdict.value is not None else "unreadable",
+            "said": verdict.reply.text,
+            "tries": verdict.tries,
+        }
+        for row, verdict in zip(points, verdicts, strict=True)
+    ]
+    write_rows(job.out / "ratings.parquet", table)
+    return {"points": len(table), **judging.summary(verdicts), "usage": judge.usage}

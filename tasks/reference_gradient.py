@@ -1,0 +1,38 @@
+"""∇L(θ) of the warmed-up student on the reference set, with L(θ) and the momentum's share I(∅)."""
+
+from typing import Any
+
+from montessori.errors import InputError
+from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
+from montessori.models import loading
+from montessori.settings.schema import Frozen
+from tasks.runtime.inputs import encode, fitting_budget, optimizer_step
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """How the student is loaded and its examples encoded."""
+
+    dtype: str
+    max_length: int
+    trust_remote_code: bool
+    learning_rate: float | None = None  # default: the optimiser state's
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """One pass over the reference set, once for a student."""
+    source = job.model("student")
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
+    encoded = encode(student, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
+    if not encoded.examples:
+        raise InputError("reference: no row has an answer that fits max_length; raise it or use shorter rows")
+    budget = fitting_budget(
+        job, "gradient", settings.dtype, settings.trust_remote_code, "float32", [], encoded.examples, TOKEN_BUDGET
+    )
+    model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
+    gradient, loss = reference_gradient(model, encoded.examples, budget)
+    step = optimizer_step(job, model, settings.learning_rate)
+    momentum = Taylor(model, step, gradient).momentum_influence
+    ReferenceGradient(gradient, loss, len(encoded.examples), momentum).save(job.out)
+    return {**encoded.counts, "loss": loss, "momentum_influence": momentum, "token_budget": budget}

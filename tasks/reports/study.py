@@ -1,0 +1,288 @@
+"""A study as its own artifact: tables and figures over all cells, `summary.json`, and `study.yaml`, which replays it.
+
+In: what the cells have made, by the number of the row in `results`: `3:metrics`, `3:student`, `3:pairs`.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from montessori.data.rows import Row, read_rows
+from montessori.evaluation import published
+from montessori.evaluation.card import Column, Duel
+from montessori.reporting.run.data import ScoredPoint
+from montessori.reporting.study import page
+from montessori.reporting.study.data import (
+    SYSTEMS,
+    TRANSFER,
+    Cost,
+    Missing,
+    Published,
+    Result,
+    Scored,
+    StudentStep,
+    Study,
+    TeacherStep,
+    Texts,
+)
+from montessori.reporting.study.figures import draw
+from montessori.reporting.study.hyperparameters import changes, shared
+from montessori.settings import files
+from montessori.settings.schema import Frozen
+from montessori.settings.study import SELF_INSTRUCT
+from tasks.runtime import estimate
+from tasks.runtime.job import Job
+
+EXAMPLES = 5  # of the highest and of the lowest influence
+# What a stage's seconds count as, in a system's cost; the others are neither large nor the system's own.
+WRITING, TUNING, TRAINING = {"instructions", "responses"}, {"teacher", "bootstrap"}, {"student"}
+SCORING = {"warm-up", "tokens", "reference-gradient", "influence", "ratings", "rule", "mistakes"}
+LOSSES = (
+    Column("Held-out loss", "held_out_loss", "nats/token", lower_is_better=True),
+    Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
+    Column("Accuracy", "accuracy", "%", scale=100),
+)
+
+
+class Settings(Frozen):
+    """The study, and which row each of the inputs belongs to."""
+
+    study: dict[str, Any]
+    run: dict[str, Any]  # the settings of its first cell
+    results: list[dict[str, Any]]  # row, group, student, seed
+    missing: list[dict[str, Any]]  # the same, with the error
+    teacher_steps: list[dict[str, Any]]  # seed, share
+    student_steps: list[dict[str, Any]]  # row, seed, share
+    scored: list[dict[str, Any]]  # seed, and the estimator by which its first teacher was tuned
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Gather, draw and write."""
+    found = gather(job, settings)
+    (job.out / "study.yaml").write_text(found.settings_yaml, encoding="utf-8")
+    summary = {
+        "rows": [
+            {"row": r.row, "group": r.group, "student": r.student, "seed": r.seed, **r.values, **vars(r.cost)}
+            for r in [*found.results, *found.transfer]
+        ],
+        "missing": [vars(one) for one in found.missing],
+    }
+    (job.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    page.write(found, draw(found), job.out)
+    return {"results": len(found.results), "missing": len(found.missing), "seconds": found.seconds}
+
+
+def gather(job: Job, settings: Settings) -> Study:
+    """Everything that the page shows, from the artifacts."""
+    tree, told = settings.study, settings.results
+    results = [_result(job, number, row) for number, row in enumerate(told)]
+    given = job.request.inputs.items()
+    everything = _ancestors(job, [a for name, found in given if not name.startswith("card-") for a in found])
+    highest, lowest = _examples(job, settings)
+    known = {metric for result in results for metric in result.values}
+    systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
+    return Study(
+        name=tree["name"],
+        id=job.request.address.partition("/")[2],
+        command=f"montessori study {job.store.locate(job.request.address)}/study.yaml --store {job.store.uri}",
+        settings_yaml=files.dump(tree),
+        metrics=[metric for metric in [*LOSSES, *_benchmarks(job)] if metric.key in known],
+        baseline=SELF_INSTRUCT,
+        results=[result for result in results if result.group != TRANSFER],
+        transfer=[result for result in results if result.group == TRANSFER],
+        seeds=list(tree["seeds"]),
+        students=list(tree["students"]),
+        published=[row for student, size in tree["published"].items() for row in _published(student, size)],
+        teacher_steps=_teacher_steps(job, settings),
+        student_steps=[
+            StudentStep(**step, positive=_positive(job, f"student-{number}:scores"))
+            for number, step in enumerate(settings.student_steps)
+        ],
+        duels=_duels(job, systems, next(iter(tree["students"]))),
+        scored=[_scored(job, **one) for one in settings.scored],
+        highest=highest,
+        lowest=lowest,
+        texts=_texts(job, systems),
+        hyperparameters=shared(tree, settings.run),
+        changes=changes(tree),
+        missing=[Missing(**one) for one in settings.missing],
+        seconds=sum(manifest["seconds"] for manifest in everything),
+        versions=max(everything, key=lambda m: str(m["made_by"]["time"]), default={"versions": {}})["versions"],
+    )
+
+
+def _result(job: Job, number: int, told: dict[str, Any]) -> Result:
+    values = {
+        key: measure["mean"] for key, measure in _metrics(job, f"{number}:metrics").items() if _finite(measure["mean"])
+    }
+    name = f"card-{told['seed']}:{told['student']}"
+    if told["group"] == SYSTEMS and job.has(name):
+        scores = json.loads((job.folder(name) / "metrics.json").read_text())["models"].get(told["row"], {})
+        values |= {key: score["mean"] for key, score in scores.items() if key not in values and _finite(score["mean"])}
+    return Result(
+        **told,
+        values=values,
+        cost=_cost(job, job.request.inputs[f"{number}:student"]),
+        training_points=len(job.rows(f"{number}:pairs", "pairs.parquet")),
+    )
+
+
+def _cost(job: Job, student: list[str]) -> Cost:
+    """Of all that a student comes from, the base models left out."""
+    made = _ancestors(job, student)
+
+    def seconds(stages: set[str]) -> float:
+        """Of all processes that shared a training."""
+        return math.fsum(
+            m["seconds"] * m["request"].get("means", {}).get("training_processes", 1)
+            for m in made
+            if m["request"]["stage"] in stages
+        )
+
+    spent = estimate.total(estimate.as_made(m) for m in made if m["request"]["stage"] in WRITING | SCORING)
+    by_teacher = estimate.total(estimate.as_made(m) for m in _by_teachers(made))
+    return Cost(
+        teacher_tokens=by_teacher.tokens_in + by_teacher.tokens_out,
+        writing_s=seconds(WRITING),
+        scoring_s=seconds(SCORING),
+        tuning_s=seconds(TUNING),
+        training_s=seconds(TRAINING),
+        usd=spent.usd,
+    )
+
+
+def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What teachers have read and written for: their texts, and ratings where one is its own judge."""
+    written = [m for m in made if m["request"]["stage"] in WRITING]
+    teachers = {address for m in written for address in m["request"]["inputs"]["teacher"]}
+    rated = [m for m in made if m["request"]["stage"] == "ratings"]
+    return [*written, *(m for m in rated if teachers.issuperset(m["request"]["inputs"]["judge"]))]
+
+
+def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
+    """The manifests of artifacts and of all that they were made from, each once."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting = list(addresses)
+    while waiting:
+        address = waiting.pop()
+        if address not in found and job.store.exists(address):
+            found[address] = job.store.manifest(address)
+            waiting += found[address]["parents"]
+    return list(found.values())
+
+
+def _benchmarks(job: Job) -> list[Column]:
+    """The columns of the scorecards."""
+    for name in job.request.inputs:
+        if name.startswith("card-"):
+            columns = json.loads((job.folder(name) / "metrics.json").read_text())["columns"]
+            return [Column(c["name"], c["key"], c["unit"], c["lower_is_better"]) for c in columns]
+    return []
+
+
+def _published(student: str, size: str) -> list[Published]:
+    return [
+        Published(name, dict(zip(published.COLUMNS, row, strict=True)), student, size)
+        for name, row in published.ROWS[size].items()
+    ]
+
+
+def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
+    """The teacher as it was, where its points are scored, and then at each stop."""
+    found = []
+    first = next(iter(settings.study["students"]))
+    estimators = {one["seed"]: one["estimator"] for one in settings.scored}
+    for number, told in enumerate(settings.results):
+        mine = (told["row"], told["group"], told["student"]) == (SELF_INSTRUCT, SYSTEMS, first)
+        if mine and settings.teacher_steps and told["seed"] in estimators:
+            values = {key: m["mean"] for key, m in _metrics(job, f"{number}:metrics").items()}
+            influences = _influences(job, f"scores-{told['seed']}:{estimators[told['seed']]}")
+            found.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
+    for number, told in enumerate(settings.teacher_steps):
+        values = {key: m["mean"] for key, m in _metrics(job, f"teacher-{number}:metrics").items()}
+        (manifest,) = job.manifests(f"teacher-{number}:teacher")
+        influences = _influences(job, f"teacher-{number}:scores") if job.has(f"teacher-{number}:scores") else []
+        found.append(TeacherStep(told["seed"], manifest["summary"]["steps"], told["share"], values, influences))
+    return found
+
+
+def _influences(job: Job, name: str) -> list[float]:
+    return [row["influence"] for row in job.rows(name, "scores.parquet") if _finite(row["influence"])]
+
+
+def _positive(job: Job, name: str) -> float:
+    influences = _influences(job, name)
+    return sum(influence > 0 for influence in influences) / len(influences) if influences else math.nan
+
+
+def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> list[Duel]:
+    """Who has more held-out answers right as the student `first`, item by item and seed by seed: later rows first."""
+    items: dict[tuple[str, str, int], dict[str, float]] = {}
+    for number, told in systems:
+        rows = job.rows(f"{number}:metrics", "accuracy.parquet")
+        items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
+    rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
+    found = []
+    for j, left in enumerate(rows_in_order):
+        for right in rows_in_order[:j]:
+            pairs = [
+                (mine[id], theirs[id])
+                for (student, row, seed), mine in items.items()
+                if row == left and student == first and (theirs := items.get((student, right, seed)))
+                for id in mine
+                if id in theirs
+            ]
+            wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+            found.append(Duel(left, right, wins, len(pairs) - wins - losses, losses))
+    return found
+
+
+def _scored(job: Job, seed: int, estimator: str) -> Scored:
+    """The points that all estimators have; the training loss as the own one has it."""
+    prefix = f"scores-{seed}:"
+    names = [name for name in job.request.inputs if name.startswith(prefix)]
+    scores = {name.removeprefix(prefix): {r["id"]: r for r in job.rows(name, "scores.parquet")} for name in names}
+    ids = sorted(set.intersection(*(set(found) for found in scores.values())))
+    losses = scores[estimator]
+    return Scored(
+        seed,
+        [losses[id]["training_loss"] for id in ids],
+        {name: [found[id]["influence"] for id in ids] for name, found in scores.items()},
+    )
+
+
+def _examples(job: Job, settings: Settings) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
+    """Of the first seed that has scores."""
+    if not settings.scored:
+        return [], []
+    seed, estimator = settings.scored[0]["seed"], settings.scored[0]["estimator"]
+    pairs = {row["id"]: row for row in job.rows(f"points-{seed}", "pairs.parquet")}
+    rows = [row for row in job.rows(f"scores-{seed}:{estimator}", "scores.parquet") if row["status"] == "ok"]
+    rows.sort(key=lambda row: (-row["influence"], row["id"]))
+
+    def shown(row: Row) -> ScoredPoint:
+        return ScoredPoint(pairs[row["id"]]["instruction"], pairs[row["id"]]["response"], row["influence"])
+
+    return [shown(row) for row in rows[:EXAMPLES]], [shown(row) for row in rows[: -EXAMPLES - 1 : -1]]
+
+
+def _texts(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Texts]:
+    found: dict[str, Texts] = {}
+    for number, told in systems:
+        text = found.setdefault(told["row"], Texts(told["row"], [], [], []))
+        for folder in job.folders(f"{number}:pairs"):
+            for row in read_rows(folder / "pairs.parquet"):
+                text.instructions.append(row["instruction"])
+                text.instruction_tokens.append(row["instruction_tokens"])
+                text.response_tokens.append(row["response_tokens"])
+    return [text for text in found.values() if text.instructions]
+
+
+def _metrics(job: Job, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((job.folder(name) / "metrics.json").read_text())
+    return found
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

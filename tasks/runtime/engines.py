@@ -1,0 +1,144 @@
+"""Which engine writes on this machine: `auto` settled, and what the engine needs found before anything starts."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from montessori.artifacts import Request
+from montessori.budget import price_of
+from montessori.data import sources
+from montessori.errors import InputError
+from montessori.settings.schema import Budget, Compute, OpenAI, Rating, Settings
+from montessori.settings.suite import Judge, Suite
+from tasks.runtime.places import gpus
+
+EngineName = Literal["auto", "transformers", "vllm", "openai"]
+
+
+def settled(settings: Settings) -> Settings:
+    """`settings` with `auto` replaced: vLLM where there is a GPU and its environment, transformers otherwise.
+
+    What the workers of a pool have is not known here: there vLLM is taken only where the settings name it.
+    """
+    generation = settings.generation
+    chosen = {
+        name: settled_engine("auto", generation.vllm.python, known=settings.compute.place != "pool")
+        for name in ("engine", "tuned_engine")
+        if getattr(generation, name) == "auto" and (name == "engine" or generation.engine == "openai")
+    }
+    return settings.model_copy(update={"generation": generation.model_copy(update=chosen)})
+
+
+def settled_engine(engine: EngineName, python: str, known: bool = True) -> EngineName:
+    """`engine`, or what `auto` is: vLLM where it is `known` that there is a GPU and its environment."""
+    if engine != "auto":
+        return engine
+    return "vllm" if known and gpus() and _interpreter(python) else "transformers"
+
+
+def said(settings: Settings) -> str:
+    """The engine of settled settings in a few words, and what would be faster."""
+    generation = settings.generation
+    if generation.engine == "openai":
+        tuned = f", its tuned copies by {generation.tuned_engine}" if settings.iterations else ""
+        return f"{generation.openai.model} at {generation.openai.base_url}{tuned}"
+    if generation.engine == "transformers" and gpus():
+        return "transformers (make vllm builds the environment of a faster one)"
+    return generation.engine
+
+
+def check(settings: Settings, missing: list[Request]) -> None:
+    """Raise InputError when what one of the `missing` requests needs cannot be had: an engine, a model of the hub."""
+    named = {"teacher": settings.teacher, "student": settings.student, "rating": settings.rating}
+    named |= {f"transfer.{name}": model for name, model in settings.transfer.items()}
+    check_models(
+        [(f"{role}.source", model.source) for role, model in named.items() if model], missing, settings.compute
+    )
+    rated = [request for request in missing if request.stage == "ratings"]
+    if rated and settings.rating.engine != "teacher":
+        check_judge(settings.rating, "rating", settings.compute, settings.budget)
+        if settings.rating.engine == "vllm" and settings.rating.vllm.python != settings.generation.vllm.python:
+            raise InputError(
+                "rating.vllm.python: a run has one environment of vLLM; give generation.vllm.python the same"
+            )
+        missing = [request for request in missing if request.stage != "ratings"]
+    needed = {request.settings["engine"] for request in missing if "engine" in request.settings}
+    generation = settings.generation
+    if "vllm" in needed:
+        _check_place("vllm", generation.vllm.python, "generation.vllm", settings.compute)
+    if "openai" in needed:
+        _check_price(generation.openai, "generation.openai", settings.budget)
+        from montessori.synthesis.engines.openai import OpenAIEngine
+
+        engine = OpenAIEngine(generation.openai)
+        for name in ("instructions", "responses"):
+            try:
+                engine.parameters(getattr(settings, name).sampling)
+            except InputError as error:
+                raise InputError(f"{name}.{error}") from None
+
+
+def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Request], compute: Compute) -> None:
+    """Raise InputError when one of the `missing` requests wants a model of the hub that is not to be had.
+
+    `named` are fields with what they name. A pool's workers have models of their own.
+    """
+    if compute.place != "pool":
+        read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
+        sources.check_hub([(field, source) for field, source in named if source and f"hub:{source}" in read])
+
+
+def check_suite(suite: Suite) -> None:
+    """The same for the engine of the models that a suite measures, and for its judge."""
+    _check_place(suite.engine, suite.vllm.python, "vllm", suite.compute)
+    if suite.judge:
+        check_judge(suite.judge, "judge", suite.compute, suite.budget)
+
+
+def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Budget) -> None:
+    """The same for a judge, which the settings call `field`."""
+    _check_place(judge.engine, judge.vllm.python, f"{field}.vllm", compute)
+    if judge.engine == "openai":
+        from montessori.synthesis.engines.openai import OpenAIEngine
+
+        OpenAIEngine(judge.openai, f"{field}.openai")
+        _check_price(judge.openai, f"{field}.openai", budget)
+
+
+def _check_price(asked: OpenAI, field: str, budget: Budget) -> None:
+    if budget.usd and not price_of(asked):
+        raise InputError(
+            f"budget.usd: the price of {asked.model} is not known; "
+            f"set {field}.price={{input: …, output: …}}, in dollars for a million tokens"
+        )
+
+
+def _check_place(engine: str, python: str, field: str, compute: Compute) -> None:
+    if engine == "vllm" and compute.place == "inline":
+        raise InputError("compute.place = inline: vLLM runs under another interpreter; set it to process")
+    if engine == "vllm" and compute.place == "process":  # a pool's workers have their own
+        _check_vllm(python, field)
+
+
+def _interpreter(python: str) -> Path | None:
+    path = Path(python).expanduser()
+    return path.absolute() if path.is_file() else None  # not resolved: the link is what makes it an environment
+
+
+def _check_vllm(python: str, field: str) -> None:
+    path = _interpreter(python)
+    if path is None:
+        raise InputError(f"{field}.python = {python}: no such interpreter; `make vllm` builds the environment")
+    code = "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    try:
+        found = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    except OSError as error:
+        raise InputError(f"{field}.python = {python}: cannot be run ({error.strerror})") from None
+    if found.stdout.strip() != "True":
+        raise InputError(
+            f"{field}.python = {python}: vllm and montessori are not both installed there; "
+            "`make vllm` builds an environment that has them"
+        )

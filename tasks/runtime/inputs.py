@@ -1,0 +1,86 @@
+"""Inputs as a student at work needs them: rows as tokens that it knows, and the optimiser step that is measured."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from montessori.artifacts import is_artifact
+from montessori.data.chat import Encoded, Example, encode_pairs
+from montessori.data.rows import Row
+from montessori.errors import InputError
+from montessori.influence import GradientDescent, OptimizerState, Step, memory, trainable_parameters
+from montessori.influence.batches import Batch
+from montessori.models import loading
+from montessori.settings.schema import Training
+from tasks.runtime.job import Job, location
+
+
+def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Encoded:
+    """`rows` as examples for `model`. Raises InputError when the tokenizer makes tokens that the model has not."""
+    encoded = encode_pairs(tokenizer, rows, max_length)
+    known = model.get_input_embeddings().num_embeddings
+    largest = max((max(example.input_ids) for example in encoded.examples), default=0)
+    if largest >= known:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer does not fit the model: it makes token {largest}, and the "
+            f"model's vocabulary ends at {known - 1}; use the tokenizer that the model was trained with"
+        )
+    return encoded
+
+
+def fitting_budget(
+    job: Job,
+    work: memory.Work,
+    dtype: str,
+    trust_remote_code: bool,
+    state_dtype: str,
+    batches: Sequence[Batch],
+    reference: Sequence[Example],
+    wanted: int,
+) -> int:
+    """The token budget, at most `wanted`, with which `work` fits into the memory there is; before anything is loaded.
+
+    Raises InputError when not one example does.
+    """
+    student = loading.skeleton(job.model("student"), dtype, trust_remote_code)
+    points = [example for batch in batches for example in batch]
+    longest = max((len(example.input_ids) for example in [*points, *reference]), default=0)
+    needed = memory.estimate(student, work, getattr(torch, state_dtype), 2 if _has_state(job) else 0, longest)
+    free = memory.available_bytes(loading.device())
+    return memory.token_budget_that_fits(needed, points, reference, wanted, free)
+
+
+def _has_state(job: Job) -> bool:
+    return job.has("optimizer") or is_artifact(job.request.inputs["student"][0])
+
+
+def optimizer_step(job: Job, model: nn.Module, learning_rate: float | None, dtype: torch.dtype = torch.float32) -> Step:
+    """The step whose influence is measured: AdamW's, from the input `optimizer` or from the student's own artifact.
+
+    A student that brings no state takes a step of plain gradient descent. `learning_rate` replaces the state's;
+    moments are held in `dtype`. Raises InputError when the state is not one of `model`.
+    """
+    if job.has("optimizer"):
+        (address,) = job.request.inputs["optimizer"]
+        folder = Path(location(address))
+    elif is_artifact(job.request.inputs["student"][0]):
+        folder = job.folder("student")
+    else:
+        return GradientDescent(learning_rate or Training().learning_rate)
+    state = OptimizerState.load(folder, loading.device(), dtype)
+    try:
+        state.check(trainable_parameters(model))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}; give the state that this student's training left") from None
+    return replace(state, learning_rate=learning_rate) if learning_rate else state
+
+
+def describe(step: Step) -> dict[str, Any]:
+    """A step in a few values, for a summary."""
+    steps = {"steps_before": step.step} if isinstance(step, OptimizerState) else {}
+    name = "AdamW" if isinstance(step, OptimizerState) else "gradient descent"
+    return {"optimizer": name, "learning_rate": step.learning_rate, **steps}

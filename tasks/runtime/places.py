@@ -1,0 +1,288 @@
+"""Where a stage runs: in this process (`inline`), in one of its own on this machine (`process`), or in a Prefect work
+pool (`pool`, see pool.py).
+
+A place has `run(request, store, on_progress, on_start)`, which returns when the artifact is in the store, or raises
+InputError, StageError or StageCrash; and `close()`.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from montessori import progress
+from montessori.artifacts import Request, Store
+from montessori.errors import ArtifactError, BudgetReached, InputError, MontessoriError, StageError
+from montessori.settings import schema
+from tasks import registry
+from tasks.runtime import worker
+
+
+class OnProgress(Protocol):
+    """What hears how far a stage is, and where it runs, where that is not this machine."""
+
+    def __call__(self, done: int, total: int, unit: str, note: str, where: str = "") -> None:
+        """`done` of `total` `unit` are finished."""
+
+
+class StageCrash(MontessoriError):
+    """A stage's process ended without an answer, or failed in a way that a second try may mend."""
+
+
+OnStart = Callable[[], None]
+
+
+def unheard() -> None:
+    """For who need not know when a stage starts."""
+
+
+class Place(Protocol):
+    """Runs requests."""
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
+        """Return when the artifact of `request` is in `store`; `on_start` is called when its turn has come."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+def open_place(compute: schema.Compute, vllm_python: str = schema.Vllm().python) -> Place:
+    """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
+    if compute.place == "pool":
+        from tasks.runtime.pool import Pool  # Prefect's client takes seconds to import
+
+        return Pool(compute, vllm_python)
+    return Inline(compute) if compute.place == "inline" else Processes(compute, vllm_python)
+
+
+def check(compute: schema.Compute, store: Store) -> None:
+    """Raise InputError when the place cannot be had, or cannot reach the store. Starts nothing."""
+    if compute.place == "pool":
+        from prefect.settings import PREFECT_API_URL
+
+        if not PREFECT_API_URL.value():
+            raise InputError(
+                "compute.place = pool: PREFECT_API_URL is not set; give the address of the Prefect server, "
+                "for example http://127.0.0.1:4200/api"
+            )
+        from tasks.runtime import pool
+
+        pool.check(compute, store)
+
+
+class Inline:
+    """Stages one after the other in this process: for tests, and to debug a stage."""
+
+    def __init__(self, compute: schema.Compute):
+        self._threads, self._turn = compute.threads, threading.Lock()
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
+        """Run the stage here."""
+        with self._turn, progress.listening(on_progress):
+            on_start()
+            try:
+                worker.run(request, store, self._threads)
+            except MontessoriError:
+                raise
+            except Exception as error:
+                raise StageCrash(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class Processes:
+    """Each stage in a process of its own, forked from a listener (`python -m tasks.runtime.worker --listen`).
+
+    There is a listener for stages without torch, one for training and one, with another interpreter, for stages in
+    which vLLM writes. As many stages run side by side as there are GPUs, each with one to itself; without GPUs, as the
+    cores allow. A training in several processes counts as so many stages.
+    """
+
+    def __init__(self, compute: schema.Compute, vllm_python: str):
+        self._threads = compute.threads
+        found = gpus()
+        at_once = compute.at_once or side_by_side(compute.threads)
+        self._widest = min(at_once, len(found) or at_once)
+        if found and compute.training_processes > self._widest:
+            raise InputError(
+                f"compute.training_processes ({compute.training_processes}) exceeds the GPUs that stages get "
+                f"({self._widest}): lower it, or raise compute.at_once"
+            )
+        self._slots: SimpleQueue[str | None] = SimpleQueue()
+        self._taking = threading.Lock()
+        for number in range(at_once):
+            self._slots.put(found[number % len(found)] if found else None)
+        self._light = threading.Semaphore(_cores())
+        self._listeners = {
+            name: Listener(interpreter(name, vllm_python), name, compute.threads) for name in worker.HEAVY
+        }
+
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
+        """Send the request to its listener and follow it to its end."""
+        log = store.logs / f"{request.stage}-{request.fingerprint}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        listener = self._listeners[registry.libraries(request)]
+        with self._slot(request) as gpu:
+            on_start()
+            answers = listener.send(
+                {
+                    "request": request.model_dump(mode="json"),
+                    "store": store.uri,
+                    "threads": self._threads,
+                    "gpu": gpu,
+                    "log": str(log),
+                }
+            )
+            failure: dict[str, Any] = {}
+            while "exit" not in (answer := answers.get()):
+                if "progress" in answer:
+                    on_progress(*answer["progress"])
+                else:
+                    failure = answer
+        if answer["exit"]:
+            raise failed(answer["exit"], failure, str(log))
+
+    def close(self) -> None:
+        """End the listeners, and their stages with them."""
+        for listener in self._listeners.values():
+            listener.close()
+
+    @contextmanager
+    def _slot(self, request: Request) -> Iterator[str | None]:
+        """A GPU or a core's share for a stage that loads a model; the others hardly cost anything."""
+        if not registry.loads_model(request):
+            with self._light:
+                yield ""  # no GPU visible
+        else:
+            taken: list[str | None] = []
+            wanted = min(request.means.get("training_processes", 1), self._widest)
+            with self._taking:  # one takes at a time, or two could each wait for what the other has
+                while len(taken if None in taken else set(taken)) < wanted:
+                    taken.append(self._slots.get())
+            visible = sorted({gpu for gpu in taken if gpu is not None})
+            try:
+                yield ",".join(visible) if visible else None
+            finally:
+                for slot in taken:
+                    self._slots.put(slot)
+
+
+class Listener:
+    """The process that forks stages, started when there is one to fork; should it die, a new one takes its place."""
+
+    def __init__(self, python: str, libraries: str, threads: int):
+        self._command = [python, "-m", "tasks.runtime.worker", "--listen", libraries]
+        self._environment = environment(libraries, threads)
+        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the process at work, by address
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
+        """Hand the order over; the queue of its answers."""
+        with self._lock:
+            if self._closed:
+                raise StageError("not run: the flow is ending")
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=self._environment,
+                )
+                self._waits = {}
+                follow = threading.Thread(target=self._follow, args=(self._process, self._waits), daemon=True)
+                follow.start()
+            answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
+            self._waits[Request.model_validate(order["request"]).address] = answers
+            assert self._process.stdin
+            try:
+                self._process.stdin.write(json.dumps(order).encode() + b"\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                raise StageCrash("the process that starts stages has died") from None
+            return answers
+
+    def close(self) -> None:
+        """Close its input: it ends, and its stages with it."""
+        self._closed = True
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+            self._process.wait()
+
+    def _follow(self, process: subprocess.Popen[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]) -> None:
+        """Hand each line to the run that waits for it; if the process dies, tell them all."""
+        assert process.stdout
+        for line in process.stdout:
+            answer = json.loads(line)
+            waits[answer["address"]].put(answer)
+        with self._lock:  # nothing more is sent to this process
+            process.wait()
+            ended = list(waits.values())
+        for waiting in ended:
+            if self._closed:
+                waiting.put({"error": "StageError", "message": "stopped: the flow is ending"})
+            waiting.put({"exit": 1 if self._closed else -9})
+
+
+def interpreter(libraries: str, vllm_python: str) -> str:
+    """The Python under which a stage with these libraries runs."""
+    return str(Path(vllm_python).expanduser()) if libraries == "vllm" else sys.executable
+
+
+def environment(libraries: str, threads: int) -> dict[str, str]:
+    """The environment variables of such a process."""
+    found = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if libraries == "vllm":
+        found["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
+    return found
+
+
+def failed(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
+    """The error of a stage's process that ended with `code`, having said `failure`, if anything; `log` has the rest."""
+    if error := typed(str(failure.get("error")), str(failure.get("message"))):
+        return error
+    if code < 0:
+        hint = "; out of memory is the usual reason" if code == -9 else ""
+        return StageCrash(f"killed by signal {-code}{hint} (log: {log})")
+    return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
+
+
+def typed(name: str, message: str) -> MontessoriError | None:
+    """The error called `name`, where it is one that a stage raises on purpose."""
+    kinds = {kind.__name__: kind for kind in (InputError, StageError, BudgetReached, ArtifactError)}
+    return kinds[name](message) if name in kinds else None
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        named = [gpu.strip() for gpu in visible.split(",")]
+        return list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), named))  # as CUDA reads it
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(number) for number in range(len(listed.stdout.splitlines()))]
+
+
+def side_by_side(threads: int = 1) -> int:
+    """How many stages this machine has room for: its GPUs, else its cores divided by the threads of a stage."""
+    return len(gpus()) or max(1, _cores() // threads)
+
+
+def _cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+__all__ = ["Place", "StageCrash", "StageError", "gpus", "open_place"]

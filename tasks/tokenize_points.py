@@ -1,0 +1,57 @@
+"""Points as a student's tokens, in the batches that they are scored in: made once, read by every shard.
+
+`tokens.parquet` (`batch, id, input_ids, prompt_length, truncated`), and `dropped.json`: why a point is in no batch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from montessori.data.chat import Example
+from montessori.data.rows import write_rows
+from montessori.influence import plan
+from montessori.influence.batches import Batch
+from montessori.models import loading
+from montessori.settings.schema import Frozen
+from montessori.synthesis.instructions import number_from
+from tasks.runtime.inputs import encode
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """Which points, and how they are cut and batched."""
+
+    file: Literal["probing.parquet", "pairs.parquet", "rows.parquet"]  # of the input `points`
+    limit: int | None
+    max_length: int
+    token_budget: int
+    trust_remote_code: bool
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Tokenize the rows with the student's tokenizer and plan the batches."""
+    source = job.model("student")
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
+    # In the order of a hash, so that a limit takes a sample and not the first rounds.
+    rows = sorted(job.rows("points", settings.file), key=lambda row: number_from(row["id"]))[: settings.limit]
+    encoded = encode(student, tokenizer, rows, settings.max_length)
+    batches = plan(encoded.examples, settings.token_budget)
+    planned = [{"batch": number, **vars(example)} for number, batch in enumerate(batches) for example in batch]
+    write_rows(job.out / "tokens.parquet", planned)
+    (job.out / "dropped.json").write_text(json.dumps(encoded.dropped) + "\n")
+    return {**encoded.counts, "batches": len(batches)}
+
+
+def read(folder: Path, shard: tuple[int, int]) -> tuple[list[Batch], dict[str, str]]:
+    """Every n-th of the batches, and of the dropped points: the part of `shard` (index, count)."""
+    index, count = shard
+    batches: dict[int, Batch] = {}
+    if (table := pq.read_table(folder / "tokens.parquet")).num_rows:
+        mine = table.filter(table["batch"].to_numpy() % count == index)
+        for row in mine.to_pylist():
+            batches.setdefault(row.pop("batch"), []).append(Example(**row))
+    dropped: dict[str, str] = json.loads((folder / "dropped.json").read_text())
+    return list(batches.values()), dict(list(dropped.items())[index::count])

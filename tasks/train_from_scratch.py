@@ -1,0 +1,42 @@
+"""A small teacher or student trained from nothing, as a `model/` folder and its `log.json`.
+
+It learns from the pocket world, or from the rows of a seed pool: a teacher to write instructions and to answer them,
+a student only what an answer looks like (pocket world) or to answer (seed pool).
+"""
+
+import json
+from typing import Any
+
+from montessori.models import loading
+from montessori.pocket import scratch, world
+from montessori.settings import schema
+from montessori.settings.schema import Frozen
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """The model's shape and training, and how many conversations it learns from."""
+
+    scratch: schema.Scratch
+    prompt: str  # a hash of the prompt's wording, for a teacher
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Build the tokenizer and the model, train it, save both."""
+    teacher = job.request.stage == "scratch-teacher"
+    shape = settings.scratch
+    if job.has("seeds"):
+        rows = job.rows("seeds", "rows.parquet")
+        conversations = (
+            scratch.alpaca_teacher_conversations(rows, shape.steps * shape.batch_size, job.seed)
+            if teacher
+            else scratch.alpaca_student_conversations(rows)
+        )
+    else:
+        write = world.teacher_conversations if teacher else world.student_conversations
+        conversations = write(scratch.conversations_seen(shape), job.seed)
+    model, tokenizer = scratch.build(conversations, shape, job.seed)
+    log = scratch.train(model, tokenizer, conversations, shape, job.seed)
+    loading.save(model, tokenizer, job.out / "model")
+    (job.out / "log.json").write_text(json.dumps(log) + "\n")
+    return {"parameters": model.num_parameters(), "loss": log[-1]["loss"], "steps": len(log)}

@@ -1,0 +1,40 @@
+"""The teacher after DPO on the student's preferences: `model/` (adapters merged) and `log.json`."""
+
+import json
+from typing import Any
+
+from montessori.models import loading
+from montessori.settings import schema
+from montessori.settings.schema import Frozen
+from montessori.training.dpo import optimise
+from tasks.runtime.job import Job
+
+
+class Settings(Frozen):
+    """How the teacher is loaded and trained."""
+
+    dpo: schema.Dpo
+    dtype: str
+    max_length: int
+    lora: schema.Lora | None
+    trust_remote_code: bool
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Direct preference optimisation against a frozen copy of the teacher."""
+    source = job.model("teacher")
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    model = loading.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)
+    if settings.lora:
+        model = loading.add_lora(model, settings.lora, job.seed)
+    pairs = job.rows("preferences", "preferences.parquet")
+    result = optimise(model, tokenizer, pairs, settings.dpo, settings.max_length, job.seed)
+    if job.writes:
+        loading.save(model, tokenizer, job.out / "model")
+        (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
+    return {
+        "trained": result.trained,
+        "dropped": result.dropped,
+        "truncated": result.truncated,
+        "steps": len(result.log),
+    }
