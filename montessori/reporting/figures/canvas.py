@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from montessori.reporting.text import superscript
+from montessori.evaluation.card import Column
+from montessori.reporting.text import both_ends, label, superscript
 
 INK = "#1b1f24"
 MUTED = "#68717b"
@@ -69,7 +70,7 @@ class Drawing:
 
 
 def panels(
-    rows: int, columns: int, height: float, width: float = WIDTH, sharex: bool = False, sharey: bool = False
+    rows: int, columns: int, height: float, *, width: float = WIDTH, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
     """Make a figure (inches) with a grid of axes, `[rows][columns]`."""
     figure = Figure(figsize=(width, height))
@@ -96,6 +97,16 @@ def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
+
+
+def title(column: Column) -> str:
+    """Return a column's name with the direction of the better."""
+    return f"{both_ends(column.name)} {'↓' if column.lower_is_better else '↑'}"
+
+
+def unit_of(column: Column) -> str:
+    """Return a column's unit as an axis has it."""
+    return label(column.unit) or "Score"
 
 
 @dataclass(frozen=True)

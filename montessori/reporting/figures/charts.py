@@ -95,7 +95,7 @@ def shares(values: list[float], edges: "np.ndarray") -> "np.ndarray":
     return counts / len(values)
 
 
-def histogram(ax: Axes, values: list[float], edges: "np.ndarray", unit: float, shade: str) -> int:
+def histogram(ax: Axes, values: list[float], edges: "np.ndarray", *, unit: float, shade: str) -> int:
     """Draw the percentage of `values` in each bin; return how many lie outside."""
     inside = shares(values, edges)
     ax.stairs(100 * inside, edges / unit, color=shade, fill=True, alpha=0.3)
@@ -122,7 +122,7 @@ def scores(values: list[float], momentum: float) -> Drawing:
     edges, exponent = bins(values, marks, len(values))
     unit = 10.0**exponent
     figure, ((ax,),) = panels(1, 1, 2.7)
-    hidden = histogram(ax, values, edges, unit, ACCENT)
+    hidden = histogram(ax, values, edges, unit=unit, shade=ACCENT)
     mark(ax, momentum or None, unit)
     limits = {"zero": 0.0} | ({"I(∅)": momentum} if momentum else {})
     above = [f"{percent(float(np.mean(np.array(values) > limit)))} above {name}" for name, limit in limits.items()]

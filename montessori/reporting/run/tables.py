@@ -67,9 +67,9 @@ def summary_table(report: Report) -> Table:
     """Tabulate each system's measures with standard errors, and how many points its student was trained on."""
     columns, shown = [], metrics(report)
     for metric in shown:
-        found, digits = measures(report, metric), decimals(report, metric)
-        marks: dict[int | None, Mark] = {leader(found, metric.lower_is_better): "best"}
-        columns.append([measured(m, digits, scale=metric.scale, mark=marks.get(i)) for i, m in enumerate(found)])
+        column, digits = measures(report, metric), decimals(report, metric)
+        marks: dict[int | None, Mark] = {leader(column, metric.lower_is_better): "best"}
+        columns.append([measured(m, digits, scale=metric.scale, mark=marks.get(i)) for i, m in enumerate(column)])
     rows = [
         [Cell(system.name), *(column[i] for column in columns), Cell(f"{system.training_points:,}")]
         for i, system in enumerate(report.systems)

@@ -18,14 +18,26 @@ from montessori.evaluation import published
 from montessori.evaluation.bootstrap import EVEN
 from montessori.evaluation.card import Card, Column, Measure
 from montessori.reporting.figures import Picture, render
-from montessori.reporting.figures.canvas import ACCENT, GRID, INK, MUTED, WIDTH, Drawing, look, panels, rows_of, wrapped
+from montessori.reporting.figures.canvas import (
+    ACCENT,
+    GRID,
+    INK,
+    MUTED,
+    WIDTH,
+    Drawing,
+    look,
+    panels,
+    rows_of,
+    title,
+    unit_of,
+    wrapped,
+)
 from montessori.reporting.figures.charts import dots, verdicts
 from montessori.reporting.scorecard.tables import even, ordered, value_of
 from montessori.reporting.tables import MISSING, arrow, digits_of, error_of, written
 from montessori.reporting.text import both_ends, clean, label
 
 ACROSS = 3  # panels
-TITLE = 32  # characters of a column's name
 
 
 def draw(card: Card) -> list[Picture]:
@@ -98,8 +110,8 @@ def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
     dots(ax, [(measures[model], text, model == card.baseline) for model, text in told.items()], column.scale)
     if column.baseline:
         ax.axvline(column.scale * EVEN, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-    ax.set_title(f"{label(column.name, TITLE)} {'↓' if column.lower_is_better else '↑'}")
-    ax.set_xlabel(label(column.unit))
+    ax.set_title(title(column))
+    ax.set_xlabel(unit_of(column))
     return [f"{both_ends(model)} {text if text != MISSING else 'not measured'}" for model, text in told.items()]
 
 
@@ -144,7 +156,7 @@ def _bars(grades: Mapping[str, Mapping[str, Measure]], names: list[str], column:
                 mean, error = column.scale * groups[name].mean, error_of(groups[name], column.scale)
                 ax.barh(row, mean, height=0.6, color=ACCENT, xerr=error, ecolor=INK, capsize=2.5)
         ax.set_title(label(name))
-        ax.set_xlabel(label(column.unit))
+        ax.set_xlabel(unit_of(column))
     return figure
 
 

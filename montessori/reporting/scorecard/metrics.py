@@ -74,7 +74,7 @@ def numbers(card: Card) -> str:
 
 
 def _published(card: Card) -> dict[str, Any] | None:
-    """What the paper has in these columns, apart from what was measured here; None unless it was asked for."""
+    """Return what the paper has in these columns, apart from what was measured here; None unless requested."""
     if card.published is None:
         return None
     methods: dict[str, dict[str, Any]] = {}
@@ -117,5 +117,5 @@ def _ability(card: Card) -> dict[str, Any] | None:
 
 
 def _plain(value: float) -> float | None:
-    """Ten digits, so that a scale of 100 leaves no dust behind."""
+    """Keep ten digits, so that a scale of 100 leaves no dust behind."""
     return float(f"{value:.10g}") if math.isfinite(value) else None

@@ -227,7 +227,7 @@ def protocol(card: Card) -> Table:
 
 
 def _footnotes(card: Card, columns: Sequence[Column]) -> dict[str, int]:
-    """Why models have no number in some columns: each reason once, with its number."""
+    """Number the reasons for which models lack a value in some columns."""
     reasons = (card.missing.get((model, column.key)) for column in columns for model in card.models)
     return {reason: place for place, reason in enumerate(dict.fromkeys(filter(None, reasons)), 1)}
 
@@ -235,7 +235,7 @@ def _footnotes(card: Card, columns: Sequence[Column]) -> dict[str, int]:
 def _parts(
     own: Mapping[str, Mapping[str, Measure]], models: Sequence[str], column: Column, digits: int
 ) -> list[list[Cell]]:
-    """A row a part, in the order of their first appearance."""
+    """Return a row a part, in the order of their first appearance."""
     names = dict.fromkeys(name for parts in own.values() for name in parts)
     return [
         [

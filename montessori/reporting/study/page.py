@@ -9,11 +9,10 @@ from pathlib import Path
 
 from montessori.reporting import html, latex, markdown
 from montessori.reporting.figures import Picture
-from montessori.reporting.study import numbers
 from montessori.reporting.study.data import Study
 from montessori.reporting.study.findings import findings
 from montessori.reporting.study.rows import ablations, missing, systems, transferred
-from montessori.reporting.study.tables import everything
+from montessori.reporting.study.tables import csv_files, everything
 from montessori.reporting.tables import Table
 from montessori.reporting.text import count, duration
 
@@ -30,7 +29,7 @@ def write(study: Study, pictures: Sequence[Picture], folder: Path) -> Path:
         "result.md": markdown.document(study.name, short, findings=sentences),
         "tables.md": markdown.document(study.name, tables, findings=sentences),
         "tables.tex": latex.document(tables),
-        **numbers.files(study),
+        **csv_files(study),
     }
     return html.write(folder, files, pictures)
 

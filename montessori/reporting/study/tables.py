@@ -36,19 +36,20 @@ from montessori.reporting.tables import (
     number,
     p_value,
     span,
+    to_csv,
 )
 from montessori.reporting.text import compact, label, rough_duration, scientific
 
 SIGNS = {"better": "*", "worse": "†", None: ""}
 SHOWN = 160  # characters of an example's text; the page has all of it
-
-
 COSTS: dict[str, Callable[[Cost], float]] = {
     "Teacher tokens": lambda cost: cost.teacher_tokens,
     "Scoring": lambda cost: cost.scoring_s,
     "Training": lambda cost: cost.tuning_s + cost.training_s,
     "Whole compute": lambda cost: cost.whole_s,
 }
+FIELDS = ("mean", "se", "n", "difference", "low", "high", "p", "p_corrected")
+COST_FIELDS = ("teacher_tokens", "writing_s", "scoring_s", "tuning_s", "training_s", "whole_s", "usd")
 
 
 def everything(study: Study) -> list[Table]:
@@ -158,6 +159,57 @@ def failures(study: Study) -> Table | None:
     ]
     header = heads("System", "Student", "Seed", "Why", words={"Student", "Why"})
     return Table("missing", "Missing results", header, [Group(rows)]) if rows else None
+
+
+def csv_files(study: Study) -> dict[str, str]:
+    """Write every table as CSV for programs, by the name of its file; nothing for what is unknown."""
+    tables = [plain_results(study, name, rows) for name, rows in parts_of(study).items()]
+    if study.highest or study.lowest:
+        shown = (("highest", study.highest), ("lowest", study.lowest))
+        texts = [cells(kind, e.influence, e.instruction, e.response) for kind, points in shown for e in points]
+        tables.append(Table("table3", "", heads("kind", "influence", "instruction", "response"), [Group(texts)]))
+    if study.hyperparameters:
+        blocks = {"": study.hyperparameters, **study.changes}
+        told = [cells(where, name, value) for where, block in blocks.items() for name, value in block.items()]
+        tables.append(Table("hyperparameters", "", heads("changed_for", "setting", "value"), [Group(told)]))
+    return {f"{table.name}.csv": to_csv(table) for table in tables}
+
+
+def plain_results(study: Study, name: str, rows: Sequence[Row]) -> Table:
+    """Tabulate plain numbers in each metric's unit.
+
+    Costs are means over seeds. Differences are from the baseline, on the seeds that both have.
+    """
+    head = ["group", "system", "student", "seeds", "training_points"]
+    head += [f"{metric.key}_{field}" for metric in study.metrics for field in FIELDS] + [*COST_FIELDS]
+    columns = [standings(study, rows, metric).values() for metric in study.metrics]
+    lines = []
+    for row, *values in zip(rows, *columns, strict=True):
+        results = list(row.results.values())
+        told: list[object] = [row.group, row.name, row.student, len(results)]
+        told.append(average(result.training_points for result in results))
+        for metric, one in zip(study.metrics, values, strict=True):
+            told += _numbers(metric, one)
+        told += [average(costs) for costs in zip(*(_costs(r.cost) for r in results), strict=True)]
+        lines.append(cells(*told, *[""] * (len(head) - len(told))))
+    return Table(name, "", heads(*head), [Group(lines)])
+
+
+def _numbers(metric: Column, one: Standing) -> list[object]:
+    """Return the values of FIELDS."""
+    measure, gap = one.measure, one.difference
+    told: list[object] = ["", "", 0]
+    if measure:
+        told = [metric.scale * measure.mean, metric.scale * measure.standard_error, measure.n]
+    if gap is None:
+        return [*told, *[""] * 5]
+    scaled = [metric.scale * value for value in (gap.mean, gap.low, gap.high)]
+    return [*told, *scaled, gap.p_value, one.corrected]
+
+
+def _costs(cost: Cost) -> list[float | None]:
+    """Return the values of COST_FIELDS."""
+    return [getattr(cost, name) for name in COST_FIELDS]
 
 
 def average(numbers: Iterable[float | None]) -> float:

@@ -40,7 +40,7 @@ def distribution(report: Report) -> Drawing | None:
         ink = colour(position)
         for values, shade in ((before, MUTED), (after, ink)):
             if values:
-                hidden += histogram(ax, values, edges, unit, shade)
+                hidden += histogram(ax, values, edges, unit=unit, shade=shade)
         mark(ax, iteration.momentum_influence, unit)
         title = f"Iteration {iteration.number}"
         ax.set_title(title, color=ink)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, rows_of
+from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, rows_of, title, unit_of
 from montessori.reporting.figures.charts import dots
 from montessori.reporting.run.data import Report
 from montessori.reporting.run.tables import decimals, findings, measures, metrics
@@ -24,8 +24,8 @@ def results(report: Report) -> Drawing | None:
         pairs = zip(report.systems, measures(report, metric), strict=True)
         digits = decimals(report, metric)
         dots(ax, [(m, written(m, digits, metric.scale), system.baseline) for system, m in pairs], metric.scale)
-        ax.set_title(f"{metric.name} {'↓' if metric.lower_is_better else '↑'}")
-        ax.set_xlabel(label(metric.unit))
+        ax.set_title(title(metric))
+        ax.set_xlabel(unit_of(metric))
     return Drawing(
         "results",
         "Results by system",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from montessori.evaluation.card import Column, Measure
+from montessori.evaluation.card import Measure
 from montessori.reporting.figures.canvas import MUTED, Look, look
 from montessori.reporting.study.data import Study
 from montessori.reporting.tables import digits_of, span
@@ -22,11 +22,6 @@ def digits(measures: Iterable[Measure]) -> int:
 def error_bar(measure: Measure) -> float:
     """Return the length of a bar of error, 0 where there is none."""
     return measure.standard_error if math.isfinite(measure.standard_error) else 0.0
-
-
-def title(metric: Column) -> str:
-    """Return the metric's name with the direction of the better."""
-    return f"{metric.name} {'↓' if metric.lower_is_better else '↑'}"
 
 
 def seeds_note(numbers: Iterable[int]) -> str:

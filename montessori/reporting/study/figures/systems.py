@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from montessori.evaluation.card import Column, Duel, Measure
-from montessori.reporting.figures.canvas import MUTED, Drawing, Look, panels, rows_of, wrapped
+from montessori.reporting.figures.canvas import MUTED, Drawing, Look, panels, rows_of, title, unit_of, wrapped
 from montessori.reporting.figures.charts import dots, verdicts
 from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import SYSTEMS, Result, Study
-from montessori.reporting.study.figures.means import digits, error_bar, looks, seeds_note, title
+from montessori.reporting.study.figures.means import digits, error_bar, looks, seeds_note
 from montessori.reporting.tables import written
 from montessori.reporting.text import both_ends, label, rough_duration
 
@@ -78,7 +78,7 @@ def transfer(study: Study) -> Drawing | None:
         told = {row: (measure, written(measure, shown)) for row in rows for measure in [means[student, row]]}
         dots(ax, [(measure, text, row == study.baseline) for row, (measure, text) in told.items()])
         ax.set_title(f"{both_ends(student) or 'Student'} {'↓' if metric.lower_is_better else '↑'}")
-        ax.set_xlabel(f"{label(metric.name)} ({metric.unit})" if metric.unit else label(metric.name))
+        ax.set_xlabel(f"{label(metric.name)} ({unit_of(metric)})" if metric.unit else label(metric.name))
         each = (f"{both_ends(row)} {text if measure else 'not measured'}" for row, (measure, text) in told.items())
         texts.append(f"{both_ends(student)}: {', '.join(each)}")
     return Drawing(
@@ -92,7 +92,7 @@ def transfer(study: Study) -> Drawing | None:
 
 
 def _named(metric: Column) -> str:
-    return f"{title(metric)} ({metric.unit})" if metric.unit else title(metric)
+    return f"{title(metric)} ({unit_of(metric)})" if metric.unit else title(metric)
 
 
 def cost(study: Study) -> Drawing | None:
@@ -112,7 +112,7 @@ def cost(study: Study) -> Drawing | None:
         points = [point for row in rows if (point := _point(metric, row, student, measured))]
         told = _panel(ax, points, styles, LINE / (height - FRAME))
         ax.set_title(f"{title(metric)}{f' of {both_ends(student)}' if student else ''}")
-        ax.set_ylabel(metric.unit or "Score")
+        ax.set_ylabel(unit_of(metric))
         texts.append((f"{both_ends(student)}: " if student else "") + ", ".join(told))
         seeds |= {measure.n for _, _, measure in points}
     return Drawing(

@@ -139,10 +139,10 @@ def _rings(ax: Axes, verbs: list[Verb], order: dict[str, int]) -> None:
     start = 0
     for verb in verbs:
         ink = colour(order[verb.name])
-        _wedge(ax, (start / whole, (start + _size(verb)) / whole), (hole, middle), ink, 0.5, verb.name)
+        _wedge(ax, (start / whole, (start + _size(verb)) / whole), (hole, middle), ink=ink, alpha=0.5, name=verb.name)
         at = start
         for thing, times in verb.objects:
-            _wedge(ax, (at / whole, (at + times) / whole), (middle, rim), ink, 0.22, thing)
+            _wedge(ax, (at / whole, (at + times) / whole), (middle, rim), ink=ink, alpha=0.22, name=thing)
             at += times
         start += _size(verb)
     ax.set_xlim(-rim - 0.02, rim + 0.02)
@@ -151,7 +151,9 @@ def _rings(ax: Axes, verbs: list[Verb], order: dict[str, int]) -> None:
     ax.set_axis_off()
 
 
-def _wedge(ax: Axes, turn: tuple[float, float], radii: tuple[float, float], ink: str, alpha: float, name: str) -> None:
+def _wedge(
+    ax: Axes, turn: tuple[float, float], radii: tuple[float, float], *, ink: str, alpha: float, name: str
+) -> None:
     """Draw a part of a ring between two shares of a turn, named along its radius where the name has room."""
     begin, end = (90 - 360 * share for share in turn)
     ax.add_patch(

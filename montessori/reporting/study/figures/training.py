@@ -8,14 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from montessori.evaluation.card import Column
-from montessori.reporting.figures.canvas import ACCENT, INK, MUTED, SERIES, WIDTH, Drawing, panels, scaled_unit
+from montessori.reporting.figures.canvas import (
+    ACCENT,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Drawing,
+    panels,
+    scaled_unit,
+    title,
+    unit_of,
+)
 from montessori.reporting.figures.charts import bins, histogram, shares
 from montessori.reporting.run.data import finite
 from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import Study, TeacherStep
-from montessori.reporting.study.figures.means import by_share, digits, error_bar, looks, seeds_note, title
+from montessori.reporting.study.figures.means import by_share, digits, error_bar, looks, seeds_note
 from montessori.reporting.tables import written
-from montessori.reporting.text import both_ends, count, percent, scientific
+from montessori.reporting.text import both_ends, count, label, percent, scientific
 
 METRICS = 2  # panels, as in the paper
 STOPS = 5  # distributions that stay readable below each other
@@ -65,7 +76,7 @@ def influences(study: Study) -> Drawing | None:
             name, ink = "Before the update", MUTED
         elif stop[0].share == max(s.share for s in study.teacher_steps):
             name, ink = f"After the update ({step})", ACCENT
-        hidden += histogram(ax, values, edges, unit, ink)
+        hidden += histogram(ax, values, edges, unit=unit, shade=ink)
         median = float(np.median(values))
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.axvline(first / unit, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.5)))
@@ -154,7 +165,7 @@ def _curve(ax: Axes, metric: Column, steps: list[TeacherStep]) -> tuple[str, set
         linewidth=1.6, elinewidth=1.4, capsize=2.5,
     )  # fmt: skip
     ax.set_title(title(metric))
-    ax.set_ylabel(metric.unit or "Score")
+    ax.set_ylabel(unit_of(metric))
     ax.set_xlabel("DPO steps of the teacher")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.margins(x=0.06, y=0.12)
@@ -163,4 +174,5 @@ def _curve(ax: Axes, metric: Column, steps: list[TeacherStep]) -> tuple[str, set
     ax.grid(axis="y")
     shown = digits(means)
     values = [f"{written(m, shown)} at {place:.0f}" for place, m in zip(places, means, strict=True)]
-    return f"{both_ends(metric.name)} ({metric.unit or 'score'}) by steps: {', '.join(values)}", {m.n for m in means}
+    text = f"{both_ends(metric.name)} ({label(metric.unit) or 'score'}) by steps: {', '.join(values)}"
+    return text, {m.n for m in means}
