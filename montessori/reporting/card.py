@@ -51,9 +51,7 @@ def of_data(story: Story, rows: int, columns: Mapping[str, str]) -> str:
         "task_categories": ["text-generation"],
         "size_categories": [size(rows)],
         "tags": ["synthetic", "montessori", "instruction-tuning"],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]},
-        ],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}],
     }
     use = f'from datasets import load_dataset\n\nrows = load_dataset("{story.repo}", split="train")'
     what = (

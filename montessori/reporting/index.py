@@ -6,26 +6,9 @@ from montessori.artifacts.catalogue import Entry
 from montessori.reporting import html
 
 KINDS = {"runs": "run", "refreshes": "refresh", "evaluations": "evaluation", "studies": "study"}
-BESIDE = (
-    "result.md",
-    "summary.json",
-    "run.yaml",
-    "metrics.json",
-    "table.csv",
-    "table.tex",
-    "suite.yaml",
-    "table1.csv",
-    "table2.csv",
-    "table3.csv",
-    "transfer.csv",
-    "hyperparameters.csv",
-    "tables.md",
-    "tables.tex",
-    "study.yaml",
-)  # linked to, where a run has them
 
 
 def page(entries: Iterable[Entry], store: str) -> str:
     """Return the page of the entries that have a report; `store` names their store."""
     reports = [entry for entry in entries if entry.manifest and "report.html" in entry.manifest["files"]]
-    return html.render("index.html", reports=reports, store=store, kinds=KINDS, beside=BESIDE)
+    return html.render("index.html", reports=reports, store=store, kinds=KINDS)

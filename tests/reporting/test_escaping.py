@@ -4,10 +4,10 @@ from dataclasses import replace
 from importlib.resources import files
 
 import pytest
-from drawn_study import made_up
 from markupsafe import escape
 from scorecard_card import score
 from study_example import hostile, result
+from study_with_figures import made_up
 
 from montessori.artifacts.catalogue import Entry
 from montessori.evaluation.card import Card, Column, Duel, Example

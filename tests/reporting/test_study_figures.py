@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 
 import matplotlib.style
 import pytest
-from drawn_study import ACCURACY, BASELINE, LOSS, ROWS, made_up
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import stats
+from study_with_figures import ACCURACY, BASELINE, LOSS, ROWS, made_up
 
 from montessori.evaluation.card import Duel
 from montessori.reporting.figures import Picture

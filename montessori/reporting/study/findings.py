@@ -10,16 +10,7 @@ from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Column
 from montessori.reporting.study.comparison import Difference
 from montessori.reporting.study.data import Study
-from montessori.reporting.study.rows import (
-    Row,
-    ablations,
-    baseline,
-    blocks,
-    missing,
-    standings,
-    systems,
-    transferred,
-)
+from montessori.reporting.study.rows import Row, ablations, baseline, blocks, missing, standings, systems, transferred
 from montessori.reporting.study.tables import average, block_title
 from montessori.reporting.tables import number, p_value
 from montessori.reporting.text import count, listed

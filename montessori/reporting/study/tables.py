@@ -12,16 +12,7 @@ from montessori.evaluation import published
 from montessori.evaluation.card import Column, Measure
 from montessori.reporting.run.data import ScoredPoint
 from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER, Cost, Study
-from montessori.reporting.study.rows import (
-    Row,
-    Standing,
-    ablations,
-    blocks,
-    missing,
-    standings,
-    systems,
-    transferred,
-)
+from montessori.reporting.study.rows import Row, Standing, ablations, blocks, missing, standings, systems, transferred
 from montessori.reporting.tables import (
     MISSING,
     Cell,
