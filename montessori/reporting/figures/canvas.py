@@ -99,6 +99,11 @@ def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
     axes.grid(axis="x")
 
 
+def aside(axes: Axes, text: str) -> None:
+    """Write `text` in small type to the right of a panel's title."""
+    axes.set_title(text, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+
+
 def title(column: Column) -> str:
     """Return a column's name with the direction of the better."""
     return f"{both_ends(column.name)} {'↓' if column.lower_is_better else '↑'}"

@@ -16,6 +16,7 @@ from montessori.reporting.figures.canvas import (
     PAPER,
     SERIES,
     Drawing,
+    aside,
     panels,
     power_of_ten,
     rows_of,
@@ -78,30 +79,32 @@ def _bar(ax: Axes, row: int, pair: Pair) -> str:
     return f"{both_ends(left)} against {both_ends(right)}: {wins} wins, {ties} ties, {losses} losses"
 
 
-def bins(values: list[float], marks: list[float], most: int) -> tuple["np.ndarray", int]:
-    """Return edges of bins for `most` values that hold zero and the `marks`, and the power of ten to write them in."""
-    inner = np.quantile(values, [0.005, 0.995])
-    reach = 0.5 * float(inner[1] - inner[0])  # outliers further away than this would hide the rest
-    low, high = max(min(values), float(inner[0]) - reach), min(max(values), float(inner[1]) + reach)
-    low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
-    margin = 0.03 * (high - low) or 1e-12
-    low, high = low - margin, high + margin
-    return np.linspace(low, high, min(max(round(most**0.5), 12), 48) + 1), power_of_ten([low, high])
+def histograms(
+    rows: Sequence[Sequence[tuple[list[float], str]]], *, marks: Sequence[float] = (), line: float
+) -> tuple[Figure, list[Axes], float, int]:
+    """Draw influences on one scale: a panel of `line` inches a row, the share of points of each series in its ink.
 
-
-def shares(values: list[float], edges: "np.ndarray") -> "np.ndarray":
-    """Return the share of `values` in each bin."""
-    counts, _ = np.histogram(values, edges)
-    return counts / len(values)
-
-
-def histogram(ax: Axes, values: list[float], edges: "np.ndarray", *, unit: float, shade: str) -> int:
-    """Draw the percentage of `values` in each bin; return how many lie outside."""
-    inside = shares(values, edges)
-    ax.stairs(100 * inside, edges / unit, color=shade, fill=True, alpha=0.3)
-    ax.stairs(100 * inside, edges / unit, color=shade, linewidth=1.2)
-    ax.set_xlim(edges[0] / unit, edges[-1] / unit)
-    return len(values) - round(float(inside.sum()) * len(values))
+    Return the figure, its axes, the unit of the x axis in nats per token, and how many points lie outside the axis.
+    """
+    everything = [value for row in rows for values, _ in row for value in values]
+    edges, exponent = _bins(everything, marks, max(len(row[0][0]) for row in rows))
+    unit, hidden, tallest = 10.0**exponent, 0, 0.0
+    figure, grid = panels(len(rows), 1, 0.75 + line * len(rows), sharex=True, sharey=True)
+    for (ax,), row in zip(grid, rows, strict=True):
+        for values, ink in row:
+            if not values:
+                continue
+            counts, _ = np.histogram(values, edges)
+            inside = counts / len(values)
+            ax.stairs(100 * inside, edges / unit, color=ink, fill=True, alpha=0.3)
+            ax.stairs(100 * inside, edges / unit, color=ink, linewidth=1.2)
+            hidden, tallest = hidden + len(values) - int(counts.sum()), max(tallest, float(inside.max()))
+        ax.set_ylabel("Points (%)")
+    axes = [ax for (ax,) in grid]
+    axes[0].set_xlim(edges[0] / unit, edges[-1] / unit)
+    axes[0].set_ylim(0, 125 * tallest)  # room for the name of a mark above the bars
+    axes[-1].set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
+    return figure, axes, unit, hidden
 
 
 def mark(ax: Axes, momentum: float | None, unit: float) -> None:
@@ -118,11 +121,7 @@ def mark(ax: Axes, momentum: float | None, unit: float) -> None:
 
 def scores(values: list[float], momentum: float) -> Drawing:
     """Draw the influences of points of one's own, finite, in nats; `momentum` is I(∅), 0 for a step without any."""
-    marks = [momentum] if momentum else []
-    edges, exponent = bins(values, marks, len(values))
-    unit = 10.0**exponent
-    figure, ((ax,),) = panels(1, 1, 2.7)
-    hidden = histogram(ax, values, edges, unit=unit, shade=ACCENT)
+    figure, (ax,), unit, hidden = histograms([[(values, ACCENT)]], marks=[momentum] if momentum else [], line=1.95)
     mark(ax, momentum or None, unit)
     limits = {"zero": 0.0} | ({"I(∅)": momentum} if momentum else {})
     above = [f"{percent(float(np.mean(np.array(values) > limit)))} above {name}" for name, limit in limits.items()]
@@ -130,12 +129,20 @@ def scores(values: list[float], momentum: float) -> Drawing:
     if hidden:
         about += f", {hidden} beyond the axis"
     ax.set_title(count(len(values), "point"), color=ACCENT)
-    ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
-    ax.set_ylabel("Points (%)")
-    ax.set_ylim(0, 125 * shares(values, edges).max())  # room for the marker's name above the bars
-    ax.set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
+    aside(ax, about)
     caption = "Solid line: zero."
     if momentum:
         caption += " Dashed: I(∅), the part of the step that comes from momentum alone."
     alt = f"Histogram of {count(len(values), 'point')}: {about}."
     return Drawing("scores", "Influence of the points", alt, caption, figure)
+
+
+def _bins(values: list[float], marks: Sequence[float], most: int) -> tuple["np.ndarray", int]:
+    """Return edges of bins for `most` values that hold zero and the `marks`, and the power of ten to write them in."""
+    inner = np.quantile(values, [0.005, 0.995])
+    reach = 0.5 * float(inner[1] - inner[0])  # outliers further away than this would hide the rest
+    low, high = max(min(values), float(inner[0]) - reach), min(max(values), float(inner[1]) + reach)
+    low, high = min(low, 0.0, *marks), max(high, 0.0, *marks)
+    margin = 0.03 * (high - low) or 1e-12
+    low, high = low - margin, high + margin
+    return np.linspace(low, high, min(max(round(most**0.5), 12), 48) + 1), power_of_ten([low, high])

@@ -9,12 +9,12 @@ from montessori.reporting.figures.canvas import (
     PAPER,
     SHADE,
     Drawing,
+    aside,
     colour,
     panels,
     rows_of,
-    scaled_unit,
 )
-from montessori.reporting.figures.charts import bins, histogram, mark, shares
+from montessori.reporting.figures.charts import histograms, mark
 from montessori.reporting.run.data import Iteration, Report, finite, positive_means
 from montessori.reporting.text import count, label, percent, scientific
 
@@ -28,31 +28,17 @@ def distribution(report: Report) -> Drawing | None:
     scored = [(iteration, before, after) for iteration, before, after in scored if before]
     if not scored:
         return None
-    everything = [value for _, before, after in scored for value in before + after]
     marks = finite([i.momentum_influence for i, _, _ in scored if i.momentum_influence is not None])
-    edges, exponent = bins(everything, marks, max(len(values) for _, values, _ in scored))
-    unit = 10.0**exponent
-    figure, grid = panels(len(scored), 1, 0.75 + 1.35 * len(scored), sharex=True, sharey=True)
-    tallest = max(shares(values, edges).max() for _, *both in scored for values in both if values)
-    texts, hidden = [], 0
-    for position, (iteration, before, after) in enumerate(scored):
-        ax = grid[position][0]
-        ink = colour(position)
-        for values, shade in ((before, MUTED), (after, ink)):
-            if values:
-                hidden += histogram(ax, values, edges, unit=unit, shade=shade)
+    rows = [[(before, MUTED), (after, colour(place))] for place, (_, before, after) in enumerate(scored)]
+    figure, axes, unit, hidden = histograms(rows, marks=marks, line=1.35)
+    texts = []
+    for position, (ax, (iteration, before, after)) in enumerate(zip(axes, scored, strict=True)):
         mark(ax, iteration.momentum_influence, unit)
-        title = f"Iteration {iteration.number}"
-        ax.set_title(title, color=ink)
-        about = f"median {scientific(float(np.median(before)))}"
-        if after:
-            about += f" → {scientific(float(np.median(after)))}"
-        about += f", {_positive(iteration)} positive"
-        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
-        ax.set_ylabel("Points (%)")
-        ax.set_ylim(0, 125 * tallest)  # room for the marker's name above the bars
-        texts.append(f"{title}: {count(len(before), 'point')}, {about}")
-    grid[-1][0].set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
+        medians = " → ".join(scientific(float(np.median(values))) for values in (before, after) if values)
+        about = f"median {medians}, {_positive(iteration)} positive"
+        ax.set_title(f"Iteration {iteration.number}", color=colour(position))
+        aside(ax, about)
+        texts.append(f"Iteration {iteration.number}: {count(len(before), 'point')}, {about}")
     notes = [
         "Grey: what the teacher wrote before its update; in colour: after it, scored with the same student.",
         "Solid line: zero. Dashed: I(∅), the part of the step that comes from momentum alone.",

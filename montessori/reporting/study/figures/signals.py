@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from montessori.correlation import ranks, spearman
-from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels, wrapped
+from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, aside, panels, wrapped
 from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import Scored, Study
 from montessori.reporting.study.figures.means import digits
@@ -65,7 +65,7 @@ def fidelity(study: Study) -> Drawing | None:
         mean = over_seeds(_correlation(a, b) for _, a, b in both)
         about = f"ρ = {written(mean, max(3, digits([mean])))}" if mean else "ρ unknown"
         ax.set_title(label(name, 16))
-        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+        aside(ax, about)
         ax.set_xlabel("Rank by exact (%)")
         ax.set_ylabel(f"Rank by {label(name, 16)} (%)")
         seeds = count(mean.n if mean else 0, "seed")

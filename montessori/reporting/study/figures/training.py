@@ -15,12 +15,12 @@ from montessori.reporting.figures.canvas import (
     SERIES,
     WIDTH,
     Drawing,
+    aside,
     panels,
-    scaled_unit,
     title,
     unit_of,
 )
-from montessori.reporting.figures.charts import bins, histogram, shares
+from montessori.reporting.figures.charts import histograms
 from montessori.reporting.run.data import finite
 from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import Study, TeacherStep
@@ -63,33 +63,25 @@ def influences(study: Study) -> Drawing | None:
     if not stops:
         return None
     stops = [stops[i] for i in sorted({round(i) for i in np.linspace(0, len(stops) - 1, STOPS)})]
-    edges, exponent = bins([v for _, values in stops for v in values], [], max(len(values) for _, values in stops))
-    unit = 10.0**exponent
-    figure, grid = panels(len(stops), 1, 0.75 + 1.15 * len(stops), sharex=True, sharey=True)
-    tallest = max(shares(values, edges).max() for _, values in stops)
-    first = float(np.median(stops[0][1]))
-    texts, hidden = [], 0
-    for position, ((ax,), (stop, values)) in enumerate(zip(grid, stops, strict=True)):
-        step = f"{count(round(fmean(s.step for s in stop)), 'step')}, {percent(stop[0].share)}"
-        name, ink = f"During the update ({step})", SERIES[5]
-        if position == 0 and stop[0].step == 0:
-            name, ink = "Before the update", MUTED
-        elif stop[0].share == max(s.share for s in study.teacher_steps):
-            name, ink = f"After the update ({step})", ACCENT
-        hidden += histogram(ax, values, edges, unit=unit, shade=ink)
+    last = max(step.share for step in study.teacher_steps)
+    inks = [MUTED if stop[0].step == 0 else ACCENT if stop[0].share == last else SERIES[5] for stop, _ in stops]
+    rows = [[(values, ink)] for (_, values), ink in zip(stops, inks, strict=True)]
+    figure, axes, unit, hidden = histograms(rows, line=1.15)
+    whens = {MUTED: "Before", ACCENT: "After", SERIES[5]: "During"}
+    texts = []
+    for ax, (stop, values), ink in zip(axes, stops, inks, strict=True):
+        step = f" ({count(round(fmean(s.step for s in stop)), 'step')}, {percent(stop[0].share)})"
+        name = f"{whens[ink]} the update{'' if ink == MUTED else step}"
         median = float(np.median(values))
         ax.axvline(0, color=INK, linewidth=0.8)
-        ax.axvline(first / unit, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.5)))
+        ax.axvline(float(np.median(stops[0][1])) / unit, color=MUTED, linewidth=1.2, linestyle=(0, (1, 1.5)))
         ax.axvline(median / unit, color=SERIES[1], linewidth=1.6)
         positive = percent(float(np.mean(np.array(values) > 0)))
         about = f"median {scientific(median)}, {positive} positive, {count(len(values), 'point')}"
         ax.set_title(name)
-        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
-        ax.set_ylabel("Points (%)")
-        ax.set_ylim(0, 108 * tallest)
+        aside(ax, about)
         ax.yaxis.set_major_locator(MaxNLocator(3))
         texts.append(f"{name}: {about}")
-    grid[-1][0].set_xlabel(f"Influence on the reference loss ({scaled_unit(exponent, 'nats/token')} saved by one step)")
     seeds = {step.seed for stop, _ in stops for step in stop}
     caption = (
         f"What the teacher writes, scored by one and the same student; {count(len(seeds), 'seed')} together. "
