@@ -7,6 +7,7 @@ from typing import Any
 
 from montessori.models import loading
 from montessori.preferences import positive_outputs
+from montessori.settings.influence import Preferences
 from tasks.build_preferences import read_scores
 from tasks.runtime import training
 from tasks.runtime.job import Job

@@ -11,6 +11,7 @@ from montessori.data.chat import user
 from montessori.data.rows import Row, write_rows
 from montessori.preferences import build_pairs
 from montessori.settings.base import Frozen
+from montessori.settings.influence import Preferences, Signal
 from tasks.runtime.job import Job
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from montessori.data.chat import user
 from montessori.data.rows import write_rows
+from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Writing, asker, provenance
 from tasks.runtime.job import Job

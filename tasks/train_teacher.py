@@ -5,6 +5,8 @@ from typing import Any
 
 from montessori.models import loading
 from montessori.settings.base import Frozen
+from montessori.settings.models import Lora
+from montessori.settings.training import Dpo
 from montessori.training.dpo import train_dpo
 from tasks.runtime.job import Job
 

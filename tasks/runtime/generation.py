@@ -6,6 +6,8 @@ from montessori.artifacts import identity
 from montessori.budget import price_of, usage_of_others
 from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.settings.base import Frozen
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.journaled_engine import JournaledEngine
 from tasks.runtime.job import Job

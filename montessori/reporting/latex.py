@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from montessori.reporting.scorecard.layout import Cell, Table
+from montessori.reporting.tables import Cell, Table
 from montessori.reporting.text import label
 
 SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {
@@ -42,19 +42,19 @@ SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def document(tables: Iterable[Table]) -> str:
-    """All tables, each a float of its own, as wide as the page."""
+    """Write all tables, each a float of its own, as wide as the page."""
     return HEAD + "\n".join(_float(table) for table in tables)
 
 
 def escape(text: str) -> str:
-    """`text` on one line as LaTeX shows it, whatever it holds."""
-    line = unicodedata.normalize("NFC", label(text, max(1, len(text))))
+    """Return `text` on one line as LaTeX shows it, whatever it holds."""
+    line = unicodedata.normalize("NFC", label(text, None))
     return re.sub(r"([-'])(?=\1)", r"\1{}", "".join(map(_character, line)))  # two of them would become one sign
 
 
 def _float(table: Table) -> str:
     width = len(table.header)
-    align = "".join("l" if i in table.texts else "r" for i in range(width))
+    align = "".join("l" if words else "r" for words in table.words)
     lines = [_row(escape(head.title) for head in table.header)]
     for line in zip_longest(*(head.about for head in table.header), fillvalue=""):
         lines.append(_row(map(escape, line)))
@@ -87,9 +87,9 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    mean, sign, error = cell.text.partition(" ± ")
-    small = rf"{{\tiny\,$\pm$\,{escape(error)}}}" if sign else ""
-    return MARKS[cell.mark].format(escape(mean)) + small
+    error = rf"\,$\pm$\,{escape(cell.error)}" if cell.error else ""
+    note = f" {escape(cell.note)}" if cell.note else ""
+    return MARKS[cell.mark].format(escape(cell.value)) + (rf"{{\tiny{error}{note}}}" if error or note else "")
 
 
 def _character(c: str) -> str:

@@ -1,11 +1,11 @@
-"""Which artifact was made from which, laid out like a version history.
+"""The lineage of artifacts, laid out like a version history.
 
 In: the stages of a run.  Out: nodes, parents before children, shards of one stage together as one node.
 """
 
 from dataclasses import dataclass
 
-from montessori.reporting.data import Stage
+from montessori.reporting.run.data import Stage
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Node:
 
 
 def layout(stages: list[Stage]) -> list[Node]:
-    """The nodes in drawing order; parents that another parent implies are left out."""
+    """Return the nodes in drawing order; parents that another parent implies are left out."""
     nodes: list[Node] = []
     node_of: dict[str, int] = {}  # artifact's address → node
     shards_of: dict[tuple[str, str, frozenset[int]], int] = {}
@@ -39,7 +39,7 @@ def layout(stages: list[Stage]) -> list[Node]:
 
 
 def _parents_first(stages: list[Stage]) -> list[Stage]:
-    """Each artifact once, inputs right before what first needs them."""
+    """Order each artifact once, inputs right before what first needs them."""
     by_address = {stage.address: stage for stage in stages}
     ordered: dict[str, Stage] = {}
     entered: set[str] = set()  # a cycle cannot come from content addresses; if it did, drawing must still end
@@ -59,7 +59,7 @@ def _parents_first(stages: list[Stage]) -> list[Stage]:
 
 
 def _drop_implied(nodes: list[Node]) -> None:
-    """Transitive reduction: a parent that is an ancestor of another parent says nothing new."""
+    """Reduce transitively: a parent that is an ancestor of another parent says nothing new."""
     ancestors: list[set[int]] = []
     for node in nodes:
         ancestors.append(set(node.parents).union(*(ancestors[p] for p in node.parents)))
@@ -68,7 +68,7 @@ def _drop_implied(nodes: list[Node]) -> None:
 
 
 def _assign_lanes(nodes: list[Node]) -> None:
-    """A node keeps its lane until its last child, which inherits it; so no line runs through another node."""
+    """Let a node keep its lane until its last child, which inherits it; so no line runs through another node."""
     waiting = [0] * len(nodes)
     for node in nodes:
         for parent in node.parents:

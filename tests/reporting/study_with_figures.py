@@ -2,11 +2,12 @@
 
 import random
 
-from montessori.reporting.study.data import Cost, Duel, Metric, Result, Scored, StudentStep, Study, TeacherStep, Texts
+from montessori.evaluation.card import Column, Duel
+from montessori.reporting.study.data import Cost, Result, Scored, StudentStep, Study, TeacherStep, Texts
 from montessori.settings.study import SYSTEMS
 
-LOSS = Metric("reference_loss", "Reference loss", "nats/token", lower_is_better=True)
-ACCURACY = Metric("accuracy", "Accuracy", "%", lower_is_better=False, scale=100.0)
+LOSS = Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True)
+ACCURACY = Column("Accuracy", "accuracy", "%", lower_is_better=False, scale=100.0)
 ROWS = [
     "No fine-tuning",
     "Self-Instruct",

@@ -1,4 +1,4 @@
-"""What the report of one run is drawn from: plain values, read from artifacts by whoever asks for the report.
+"""The data of the report of one run: plain values, which the task of the report reads from artifacts.
 
 Losses are nats per token, shares and accuracies lie between 0 and 1, times are seconds.
 Anything optional may be missing; the report then leaves out what it would have shown.
@@ -7,6 +7,8 @@ Anything optional may be missing; the report then leaves out what it would have 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from montessori.evaluation.card import Measure
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,6 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)  # package → version
     started: str = ""  # dates as they are to be read
     finished: str = ""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A mean over `n` examples and its standard error (NaN where unknown)."""
-
-    mean: float
-    standard_error: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -79,13 +72,13 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A scored point."""
+class ScoredPoint:
+    """A training point and its influence."""
 
-    iteration: int
     instruction: str
     response: str
     influence: float
+    iteration: int | None = None  # that scored it, in the report of a run
     family: str | None = None
 
 
@@ -131,8 +124,8 @@ class Report:
     accuracy_kind: str = "next token"  # or "exact match"
     iterations: list[Iteration] = field(default_factory=list)
     reference_families: set[str] = field(default_factory=set)
-    highest: list[Example] = field(default_factory=list)  # most influential first
-    lowest: list[Example] = field(default_factory=list)  # least influential first
+    highest: list[ScoredPoint] = field(default_factory=list)  # most influential first
+    lowest: list[ScoredPoint] = field(default_factory=list)  # least influential first
     rejections: dict[str, int] = field(default_factory=dict)  # reason → count
     rejected: list[Rejection] = field(default_factory=list)  # a few of them
     stages: list[Stage] = field(default_factory=list)
@@ -140,12 +133,12 @@ class Report:
 
 
 def finite(values: Iterable[float]) -> list[float]:
-    """`values` without NaN and infinities."""
+    """Return `values` without NaN and infinities."""
     return [value for value in values if math.isfinite(value)]
 
 
 def positive_means(iterations: Iterable[Iteration]) -> str:
-    """What the share of positive points counts."""
+    """Say which points the share of positive points counts."""
     if all(iteration.threshold == 0 for iteration in iterations):
         return "the step on the point lowers the reference loss, I > 0"
     return "the step on the point lowers the reference loss by more than its momentum alone, I > I(∅)"

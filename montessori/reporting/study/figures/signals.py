@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from montessori.correlation import fractional_ranks, spearman
-from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, panels
+from montessori.reporting.figures.canvas import ACCENT, MUTED, Drawing, aside, panels, wrapped
+from montessori.reporting.study.comparison import over_seeds
 from montessori.reporting.study.data import Scored, Study
-from montessori.reporting.study.figures.means import digits_of, over_seeds, written
+from montessori.reporting.study.figures.means import digits
+from montessori.reporting.tables import written
 from montessori.reporting.text import count, label
 
 ACROSS = 3  # panels
@@ -17,9 +19,9 @@ DEFAULT = "taylor"
 
 
 def training_loss(study: Study) -> Drawing | None:
-    """Influence against training loss, by rank."""
-    found = [(s, _estimator(s)) for s in study.scored]
-    pairs = [(s.seed, name, *_both(s.training_loss, s.influences[name])) for s, name in found if name]
+    """Draw influence against training loss, by rank."""
+    named = [(s, _estimator(s)) for s in study.scored]
+    pairs = [(s.seed, name, *_both(s.training_loss, s.influences[name])) for s, name in named if name]
     pairs = [pair for pair in pairs if pair[2]]
     if not pairs:
         return None
@@ -44,7 +46,7 @@ def training_loss(study: Study) -> Drawing | None:
 
 
 def fidelity(study: Study) -> Drawing | None:
-    """Every estimator against `exact`, by rank, a panel an estimator."""
+    """Draw every estimator against `exact`, by rank, a panel an estimator."""
     names = list(dict.fromkeys(n for s in study.scored if TRUTH in s.influences for n in s.influences if n != TRUTH))
     drawn = []
     for name in names:
@@ -54,21 +56,16 @@ def fidelity(study: Study) -> Drawing | None:
             drawn.append((name, both))
     if not drawn:
         return None
-    columns = min(ACROSS, len(drawn))
-    lines = -(-len(drawn) // columns)
-    figure, grid = panels(lines, columns, 2.95 * lines, width=2.85 * columns)
-    axes = [ax for line in grid for ax in line]
-    for ax in axes[len(drawn) :]:
-        ax.remove()
+    figure, axes = wrapped(len(drawn), ACROSS, line=2.95, column=2.85)
     texts = []
-    for ax, (name, both) in zip(axes, drawn, strict=False):
+    for ax, (name, both) in zip(axes, drawn, strict=True):
         seed, truth, estimate = both[0]
         ax.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
         _ranked(ax, truth, estimate)
         mean = over_seeds(_correlation(a, b) for _, a, b in both)
-        about = f"ρ = {written(mean, max(3, digits_of([mean])))}" if mean else "ρ unknown"
+        about = f"ρ = {written(mean, max(3, digits([mean])))}" if mean else "ρ unknown"
         ax.set_title(label(name, 16))
-        ax.set_title(about, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+        aside(ax, about)
         ax.set_xlabel("Rank by exact (%)")
         ax.set_ylabel(f"Rank by {label(name, 16)} (%)")
         seeds = count(mean.n if mean else 0, "seed")
@@ -88,13 +85,13 @@ def _estimator(scored: Scored) -> str | None:
 
 
 def _both(a: Sequence[float], b: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The points that both have a finite value of."""
+    """Return the points that both have a finite value of."""
     kept = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
     return [x for x, _ in kept], [y for _, y in kept]
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's; NaN where one of the two does not vary."""
+    """Return Spearman's correlation; NaN where one of the two does not vary."""
     return spearman(a, b) if len(set(a)) > 1 and len(set(b)) > 1 else math.nan
 
 
