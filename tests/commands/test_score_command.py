@@ -23,7 +23,7 @@ from montessori.influence import (
     ReferenceGradient,
     Taylor,
     example_loss,
-    plan,
+    make_batches,
     reference_gradient,
 )
 from montessori.models import loading
@@ -103,7 +103,7 @@ def by_api(estimator: str, step: Any = None) -> dict[str, float]:
         gradient = ReferenceGradient.load(Path("gradient")).gradient
         taylor = estimator == "taylor"
         scorer = Taylor(model, step, gradient) if taylor else Directional(model, step, gradient, reference)
-    return {found.id: found.influence for batch in plan(points) for found in scorer.score(batch)}
+    return {found.id: found.influence for batch in make_batches(points) for found in scorer.score(batch)}
 
 
 @pytest.mark.parametrize("estimator", ["taylor", "directional", "exact"])

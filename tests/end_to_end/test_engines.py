@@ -37,7 +37,9 @@ from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 
 source, questions, samplings = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-engine = VllmEngine(source, load_tokenizer(source), "float32", False, None, 0.9)
+engine = VllmEngine(
+    source, load_tokenizer(source), dtype="float32", trust_remote_code=False, context=None, gpu_memory_utilization=0.9
+)
 for sampling in samplings:
     answers = dict(engine.generate([user(q) for q in questions], Sampling(**sampling), 2, range(len(questions))))
     print(json.dumps([
