@@ -1,19 +1,25 @@
-"""A finished micro run to start from, and the command line as a user calls it."""
+"""A finished micro run to start from, and the command line: as a user calls it, or in this process."""
 
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.commands import cli
+
 CONFIG = Path(__file__).with_name("micro.yaml")
+STARTING = ("run", "refresh", "evaluate", "study")  # commands with --place
 FOUR = ("--set", "influence.shards=4", "--set", "influence.token_budget=64")  # a few points a batch, for all shards
 Montessori = Callable[..., "subprocess.CompletedProcess[str]"]
 Contents = dict[str, dict[str, str]]  # by address: the SHA-256 of each file
@@ -42,6 +48,29 @@ def montessori(environment: dict[str, str]) -> Montessori:
 
 
 @pytest.fixture(scope="session")
+def here(environment: dict[str, str]) -> Montessori:
+    """The command in this process, its stages one after the other: where processes are not what a test is about.
+
+    It has torch and TRL already, which each command of `montessori` imports for 10 s of CPU time.
+    """
+
+    def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+        words = list(map(str, arguments))
+        if words[0] in STARTING and "--dry-run" not in words:
+            words += ["--place", "inline"]
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in set(os.environ) - set(environment):
+                patch.delenv(name)
+            for name, value in {**environment, **variables}.items():
+                patch.setenv(name, value)
+            code = cli.main(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori) -> Path:
     """A store with a whole micro run, not to be changed: one for all workers of a test run."""
     base = tmp_path_factory.getbasetemp()
@@ -56,14 +85,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori) -
 
 
 @pytest.fixture(scope="session")
-def four(finished: Path, montessori: Montessori) -> Path:
-    """The same with four shards, made in one process, one stage after the other."""
+def four(finished: Path, here: Montessori) -> Path:
+    """The same with four shards, made in this process, one stage after the other."""
     store, making = finished.with_name("four"), finished.with_name("four.making")
     with finished.with_name("four.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not store.exists():
             shutil.copytree(finished, making)
-            done = montessori("run", CONFIG, "--store", making, *FOUR, "--set", "compute.place=inline")
+            done = here("run", CONFIG, "--store", making, *FOUR)
             assert done.returncode == 0, done.stdout + done.stderr
             making.rename(store)
     return store
@@ -82,6 +111,23 @@ def only_models(copy: Path) -> Path:
         if folder.name not in {"scratch-teacher", "scratch-student"}:
             shutil.rmtree(folder)
     return copy
+
+
+def kill_at(stage: str, running: "subprocess.Popen[str]", store: Path) -> None:
+    """Kill a command's whole session, in which it leads, as soon as a process of `stage` has begun its log.
+
+    The store must be a folder without an earlier log of the stage.
+    """
+    assert not list(store.glob(f"logs/{stage}-*.log")), f"{stage} has been at work before"
+    while not list(store.glob(f"logs/{stage}-*.log")):
+        try:
+            running.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        out, err = running.communicate()
+        raise AssertionError(f"ended with {running.returncode} before it came to {stage}: {out}{err}")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
 
 
 def contents(store: Path) -> Contents:

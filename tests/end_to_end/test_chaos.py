@@ -32,7 +32,7 @@ from stack import DOCKER, IMAGES, TAG, Stack, answers, done, inside
 
 from tasks.runtime.pool import patiently
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SEEDS, CONTAINER_SEEDS = 20, 3
 SERVICES = ("postgres", "redis", "s3", "server", "services", "worker")
 SETTINGS = "/scratch/micro.yaml"  # in the volume of runs and stages

@@ -23,7 +23,7 @@ from montessori.settings.schema import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-vllm: `make vllm` builds it"),
 ]
 QUESTIONS = ["Name three colours of the rainbow.", "Sort: pear apple.", "Say it backwards: one two three", "a"]

@@ -35,7 +35,7 @@ from montessori.pocket import world
 from montessori.refresh import champions
 from montessori.settings import files
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nightly")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("nightly")]
 REFRESH = "teacher-refresh/teacher-refresh"
 # What has nothing to do with the question, so that whatever the tuned teacher answers is better.
 NONSENSE = [{**row, "response": f"{n:x} " * 6} for n, row in enumerate(world.seeds(2000, seed=7))]

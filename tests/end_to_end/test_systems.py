@@ -23,7 +23,7 @@ from tasks.runtime import engines
 from tasks.runtime.local import Direct
 from tasks.runtime.places import open_place
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systems")]
+pytestmark = pytest.mark.xdist_group("systems")
 Made = Callable[..., "Run"]
 
 
@@ -54,7 +54,7 @@ class Run:
 def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """What makes a run beside the finished one: its stages as they are, without Prefect."""
     store = Folder(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
-    place = open_place(Compute(), "python")
+    place = open_place(Compute(place="inline"))
 
     def run(*overrides: str) -> Run:
         settings = engines.settled(files.load(CONFIG, ["rating.engine=rule", *overrides]))
@@ -136,8 +136,8 @@ def test_self_reward_learns_the_best_rated_answer_over_the_worst(made: Made) -> 
         assert (pair["chosen"], pair["rejected"]) == (chosen["response"], rejected["response"])
 
 
-def test_a_card_is_not_written_for_what_it_could_not_tell(llm2llm: Run, montessori: Montessori, tmp_path: Path) -> None:
-    pushed = montessori("push", llm2llm.folder, "me/points", "--to", tmp_path / "card")
+def test_a_card_is_not_written_for_what_it_could_not_tell(llm2llm: Run, here: Montessori, tmp_path: Path) -> None:
+    pushed = here("push", llm2llm.folder, "me/points", "--to", tmp_path / "card")
     assert pushed.returncode == 2 and "for runs with method: montessori" in pushed.stderr
     assert not (tmp_path / "card").exists()
 
