@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,6 +129,14 @@ def kill_at(stage: str, running: "subprocess.Popen[str]", store: Path) -> None:
         raise AssertionError(f"ended with {running.returncode} before it came to {stage}: {out}{err}")
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def contents(store: Path) -> Contents:

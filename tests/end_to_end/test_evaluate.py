@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import tiny_judge
 import yaml
-from harness import CONFIG, Montessori
-from stack import free_port
+from harness import CONFIG, Montessori, free_port
 from vllm_server import PYTHON, serving
 
 from montessori.artifacts import Folder
