@@ -29,7 +29,7 @@ from montessori.data.rows import Row, read_rows
 from montessori.evaluation import harness
 from montessori.models import loading
 from tasks.benchmarks import run_benchmark
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 TASKS = Path(lm_eval.tasks.__file__).parent
 

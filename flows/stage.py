@@ -75,7 +75,7 @@ def _started(request: Request, store: str, threads: int) -> Iterator["subprocess
     python = interpreter(libraries, request.means.get("vllm", Vllm().model_dump())["python"])
     command = [python, "-m", "tasks.runtime.worker", "/dev/stdin", "--tied"]
     variables = environment(libraries, threads)
-    if not registry.computes(request):
+    if not registry.loads_model(request):
         variables["CUDA_VISIBLE_DEVICES"] = ""
     elif mine := os.environ.get("MONTESSORI_GPUS"):  # those of this worker, where a container shows all
         variables["CUDA_VISIBLE_DEVICES"] = mine

@@ -1,26 +1,22 @@
-"""The table of a run's stages and shards in Prefect's UI, while it runs and at its end.
-
-In: an execution.  Out: the table artifact `shards`, updated in place, a row a shard; its description says how many are
-in which state, and what those that failed say.
-"""
+"""What a flow shows in Prefect's UI: the table of its tasks and shards, its result, and a link to its report."""
 
 import json
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from montessori.artifacts import Store
 from montessori.errors import MontessoriError
-from tasks.runtime.executor import Record
-from tasks.runtime.prefect_executor import Execution
+from montessori.reporting.link import report_link
+from tasks.runtime.executor import PeriodicDisplay, Record
+from tasks.runtime.prefect_executor import PrefectExecutor
 from tasks.runtime.status_writer import shard_of
 
 EVERY_S = 10.0
@@ -28,33 +24,27 @@ STATES = ("failed", "running", "waiting", "done", "cached")
 log = logging.getLogger(__name__)
 
 
-class Shards:
-    """Shows the records of an execution, inside the block."""
+class ShardTable(PeriodicDisplay):
+    """Keeps the table artifact `shards` up to date inside the block: a row a shard, with what the failed ones say."""
 
-    def __init__(self, execution: Execution):
-        self._execution, self._client = execution, get_client(sync_client=True)
+    def __init__(self, executor: PrefectExecutor):
+        super().__init__(EVERY_S)
+        self._executor, self._client = executor, get_client(sync_client=True)
         self._artifact: UUID | None = None
         self._shown = ""
-        self._ended = threading.Event()
         self._hosts: dict[str, str] = {}  # that made an artifact
-        context = copy_context()  # which knows the flow run
-        self._thread = threading.Thread(target=context.run, args=(self._follow,), daemon=True)
 
-    def __enter__(self) -> "Shards":
-        self._thread.start()
+    def __enter__(self) -> "ShardTable":
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._show()
+        self.stop()
+        self.show()
 
-    def _follow(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            self._show()
-
-    def _show(self) -> None:
-        rows = [self._row(address, record) for address, record in list(self._execution.records.items())]
+    def show(self) -> None:
+        """Update the table, where anything has changed."""
+        rows = [self._row(record) for record in list(self._executor.records.values())]
         if not rows or (table := json.dumps(rows)) == self._shown:
             return
         if self._artifact is None:
@@ -64,8 +54,8 @@ class Shards:
             show(self._client.update_artifact, artifact_id=self._artifact, artifact=change)
         self._shown = table
 
-    def _row(self, address: str, record: Record) -> dict[str, Any]:
-        shard = shard_of(address, record)
+    def _row(self, record: Record) -> dict[str, Any]:
+        shard = shard_of(record)
         return {
             "shard": record.title,
             "state": record.state,
@@ -74,30 +64,41 @@ class Shards:
             "attempts": record.attempts,
             "error": record.error,
             "seconds": shard.seconds,
-            "worker": record.where or self._host(address, record),
-            "artifact": address,
+            "worker": record.where or self._host(record),
+            "artifact": record.request.address,
         }
 
-    def _host(self, address: str, record: Record) -> str:
-        """The machine that made an artifact, by its manifest."""
+    def _host(self, record: Record) -> str:
+        """Return the machine that made an artifact, from its manifest."""
+        address = record.request.address
         if address not in self._hosts and record.state in ("done", "cached"):
             with suppress(MontessoriError, KeyError):
-                self._hosts[address] = self._execution.store.manifest(address)["made_by"]["host"]
+                self._hosts[address] = self._executor.store.manifest(address)["made_by"]["host"]
         return self._hosts.get(address, "")
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    """In Markdown."""
-    states = Counter(row["state"] for row in rows)
-    counts = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
-    failures = [f"- **{row['shard']}** failed: {row['error']}" for row in rows if row["state"] == "failed"]
-    return "\n".join([f"{len(rows)} stages and shards: {counts}", "", *failures]).strip()
+def present(store: Store, address: str, key: str = "result") -> None:
+    """Show an artifact's result and a link to its report."""
+    report, link = store.locate(address) + "/report.html", report_link(store, address)
+    result = (store.open(address) / "result.md").read_text(encoding="utf-8")
+    words = f"{result}\n[The whole report]({link})\n"
+    show(create_markdown_artifact, markdown=words, key=key, description=f"The comparison: {address}")
+    named = "report" if key == "result" else f"{key}-report"
+    show(create_link_artifact, link=link, link_text="The whole report", key=named, description=report)
 
 
 def show(create: Callable[..., Any], **what: Any) -> Any:
-    """An artifact in Prefect's UI; a server that is gone must not fail a run whose result is safe in the store."""
+    """Create an artifact in Prefect's UI. A lost server must not fail a run whose result is safe in the store."""
     try:
         return create(**what)
     except Exception as error:
         log.warning("not shown in Prefect: %s", error)
         return None
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    """Return the counts of each state and the failures, in Markdown."""
+    states = Counter(row["state"] for row in rows)
+    counts = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    failures = [f"- **{row['shard']}** failed: {row['error']}" for row in rows if row["state"] == "failed"]
+    return "\n".join([f"{len(rows)} tasks and shards: {counts}", "", *failures]).strip()

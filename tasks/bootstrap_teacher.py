@@ -9,8 +9,8 @@ from montessori.models import loading
 from montessori.preferences import positives
 from montessori.settings import schema
 from tasks.build_preferences import read_scores
-from tasks.registry import Job
 from tasks.runtime import training
+from tasks.runtime.job import Job
 from tasks.runtime.training import learn
 
 

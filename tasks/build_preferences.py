@@ -12,7 +12,7 @@ from montessori.data.rows import Row, write_rows
 from montessori.preferences import pair
 from montessori.settings import schema
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -16,7 +16,7 @@ from montessori.models import loading
 from montessori.settings import schema
 from montessori.settings.schema import Frozen
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -6,8 +6,8 @@ from typing import Any
 from montessori.data.rows import write_rows
 from montessori.settings import schema
 from montessori.synthesis import instructions
-from tasks.registry import Job
 from tasks.runtime.generation import Writing, asker, provenance
+from tasks.runtime.job import Job
 
 
 class Settings(Writing):

@@ -9,8 +9,8 @@ from montessori.data.chat import user
 from montessori.data.rows import write_rows
 from montessori.settings import schema
 from montessori.synthesis.instructions import number_from
-from tasks.registry import Job
 from tasks.runtime.generation import Writing, asker, provenance
+from tasks.runtime.job import Job
 
 
 class Settings(Writing):

@@ -8,7 +8,7 @@ from typing import Any
 
 from montessori.data.rows import write_rows
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -10,8 +10,8 @@ from montessori.errors import StageError
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import RATING
 from montessori.settings.schema import Sampling
-from tasks.registry import Job
 from tasks.runtime.generation import Judging, asker
+from tasks.runtime.job import Job
 
 
 class Settings(Judging):

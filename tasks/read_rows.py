@@ -7,7 +7,7 @@ from typing import Any
 
 from montessori.data import rows as data
 from montessori.settings.schema import DataSource, Frozen
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):

@@ -6,8 +6,8 @@ from montessori.errors import InputError
 from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
 from montessori.models import loading
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
 from tasks.runtime.inputs import encode, fitting_budget, optimizer_step
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

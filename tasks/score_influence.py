@@ -21,8 +21,8 @@ from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.schema import EstimatorName, Frozen
 from tasks import tokenize_points
-from tasks.registry import Job
 from tasks.runtime.inputs import describe, encode, fitting_budget, optimizer_step
+from tasks.runtime.job import Job
 
 CHECKED_POINTS = 32  # scored a second time where the estimator may rank points wrongly
 

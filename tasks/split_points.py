@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from montessori.data.rows import Row, write_rows
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -16,8 +16,8 @@ from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.schema import Frozen
 from montessori.synthesis.instructions import number_from
-from tasks.registry import Job
 from tasks.runtime.inputs import encode
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -11,7 +11,7 @@ from montessori.models import loading
 from montessori.pocket import scratch, world
 from montessori.settings import schema
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from montessori.models import loading
-from tasks.registry import Job
+from tasks.runtime.job import Job
 from tasks.runtime.training import Settings, learn
 
 __all__ = ["Settings", "run"]

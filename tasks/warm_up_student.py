@@ -6,8 +6,8 @@ After the warm-up set; or, for a look at a student on its way, after a part of t
 from typing import Any, Literal
 
 from montessori.models import loading
-from tasks.registry import Job
 from tasks.runtime import training
+from tasks.runtime.job import Job
 from tasks.runtime.training import learn
 
 

@@ -94,7 +94,7 @@ def test_sources_are_checked_without_loading_a_model_library():
     assert loaded_by(code) in ([], ["pyarrow"])
 
 
-@pytest.mark.parametrize("stage", registry.STAGES)
+@pytest.mark.parametrize("stage", registry.TASKS)
 def test_every_stage_has_settings_and_a_function_that_runs_it(stage):
     module = registry.module(stage)
     assert issubclass(module.Settings, Frozen)
@@ -108,4 +108,4 @@ def test_every_stage_module_is_a_stage():
     modules = {
         str(file.relative_to(tasks).with_suffix("")).replace("/", ".") for file in files if "__" not in file.stem
     }
-    assert modules - {"registry"} == {stage.module for stage in registry.STAGES.values()}
+    assert modules - {"registry"} == {stage.module for stage in registry.TASKS.values()}

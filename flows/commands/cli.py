@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started;
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command is None:
         _parser().print_help(sys.stderr)
         return 2
+    _quiet_prefect()
     try:
         return COMMANDS[options.command](options)
     except InputError as error:
@@ -72,6 +74,19 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("montessori: stopped; the same command goes on from here", file=sys.stderr)
         return 1
+
+
+def _quiet_prefect() -> None:
+    """Keep Prefect's own lines off the screen, and its telemetry off. It reads the environment when it is imported."""
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -205,7 +220,6 @@ def _add_deploy(add: AddParser) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    run.quiet_prefect()
     from flows.deployment.deploy import deploy
 
     print(*deploy(**{name: value for name, value in vars(options).items() if name != "command"}), sep="\n")

@@ -27,11 +27,16 @@ def add_settings(command: ArgumentParser, sets: str) -> None:
 
 
 def add_start(command: ArgumentParser, dry_run: str) -> None:
-    """`--place` and `--dry-run`; `dry_run` says what the latter shows."""
+    """Add `--place`, `--dry-run` and `--prefect`; `dry_run` says what the latter shows."""
     command.add_argument(
         "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
     )
     command.add_argument("--dry-run", action="store_true", help=f"show {dry_run}; start nothing")
+    command.add_argument(
+        "--prefect",
+        action="store_true",
+        help="run through Prefect, with a temporary server if PREFECT_API_URL is not set (default: only if it is set)",
+    )
 
 
 def overrides_of(options: Namespace) -> list[str]:

@@ -1,25 +1,10 @@
-"""`montessori run` and `montessori refresh`: a run or a night as a flow of Prefect, followed on the screen.
-
-In: the options.  Out: the artifact in the store, its table on the screen.
-"""
+"""`montessori run` and `montessori refresh`: a run or a night, followed on the screen."""
 
 import argparse
-import logging
-import os
-from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.options import add_settings, add_start, settings_of
-from flows.commands.signals import leaving_at_once
-from montessori.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from montessori.artifacts import Request, Store
-    from montessori.settings.schema import Settings
+from flows.commands.options import add_settings, add_start, overrides_of, settings_of
 
 EXAMPLES = """examples:
   montessori run tiny                                     two iterations in the pocket world, on a laptop
@@ -78,127 +63,68 @@ def _night(text: str) -> date:
 
 def run(options: argparse.Namespace) -> int:
     """Check, run and show."""
-    settings = settings_of(options)
-    quiet_prefect()
+    from functools import partial
+
     from rich.console import Console
     from rich.markup import escape
 
-    from flows.commands import terminal
-    from flows.requests.run import benchmarks, plan
-    from montessori.artifacts import open_store
+    from flows.commands import follow, terminal
+    from flows.execution import execute
+    from flows.requests import run as requests
     from tasks.runtime import engines
 
-    store = open_store(settings.store)
-    store.check_readable()
-    settings = engines.settled(settings)
-    if options.judge and not options.suite:
-        raise InputError("--judge: there is no suite that it would judge; add --suite paper")
-    requests = list(plan(settings)[0].requests.values())  # wrong input is found here, before anything heavy starts
-    measuring = benchmarks(settings, options.suite, options.judge, not options.dry_run)
-    if not options.dry_run:
-        _check(settings, requests, store)
-    console = Console()
+    ready = requests.prepare(settings_of(options), options.suite, options.judge, not options.dry_run)
+    plan, console = ready.plan, Console()
     if options.dry_run:
-        terminal.show_plan(console, [*requests, *(one for one in measuring if one not in requests)], store)
+        terminal.show_plan(console, plan)
         return 0
-    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
+    requests.check(ready.settings, plan)
+    console.print(f"[bold]engine[/] {escape(engines.said(ready.settings))}", highlight=False, soft_wrap=True)
 
-    def flow() -> str:
+    def flow() -> Any:
         from flows.montessori import montessori
 
-        return montessori(settings, options.suite, options.judge)
+        given = {"suite": options.suite, "judge": options.judge}
+        return montessori(options.config, overrides=overrides_of(options), **given, return_state=True)
 
-    address = _followed(console, flow)
-    folder = store.open(address)
-    terminal.show_result(console, folder / "result.md")
-    if measuring:
-        card = store.open(measuring[-1].address)
-        terminal.show_result(console, card / "result.md")
-        print(f"\nbenchmarks  {card / 'report.html'}")
-    print(f"\nreport  {folder / 'report.html'}\nrun     {store.locate(address)}")
+    follow.follow(console, plan, partial(execute, plan), flow, with_prefect=options.prefect)
+    if ready.card:
+        follow.show(console, plan.store, ready.card, "benchmarks")
+    follow.show(console, plan.store, plan.address, "run")
     return 0
 
 
 def refresh(options: argparse.Namespace) -> int:
     """Check, run the night and show what became of it."""
-    settings = settings_of(options)
-    quiet_prefect()
+    from functools import partial
+
     from rich.console import Console
     from rich.markup import escape
 
-    from flows.commands import terminal
-    from flows.methods.night import plan
-    from montessori.artifacts import open_store
+    from flows.commands import follow, terminal
+    from flows.execution import execute_refresh
+    from flows.requests import night as requests
+    from flows.requests.run import check
     from montessori.refresh import champions
     from tasks.runtime import engines
 
-    store = open_store(settings.store)
-    store.check_readable()
-    settings = engines.settled(settings)
-    planned, night = plan(settings, options.night.isoformat(), store)
-    requests = list(planned.requests.values())
-    if not options.dry_run:
-        _check(planned.settings, requests, store)
-    console = Console()
+    ready = requests.prepare(settings_of(options), options.night.isoformat())
+    plan, console = ready.plan, Console()
     if options.dry_run:
-        terminal.show_plan(console, requests, store)
+        terminal.show_plan(console, plan)
         return 0
-    console.print(f"[bold]engine[/] {escape(engines.said(settings))}", highlight=False, soft_wrap=True)
-    before = night.champion or "the settings' base teacher"
+    check(ready.settings, plan)
+    console.print(f"[bold]engine[/] {escape(engines.said(ready.settings))}", highlight=False, soft_wrap=True)
+    before = ready.night.champion or "the settings' base teacher"
     console.print(f"[bold]champion[/] {escape(before)}", highlight=False, soft_wrap=True)
 
-    def flow() -> str:
+    def flow() -> Any:
         from flows.teacher_refresh import teacher_refresh
 
-        return teacher_refresh(settings, options.night)
+        return teacher_refresh(options.config, overrides=overrides_of(options), night=options.night, return_state=True)
 
-    address = _followed(console, flow)
-    folder = store.open(address)
-    terminal.show_result(console, folder / "result.md")
-    entries = champions.history(store, settings.name)
-    print(f"\nchampion  {entries[-1].teacher if entries else before}")
-    print(f"report    {folder / 'report.html'}\nrefresh   {store.locate(address)}")
+    follow.follow(console, plan, partial(execute_refresh, ready), flow, with_prefect=options.prefect)
+    follow.show(console, plan.store, plan.address, "refresh")
+    entries = champions.history(plan.store, ready.settings.name)
+    print(f"champion  {entries[-1].teacher if entries else before}")
     return 0
-
-
-def _check(settings: "Settings", requests: "list[Request]", store: "Store") -> None:
-    """Raise InputError when something that the stages still to be made need cannot be had, or nothing be written."""
-    from tasks.runtime import engines, places
-
-    places.check(settings.compute, store)
-    engines.check(settings, [request for request in requests if not store.exists(request.address)])
-    store.check_writable()
-
-
-def _followed(console: "Console", flow: Callable[[], str]) -> str:
-    """What `flow` returns, which runs under Prefect, its stages on the screen."""
-    import prefect.flow_engine
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.commands import terminal
-    from tasks.runtime.executor import watching
-    from tasks.runtime.server import connected
-
-    embedded = not PREFECT_API_URL.value()
-    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
-        setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
-    else:
-        with connected():  # Prefect says in 150 lines what is wrong with a server
-            pass
-    logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
-    screen = terminal.Screen(console)
-    with screen, watching(screen.watch), leaving_at_once(screen.stop) if embedded else nullcontext():
-        return flow()
-
-
-def quiet_prefect() -> None:
-    """The lines on the screen are ours; Prefect's own go to its server, whose telemetry stays off."""
-    for name, value in {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }.items():
-        os.environ.setdefault(name, value)

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.commands.signals import leaving_at_once
+from flows.commands.signals import stopping_at_once
 from montessori.artifacts import open_store
 from montessori.data import rows as data
 from montessori.data import sources
@@ -48,22 +48,22 @@ def score(options: Scoring, console: Console) -> None:
 
     from flows.commands import terminal
     from flows.requests import score as scoring
-    from tasks.runtime.executor import watching
-    from tasks.runtime.local import Direct
-    from tasks.runtime.places import gpus, open_place
+    from tasks.runtime.executor import observed_by
+    from tasks.runtime.local import local_executor
+    from tasks.runtime.places import gpus
 
     plan = scoring.plan(options, checked.addresses, len(checked.points), gpu=bool(gpus()))
     compute = Compute(threads=options.threads, at_once=options.at_once)
-    place = open_place(compute)
-    execution = Direct(store, place, compute)
     screen = terminal.ScoreScreen(console, plan.scores, len(checked.points))
-    with screen, watching(screen.watch), leaving_at_once(screen.stop):
-        try:
-            for request in plan.requests:
-                execution.submit(request)
-            execution.finish()
-        finally:
-            place.close()
+    with (
+        screen,
+        observed_by(screen),
+        stopping_at_once(screen.stop),
+        local_executor(store, compute, one_input=True) as executor,
+    ):
+        for request in plan.requests.values():
+            executor.submit(request)
+        executor.finish()
 
     found = reporting.gather(store, plan.points, plan.scores, plan.split)
     summary = {
@@ -71,7 +71,7 @@ def score(options: Scoring, console: Console) -> None:
         "dtype": plan.dtype,
         "shards": plan.shards,
         "versions": store.manifest(plan.scores[0])["versions"],
-        "artifacts": [request.address for request in plan.requests],
+        "artifacts": list(plan.requests),
         "command_seconds": round(time.monotonic() - started, 1),
     }
     reporting.write(found, out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
+def stopping_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
     """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
 
     Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of
@@ -20,7 +20,7 @@ def leaving_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
 
     def leave(*_: object) -> None:
         clear_screen()
-        status_writer.leave()
+        status_writer.write_stopped()
         print("montessori: stopped; the same command goes on from here", file=sys.stderr, flush=True)
         for children in Path("/proc/self/task").glob("*/children"):
             for pid in children.read_text().split():

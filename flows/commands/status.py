@@ -135,14 +135,12 @@ def _cells(shards: list["Shard"]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    from tasks.runtime.status import OF_CELL
-
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("cell", "state", "stages", "at work, error"):
         table.add_column(name, overflow="fold")
     cells: dict[str, list[Shard]] = {}
     for shard in shards:
-        cells.setdefault(shard.title.partition(OF_CELL)[0], []).append(shard)
+        cells.setdefault(shard.cell, []).append(shard)
     for cell, its in cells.items():
         states = [shard.state for shard in its]
         finished = sum(state in ("done", "cached") for state in states)
@@ -150,7 +148,7 @@ def _cells(shards: list["Shard"]) -> "Table":
             state = "cached" if set(states) == {"cached"} else "done"
         else:
             state = next((one for one in ("failed", "running") if one in states), "waiting")
-        work = [shard.title.partition(OF_CELL)[2] for shard in its if shard.state == "running"]
+        work = [shard.title for shard in its if shard.state == "running"]
         errors = [f"[red]{escape(shard.error)}[/]" for shard in its if shard.state == "failed"]
         table.add_row(escape(cell), _styled(state), f"{finished}/{len(its)}", "; ".join([*errors, *map(escape, work)]))
     return table

@@ -112,9 +112,9 @@ def _ls(store: "Store", options: argparse.Namespace) -> int:
 def _check_stage(stage: str) -> None:
     """Raise InputError with what is known when no address can begin with `stage`."""
     from montessori.artifacts.catalogue import RUNS
-    from tasks.registry import STAGES
+    from tasks.registry import TASKS
 
-    known = sorted({*RUNS, *STAGES} - KEPT_AS_RUNS)
+    known = sorted({*RUNS, *TASKS} - KEPT_AS_RUNS)
     if stage not in known:
         raise InputError(f"STAGE = {stage}: no such stage; {files.hint(stage, known)}")
 

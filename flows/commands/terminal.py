@@ -14,13 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 
 from flows.commands.widths import Fitted
+from flows.requests.builder import Plan
 from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
 from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
 from montessori.settings.schema import Budget
-from tasks.runtime.estimate import MODELS, Line, total
+from tasks.registry import TASKS
+from tasks.runtime.estimate import Line, total
+from tasks.runtime.executor import Progress as Step
 from tasks.runtime.executor import Record
-from tasks.runtime.status import OF_CELL
 
 EXTREMES = 3  # points shown at either end
 MARKS = {"done": "[green]done  [/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
@@ -55,8 +57,9 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def watch(self, address: str, record: Record, done: tuple[int, int, str, str] | None) -> None:
-        """One change: a stage began, moved on, or ended."""
+    def update(self, record: Record, progress: Step | None) -> None:
+        """Show one change: a task began, moved on, or ended."""
+        address, done = record.request.address, progress
         if record.state == "running":
             if address not in self._bars:
                 self._bars[address] = self._progress.add_task(record.title, total=None, what="")
@@ -111,10 +114,11 @@ class ScoreScreen(Screen):
         self._seconds = 0.0
         self._bar: TaskID | None = None
 
-    def watch(self, address: str, record: Record, done: tuple[int, int, str, str] | None) -> None:
-        """One change. Points that the store has are not in the bar: they would make it look fast."""
+    def update(self, record: Record, progress: Step | None) -> None:
+        """Show one change. Points that the store has are not in the bar: they would make it look fast."""
+        address, done = record.request.address, progress
         if address not in self._shards or record.state == "failed" or not self.console.is_terminal:
-            super().watch(address, record, done)
+            super().update(record, progress)
             return
         self._states[address] = record.state
         if done:
@@ -208,7 +212,7 @@ def show_result(console: Console, result: Path) -> None:
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
     """What a run will take, a line a stage, and what that rests on."""
-    shown = [line for line in lines if line.prompts or line.stage in MODELS | {"influence", "evaluation"}]
+    shown = [line for line in lines if line.prompts or TASKS[line.stage].cost.work]
     other = total((line for line in lines if line not in shown), "other")  # rows copied and sorted
     whole = total(lines)
     priced = ["price"] if whole.usd is not None else []
@@ -245,7 +249,7 @@ def show_grid(console: Console, names: Iterable[str], requests: list[Request], s
     """What a study would do: each cell of these names, its stages, and how many of them the store has."""
     cells: dict[str, list[bool]] = {name: [] for name in names}
     for request in requests:
-        cells.setdefault(request.title.partition(OF_CELL)[0], []).append(store.exists(request.address))
+        cells.setdefault(request.cell, []).append(store.exists(request.address))
     table = Table(title="Grid")
     table.add_column("cell", overflow="fold")
     for name in ("stages", "to do"):
@@ -261,9 +265,10 @@ def show_grid(console: Console, names: Iterable[str], requests: list[Request], s
     )
 
 
-def show_plan(console: Console, requests: list[Request], store: Store) -> None:
-    """What a run would do: each stage, its shards, and whether the store has it."""
-    there = [store.exists(request.address) for request in requests]
+def show_plan(console: Console, plan: Plan) -> None:
+    """Show what a run would do: each task, its shards, and whether the store has it."""
+    requests = list(plan.requests.values())
+    there = [plan.store.exists(request.address) for request in requests]
     width = max((len(request.address) for request in requests), default=0)
     for request, cached in zip(requests, there, strict=True):
         # No table: a window too narrow for one would break the addresses, which are there to be copied.

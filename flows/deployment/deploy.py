@@ -27,8 +27,11 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows.deployment import automations
-from flows.deployment.forms import evaluate, launch, refresh, study
+from flows.evaluate import evaluate
+from flows.montessori import montessori
 from flows.stage import stage
+from flows.study import study
+from flows.teacher_refresh import teacher_refresh
 from montessori.artifacts import open_store
 from montessori.errors import InputError
 from montessori.settings import shipped
@@ -151,17 +154,17 @@ def _register(client: SyncPrefectClient, wanted: Wanted) -> Iterator[str]:
     place = {} if wanted.kind == "process" else {"place": "pool"}
     there = {**place, **({"store": wanted.store} if wanted.store else {})}
     asked = {"config": wanted.config, **there}
-    run = _deployment(client, wanted, launch, "default", asked, _job(wanted))
+    run = _deployment(client, wanted, montessori, "default", asked, _job(wanted))
     yield "deployment  montessori/montessori"
     others = []
     for name, means in METHODS.items():
-        others.append(_deployment(client, wanted, launch, "default", {**asked, **means}, _job(wanted), name=name))
+        others.append(_deployment(client, wanted, montessori, "default", {**asked, **means}, _job(wanted), name=name))
         yield f"deployment  montessori/{name}"
     compared = _deployment(client, wanted, study, "default", there, _job(wanted))
     yield "deployment  study/study"
     measured = _deployment(client, wanted, evaluate, "default", there, _job(wanted))
     yield "deployment  evaluate/evaluate"
-    night = _deployment(client, wanted, refresh, "default", asked, _job(wanted), alone=True)
+    night = _deployment(client, wanted, teacher_refresh, "default", asked, _job(wanted), alone=True)
     nightly = wanted.nightly != OFF
     _schedule(client, night, _cron(wanted.nightly if nightly else NIGHTLY), active=nightly)
     yield f"deployment  teacher-refresh/teacher-refresh, {wanted.nightly if nightly else 'no schedule'}"

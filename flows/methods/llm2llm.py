@@ -6,7 +6,8 @@ place of points that the student gets right.
 """
 
 from flows.methods.montessori_instruct import Base, Iteration, self_instruct, taught_on
-from flows.requests.steps import Shards, Steps
+from flows.requests.builder import Shards, Who
+from flows.requests.steps import Steps
 
 
 def iterations(steps: Steps, base: Base) -> list[Iteration]:
@@ -16,12 +17,12 @@ def iterations(steps: Steps, base: Base) -> list[Iteration]:
     student, added = first.student, Shards()
     done: list[Iteration] = []
     for number in range(1, steps.settings.iterations + 1):
-        name = f"LLM2LLM iteration {number}"
-        mistakes = steps.mistakes(student, first.pairs, name)
-        written = steps.instructions(base.writer, mistakes, max(1, round(share * size)), f"like them {number}", name)
-        added = added + steps.responses(base.writer, written, name)
-        union = steps.union(first.pairs, mistakes, added, name)
-        system = taught_on(steps, base, [union], name, written)
+        who = Who("LLM2LLM", number)
+        mistakes = steps.mistakes(student, first.pairs, who)
+        written = steps.instructions(base.writer, mistakes, max(1, round(share * size)), f"like them {number}", who)
+        added = added + steps.responses(base.writer, written, who)
+        union = steps.union(first.pairs, mistakes, added, who)
+        system = taught_on(steps, base, [union], who, written)
         student = system.student
         done.append(Iteration(number, system, inputs={"mistakes": [mistakes]}))
     return done

@@ -5,7 +5,10 @@ Each name is the address of an artifact.
 
 from dataclasses import dataclass, field
 
-from flows.requests.steps import Address, Against, Shards, Steps
+from flows.requests.builder import Address, Shards, Who
+from flows.requests.steps import Against, Steps
+
+UNTRAINED, UNCHANGED = Who("No fine-tuning"), Who("Self-Instruct")  # the systems beside the method
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,16 @@ class Base:
 class System:
     """A student, what it learned from, and how it did."""
 
-    name: str
+    who: Who
     student: Address
     metrics: Address
     instructions: Address | None = None
     pairs: Shards = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The display text, and the prefix of the report's inputs."""
+        return self.who.name
 
 
 @dataclass(frozen=True)
@@ -71,41 +79,41 @@ def base(steps: Steps) -> Base:
     )
 
 
-def no_fine_tuning(steps: Steps, base: Base, name: str = "No fine-tuning") -> System:
+def no_fine_tuning(steps: Steps, base: Base, who: Who = UNTRAINED) -> System:
     """The base student as it is."""
-    return System(name, base.student, steps.evaluate(base.student, base.reference, base.test, name))
+    return System(who, base.student, steps.evaluate(base.student, base.reference, base.test, who))
 
 
 def self_instruct(steps: Steps, base: Base) -> System:
     """A student taught by the unchanged teacher."""
-    return taught_by(steps, base, base.writer, "Self-Instruct")
+    return taught_by(steps, base, base.writer, UNCHANGED)
 
 
 def taught_by(
-    steps: Steps, base: Base, teacher: Address, name: str, purpose: str = "training", seeded: str = ""
+    steps: Steps, base: Base, teacher: Address, who: Who, purpose: str = "training", seeded: str = ""
 ) -> System:
     """A student fine-tuned on what `teacher` writes.
 
     `purpose` makes the randomness of the writing its own, `seeded` that of the fine-tuning.
     """
     size = steps.settings.training_size
-    label = f"{name}, training set"
-    instructions = steps.instructions(teacher, base.seeds, size, purpose, label)
-    pairs = steps.responses(teacher, instructions, label)
-    return taught_on(steps, base, pairs, name, instructions, seeded)
+    part = who.within("training set")
+    instructions = steps.instructions(teacher, base.seeds, size, purpose, part)
+    pairs = steps.responses(teacher, instructions, part)
+    return taught_on(steps, base, pairs, who, instructions, seeded)
 
 
 def taught_on(
-    steps: Steps, base: Base, pairs: Shards, name: str, instructions: Address | None = None, seeded: str = ""
+    steps: Steps, base: Base, pairs: Shards, who: Who, instructions: Address | None = None, seeded: str = ""
 ) -> System:
     """A student fine-tuned on a training set, and measured."""
-    student = steps.train_student(base.student, pairs, name, seeded)
-    metrics = steps.evaluate(student, base.reference, base.test, name)
-    return System(name, student, metrics, instructions, pairs)
+    student = steps.train_student(base.student, pairs, who, seeded)
+    metrics = steps.evaluate(student, base.reference, base.test, who)
+    return System(who, student, metrics, instructions, pairs)
 
 
 def tune(
-    steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, purpose: str, name: str
+    steps: Steps, base: Base, teacher: Address, writer: Address, probed: Address, *, purpose: str, who: Who
 ) -> Tuned:
     """Tune `teacher` to what the student `probed` learns most from.
 
@@ -113,60 +121,60 @@ def tune(
     """
     size = steps.settings.probing.warm_up + steps.settings.probing.probing
 
-    instructions = steps.instructions(writer, base.seeds, size, purpose, name)
-    pairs = steps.responses(writer, instructions, name)
-    split = steps.split(pairs, name)
+    instructions = steps.instructions(writer, base.seeds, size, purpose, who)
+    pairs = steps.responses(writer, instructions, who)
+    split = steps.split(pairs, who)
     made = {"instructions": [instructions], "pairs": pairs}
 
     if steps.settings.preferences.signal == "rating":
-        ratings = steps.ratings(writer, [split], "probing.parquet", name)
-        tuned, more = learned(steps, teacher, instructions, ratings, name)
+        ratings = steps.ratings(writer, [split], "probing.parquet", who)
+        tuned, more = learned(steps, teacher, instructions, ratings, who)
         return Tuned(tuned, None, {}, {**made, **more})
 
-    warm = steps.warm_up(probed, split, name)
-    against = steps.measured_against(warm, base.reference, name)
+    warm = steps.warm_up(probed, split, who)
+    against = steps.measured_against(warm, base.reference, who)
     if steps.settings.update == "responses":
-        pairs, scores, tuned, more = answering(steps, teacher, writer, split, warm, against, name)
+        pairs, scores, tuned, more = answering(steps, teacher, writer, split, warm, against, who)
         made["pairs"] = pairs
     else:
-        scores = steps.influence(warm, against, [split], "probing.parquet", name)
-        tuned, more = learned(steps, teacher, instructions, scores, name)
+        scores = steps.influence(warm, against, [split], "probing.parquet", who)
+        tuned, more = learned(steps, teacher, instructions, scores, who)
     return Tuned(tuned, warm, against, {**made, "warm-up": [warm], "scores": scores, **more})
 
 
 def learned(
-    steps: Steps, teacher: Address, instructions: Address, scores: Shards, name: str
+    steps: Steps, teacher: Address, instructions: Address, scores: Shards, who: Who
 ) -> tuple[Address, dict[str, list[Address]]]:
     """The teacher after learning which of its instructions are the better ones; and what that was made of."""
     if steps.settings.update == "bootstrap":
-        tuned = steps.bootstrap(teacher, instructions, scores, name)
+        tuned = steps.bootstrap(teacher, instructions, scores, who)
         return tuned, {"teacher": [tuned]}
-    preferences = steps.preferences(instructions, scores, name)
-    tuned = steps.update_teacher(teacher, preferences, name)
+    preferences = steps.preferences(instructions, scores, who)
+    tuned = steps.update_teacher(teacher, preferences, who)
     return tuned, {"preferences": [preferences], "teacher": [tuned]}
 
 
 def answering(
-    steps: Steps, teacher: Address, writer: Address, split: Address, warm: Address, against: Against, name: str
+    steps: Steps, teacher: Address, writer: Address, split: Address, warm: Address, against: Against, who: Who
 ) -> tuple[Shards, Shards, Address, dict[str, list[Address]]]:
     """The ablation "response optimisation": several answers to one instruction, and which of them are the better ones.
 
     As many points are scored as when instructions are compared.
     """
     limit = steps.settings.probing.probing // steps.settings.responses.samples
-    samples = steps.samples(writer, split, name, limit, "probing.parquet")
-    scores = steps.influence(warm, against, samples, "pairs.parquet", name)
-    preferences = steps.preferred_responses(samples, scores, name)
-    tuned = steps.update_teacher(teacher, preferences, name)
+    samples = steps.samples(writer, split, who, limit, "probing.parquet")
+    scores = steps.influence(warm, against, samples, "pairs.parquet", who)
+    preferences = steps.preferred_responses(samples, scores, who)
+    tuned = steps.update_teacher(teacher, preferences, who)
     return samples, scores, tuned, {"preferences": [preferences], "teacher": [tuned]}
 
 
-def scored_after(steps: Steps, tuned: Tuned, system: System, name: str) -> dict[str, list[Address]]:
+def scored_after(steps: Steps, tuned: Tuned, system: System, who: Who) -> dict[str, list[Address]]:
     """How the tuned teacher's points score, by the student that it was tuned to; where the settings ask for it."""
     if not steps.settings.influence.after or not tuned.warm:
         return {}
-    label = f"{name}, after the update"
-    return {"scores-after": steps.influence(tuned.warm, tuned.against, system.pairs, "pairs.parquet", label)}
+    part = who.within("after the update")
+    return {"scores-after": steps.influence(tuned.warm, tuned.against, system.pairs, "pairs.parquet", part)}
 
 
 def iterations(steps: Steps, base: Base) -> list[Iteration]:
@@ -175,12 +183,23 @@ def iterations(steps: Steps, base: Base) -> list[Iteration]:
     done: list[Iteration] = []
     for number in range(1, steps.settings.iterations + 1):
         assert teacher, "the settings have a teacher wherever one is tuned"
-        name = f"Montessori iteration {number}"
+        who = Who("Montessori", number)
         probed = base.student if steps.settings.probing.student == "base" else student
-        tuned = tune(steps, base, teacher, writer, probed, f"probing {number}", name)
-        system = taught_by(steps, base, tuned.teacher, name)
-        inputs = {**tuned.inputs, **scored_after(steps, tuned, system, name)}
+        tuned = tune(steps, base, teacher, writer, probed, purpose=f"probing {number}", who=who)
+        system = taught_by(steps, base, tuned.teacher, who)
+        inputs = {**tuned.inputs, **scored_after(steps, tuned, system, who)}
         done.append(Iteration(number, system, tuned.teacher, inputs))
         teacher = writer = tuned.teacher
         student = system.student
     return done
+
+
+def inputs_of(systems: list[System]) -> dict[str, list[Address]]:
+    """Return each system's artifacts as the inputs of a report."""
+    inputs: dict[str, list[Address]] = {}
+    for system in systems:
+        inputs[f"{system.name}:metrics"] = [system.metrics]
+        inputs[f"{system.name}:student"] = [system.student]
+        inputs[f"{system.name}:instructions"] = [system.instructions] if system.instructions else []
+        inputs[f"{system.name}:pairs"] = list(system.pairs)
+    return inputs

@@ -5,6 +5,7 @@ the updated teacher writes, on as many points as all others.
 """
 
 from flows.methods.montessori_instruct import Base, Iteration, taught_by
+from flows.requests.builder import Who
 from flows.requests.steps import Steps
 
 
@@ -14,14 +15,14 @@ def iterations(steps: Steps, base: Base) -> list[Iteration]:
     done: list[Iteration] = []
     for number in range(1, steps.settings.iterations + 1):
         assert teacher, "the settings have a teacher wherever one is tuned"
-        name = f"Self-Reward iteration {number}"
+        who = Who("Self-Reward", number)
         count = steps.settings.probing.probing // steps.settings.responses.samples
-        written = steps.instructions(writer, base.seeds, count, f"rewarding {number}", name)
-        samples = steps.samples(writer, written, name, count, "instructions.parquet")
-        ratings = steps.ratings(writer, samples, "pairs.parquet", name)
-        preferences = steps.preferred_responses(samples, ratings, name, signal="rating", split="best_worst")
-        teacher = writer = steps.update_teacher(teacher, preferences, name)
-        system = taught_by(steps, base, teacher, name)
+        written = steps.instructions(writer, base.seeds, count, f"rewarding {number}", who)
+        samples = steps.samples(writer, written, who, count, "instructions.parquet")
+        ratings = steps.ratings(writer, samples, "pairs.parquet", who)
+        preferences = steps.preferred_responses(samples, ratings, who, signal="rating", split="best_worst")
+        teacher = writer = steps.update_teacher(teacher, preferences, who)
+        system = taught_by(steps, base, teacher, who)
         inputs = {"instructions": [written], "pairs": samples, "preferences": [preferences], "teacher": [teacher]}
         done.append(Iteration(number, system, teacher, inputs))
     return done

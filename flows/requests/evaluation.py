@@ -6,10 +6,9 @@ artifact, so no model is scored twice on the same thing.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from flows.requests.steps import Address, ask, budgeted
+from flows.requests.builder import NOBODY, Address, Requests, Who
 from montessori.artifacts import Request
 from montessori.evaluation import judging
 from montessori.evaluation.subjects import Subject
@@ -33,40 +32,41 @@ TEMPERATURES = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The requests of an evaluation, the last of which is the scorecard."""
-
-    requests: list[Request] = field(default_factory=list)
-
-    @property
-    def card(self) -> Address:
-        """The evaluation's own artifact."""
-        return self.requests[-1].address
-
-
 def plan(
-    suite: Suite, subjects: Sequence[Subject], baseline: str | None, found: dict[str, Address], command: str = ""
-) -> Plan:
-    """What `suite` comes to for these models.
+    suite: Suite,
+    subjects: Sequence[Subject],
+    baseline: str | None,
+    addresses: dict[str, Address],
+    command: str = "",
+    cell: str = "",
+) -> dict[Address, Request]:
+    """Return the requests that measure these models on `suite`, the scorecard last.
 
-    `baseline` is a model's label, or `reference` for AlpacaEval's reference answers, or None; `found` are the addresses
-    of what the suite names: its files, hub names and judge; `command` is what the page says that it was made by.
+    `baseline` is a model's label, or `reference` for AlpacaEval's reference answers, or None; `addresses` are of what
+    the suite names (its files, hub names and judge); `command` is what the page says that it was made by; `cell` is
+    the cell of a study.
     """
-    return _Planner(suite, subjects, baseline, found).plan(command)
+    return _Planner(suite, subjects, baseline, addresses, cell).plan(command)
 
 
 class _Planner:
     """The requests so far, and what they share."""
 
-    def __init__(self, suite: Suite, subjects: Sequence[Subject], baseline: str | None, found: dict[str, Address]):
-        self._suite, self._subjects, self._baseline, self._found = suite, subjects, baseline, found
-        self._requests: dict[Address, Request] = {}
+    def __init__(
+        self,
+        suite: Suite,
+        subjects: Sequence[Subject],
+        baseline: str | None,
+        addresses: dict[str, Address],
+        cell: str,
+    ):
+        self._suite, self._subjects, self._baseline, self._found = suite, subjects, baseline, addresses
+        self._asked_for = Requests(cell)
         self._inputs: dict[str, list[Address]] = {}  # of the scorecard
         self._loading = {"dtype": suite.dtype, "trust_remote_code": suite.trust_remote_code}
         self._asked: dict[str, Address] = {}  # the questions of AlpacaEval and MT-Bench
 
-    def plan(self, command: str) -> Plan:
+    def plan(self, command: str) -> dict[Address, Request]:
         """Ask for everything."""
         for number, subject in enumerate(self._subjects):
             self._losses(number, subject)
@@ -77,7 +77,8 @@ class _Planner:
         self._people()
         self._overlaps()
         self._scorecard(command)
-        return Plan(self._with_budget())
+        self._asked_for.hold_to(self._suite.budget, JUDGED)
+        return self._asked_for.by_address
 
     def _losses(self, number: int, subject: Subject) -> None:
         """The reference loss: as its run has measured it, where no other reference set is asked for."""
@@ -88,10 +89,10 @@ class _Planner:
             return
         source = self._suite.reference
         assert source, "its address was found"
-        rows = self._add("reference", "reference set", _cut(source), {"source": [self._found["reference"]]})
+        rows = self._add("reference", NOBODY, "reference set", _cut(source), {"source": [self._found["reference"]]})
         settings = {"evaluation": schema.Evaluation(), "max_length": self._suite.max_length, **self._loading}
         inputs: dict[str, list[Address]] = {"student": [subject.address], "reference": [rows], "test": []}
-        self._inputs[f"{number}:losses"] = [self._add("evaluation", f"{subject.label}: losses", settings, inputs)]
+        self._inputs[f"{number}:losses"] = [self._add("evaluation", Who(subject.label), "losses", settings, inputs)]
 
     def _benchmark(self, number: int, subject: Subject, name: str, benchmark: Benchmark) -> None:
         settings = {
@@ -104,9 +105,10 @@ class _Planner:
         for role in ("data", "shots"):
             if f"{name}:{role}" in self._found:
                 inputs[role] = [self._found[f"{name}:{role}"]]
-        label = f"{subject.label}: {name}"
         means = {"vllm": self._suite.vllm.model_dump(mode="json"), "field": f"benchmarks.{name}"}  # for errors
-        self._inputs[f"{number}:{name}"] = self._shards("benchmark", label, settings, inputs, benchmark.shards, means)
+        self._inputs[f"{number}:{name}"] = self._shards(
+            benchmark.shards, "benchmark", Who(subject.label), name, settings, inputs, means
+        )
 
     def _alpaca_eval(self) -> None:
         asked = self._suite.alpaca_eval
@@ -124,17 +126,17 @@ class _Planner:
                 inputs = {**left, "right": answers[subject.label]}
                 if "baseline" in self._found and self._baseline not in answers:
                     inputs["baseline"] = [self._outputs()]
-                label = f"{subject.label} against {self._baseline}"
-                self._inputs[f"{number}:alpaca_eval"] = self._verdicts(label, inputs, asked.shards, both_orders=False)
+                role = f"{subject.label} against {self._baseline}"
+                self._inputs[f"{number}:alpaca_eval"] = self._verdicts(role, inputs, asked.shards, both_orders=False)
         if self._suite.head_to_head:
             for (i, left_), (j, right) in itertools.combinations(enumerate(self._subjects), 2):
                 inputs = {"left": answers[left_.label], "right": answers[right.label]}
-                label = f"{left_.label} or {right.label}"
-                self._inputs[f"{i}:{j}:duel"] = self._verdicts(label, inputs, asked.shards, both_orders=True)
+                role = f"{left_.label} or {right.label}"
+                self._inputs[f"{i}:{j}:duel"] = self._verdicts(role, inputs, asked.shards, both_orders=True)
 
     def _outputs(self) -> Address:
         settings = {"kind": "alpaca_eval", "split": "train", "skip": 0, "limit": None}
-        return self._add("questions", "the baseline's answers", settings, {"source": [self._found["baseline"]]})
+        return self._add("questions", NOBODY, "the baseline's answers", settings, {"source": [self._found["baseline"]]})
 
     def _mt_bench(self) -> None:
         asked = self._suite.mt_bench
@@ -146,8 +148,9 @@ class _Planner:
         for number, subject in enumerate(self._subjects):
             answers = self._answers(subject, questions, "MT-Bench", sampling, TEMPERATURES, asked.shards)
             inputs = {"answers": answers, "questions": [questions]}
-            label = f"{subject.label}: grades"
-            self._inputs[f"{number}:mt_bench"] = self._judged("grades", label, {}, inputs, asked.shards)
+            self._inputs[f"{number}:mt_bench"] = self._judged(
+                asked.shards, "grades", Who(subject.label), "grades", {}, inputs
+            )
 
     def _people(self) -> None:
         if "people" not in self._found or not self._suite.judge:
@@ -155,7 +158,11 @@ class _Planner:
         sides = {
             side: [
                 self._add(
-                    "people", f"pairs that people judged, {side}", {"side": side}, {"source": [self._found["people"]]}
+                    "people",
+                    NOBODY,
+                    f"pairs that people judged, {side}",
+                    {"side": side},
+                    {"source": [self._found["people"]]},
                 )
             ]
             for side in ("left", "right")
@@ -169,7 +176,7 @@ class _Planner:
         if "trained_on" in self._found:
             source = self._suite.trained_on
             assert source, "its address was found"
-            rows = self._add("points", "training data", _cut(source), {"source": [self._found["trained_on"]]})
+            rows = self._add("points", NOBODY, "training data", _cut(source), {"source": [self._found["trained_on"]]})
             sets = {source.source: [rows]}
         names = [name for name in self._suite.benchmarks for _ in self._inputs[f"0:{name}"]]
         items = [address for name in self._suite.benchmarks for address in self._inputs[f"0:{name}"]]
@@ -178,7 +185,7 @@ class _Planner:
         for number, (label, pairs) in enumerate(sets.items()):
             settings = {"items": names, "questions": list(self._asked)}
             inputs = {"pairs": pairs, "items": items, "questions": list(self._asked.values())}
-            self._inputs[f"{number}:overlap"] = [self._add("overlap", f"overlap of {label}", settings, inputs)]
+            self._inputs[f"{number}:overlap"] = [self._add("overlap", NOBODY, f"overlap of {label}", settings, inputs)]
 
     def _scorecard(self, command: str) -> None:
         settings = {
@@ -188,17 +195,22 @@ class _Planner:
         }
         if "difficulties" in self._found:
             self._inputs["difficulties"] = [self._found["difficulties"]]
-        inputs = {**self._inputs, "stages": list(self._requests), "models": [s.address for s in self._subjects]}
-        request = ask("scorecard", "scorecard", settings, inputs, self._suite.seed)
-        kept = f"evaluations/{self._suite.name}-{request.fingerprint[:8]}"
-        request = request.model_copy(update={"kept_as": kept, "means": {"command": command}})
-        self._requests[request.address] = request
+        made = list(self._asked_for.by_address)
+        inputs = {**self._inputs, "stages": made, "models": [s.address for s in self._subjects]}
+        self._asked_for.add(
+            "scorecard",
+            settings,
+            inputs,
+            seed=self._suite.seed,
+            means={"command": command},
+            kept_as=f"evaluations/{self._suite.name}",
+        )
 
     def _questions(
-        self, kind: str, source: schema.DataSource, label: str, more: dict[str, list[Address]] | None = None
+        self, kind: str, source: schema.DataSource, role: str, more: dict[str, list[Address]] | None = None
     ) -> Address:
         inputs = {"source": [self._found[kind]], **(more or {})}
-        self._asked[kind] = self._add("questions", label, {"kind": kind, **_cut(source)}, inputs)
+        self._asked[kind] = self._add("questions", NOBODY, role, {"kind": kind, **_cut(source)}, inputs)
         return self._asked[kind]
 
     def _answers(
@@ -221,55 +233,48 @@ class _Planner:
         }
         inputs = {"teacher": [subject.address], "questions": [questions]}
         means = {"vllm": self._suite.vllm.model_dump(mode="json")}
-        return self._shards("answers", f"{subject.label}: answers to {name}", settings, inputs, shards, means)
+        return self._shards(shards, "answers", Who(subject.label), f"answers to {name}", settings, inputs, means)
 
-    def _verdicts(self, label: str, inputs: dict[str, list[Address]], shards: int, both_orders: bool) -> list[Address]:
-        return self._judged("verdicts", label, {"both_orders": both_orders}, inputs, shards)
+    def _verdicts(self, role: str, inputs: dict[str, list[Address]], shards: int, both_orders: bool) -> list[Address]:
+        return self._judged(shards, "verdicts", NOBODY, role, {"both_orders": both_orders}, inputs)
 
     def _judged(
-        self, stage: str, label: str, settings: dict[str, Any], inputs: dict[str, list[Address]], shards: int
+        self, count: int, task: str, who: Who, role: str, settings: dict[str, Any], inputs: dict[str, list[Address]]
     ) -> list[Address]:
         judge = self._suite.judge
         assert judge, "nothing is judged without one"
-        whole = {**settings, **_of_judge(judge, stage)}
+        whole = {**settings, **_of_judge(judge, task)}
         inputs = {"judge": [self._found["judge"]], **inputs}
-        if stage == "grades" and "prompts" in self._found:
+        if task == "grades" and "prompts" in self._found:
             inputs["prompts"] = [self._found["prompts"]]
         means = {name: getattr(judge, name).model_dump(mode="json") for name in ("openai", "vllm")}
-        return self._shards(stage, label, whole, inputs, shards, means)
+        return self._shards(count, task, who, role, whole, inputs, means)
 
     def _shards(
         self,
-        stage: str,
-        label: str,
+        count: int,
+        task: str,
+        who: Who,
+        role: str,
         settings: dict[str, Any],
         inputs: dict[str, list[Address]],
-        count: int,
         means: dict[str, Any],
     ) -> list[Address]:
-        return [self._add(stage, label, settings, inputs, (index, count), means) for index in range(count)]
+        return [self._add(task, who, role, settings, inputs, means, (index, count)) for index in range(count)]
 
     def _add(
         self,
-        stage: str,
-        label: str,
+        task: str,
+        who: Who,
+        role: str,
         settings: dict[str, Any],
         inputs: dict[str, list[Address]],
-        shard: tuple[int, int] = (0, 1),
         means: dict[str, Any] | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> Address:
-        request = ask(stage, label, settings, inputs, self._suite.seed, shard)
-        self._requests.setdefault(request.address, request.model_copy(update={"means": means or {}}))
-        return request.address
-
-    def _with_budget(self) -> list[Request]:
-        """The requests, those of the judge held to the budget together."""
-        judged = {r.address: r for r in self._requests.values() if r.stage in JUDGED}
-        more = budgeted(self._suite.budget, list(judged.values()))
-        return [
-            request.model_copy(update={"means": {**request.means, **more}}) if address in judged else request
-            for address, request in self._requests.items()
-        ]
+        return self._asked_for.add(
+            task, settings, inputs, seed=self._suite.seed, who=who, role=role, shard=shard, means=means
+        )
 
 
 def _of_judge(judge: Judge, stage: str) -> dict[str, Any]:

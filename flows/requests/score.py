@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flows.requests.steps import Address, ask
+from flows.requests.builder import Address, Requests
 from montessori.artifacts import Request
 from montessori.settings.schema import WarmUp
 from montessori.settings.score import Scoring
@@ -14,10 +14,10 @@ ON_A_GPU = 8  # times as many: points go faster there, and the libraries are imp
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScorePlan:
     """The requests of a command, each after those that make its inputs, and which of them matter afterwards."""
 
-    requests: list[Request]
+    requests: dict[Address, Request]
     points: Address
     scores: list[Address]  # a shard each
     split: Address | None  # whose `warm-up.parquet` the student was warmed up on
@@ -29,19 +29,18 @@ class Plan:
         return len(self.scores)
 
 
-def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> Plan:
+def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> ScorePlan:
     """What `asked` comes to for so many `points`; `found` are the addresses of its sources."""
-    requests: list[Request] = []
+    requests = Requests()
 
     def add(
-        stage: str,
-        label: str,
+        task: str,
+        role: str,
         settings: dict[str, Any],
         inputs: dict[str, list[Address]],
         shard: tuple[int, int] = (0, 1),
     ) -> Address:
-        requests.append(ask(stage, label, settings, inputs, asked.seed, shard))
-        return requests[-1].address
+        return requests.add(task, settings, inputs, seed=asked.seed, role=role, shard=shard)
 
     exact = asked.estimator == "exact"
     dtype = (asked.exact_dtype or "float32") if exact else asked.dtype or ("bfloat16" if gpu else "float32")
@@ -87,4 +86,4 @@ def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> Plan:
         add("influence", "influence", settings, {**at, "tokens": [tokens], **against}, shard=(index, count))
         for index in range(count)
     ]
-    return Plan(requests, rows, scores, split, dtype)
+    return ScorePlan(requests.by_address, rows, scores, split, dtype)

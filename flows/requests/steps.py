@@ -1,26 +1,20 @@
-"""One method a stage: which settings it reads and which artifacts it is given.
+"""The tasks of a run, one method each: the settings that a task reads and the artifacts that it is given.
 
-Each returns the address of its artifact at once, since an address follows from the request alone. `submit` does with
-the request what it likes: run it as a Prefect task, or nothing, when only the plan is wanted.
+Each method returns the address of its artifact.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
-from pydantic import BaseModel
-
+from flows.requests.builder import NOBODY, Address, Requests, Shards, Who
 from montessori.artifacts import Request
-from montessori.budget import price_of
 from montessori.data.sources import POCKET
 from montessori.evaluation import judging
-from montessori.settings.schema import Budget, DataSource, Model, OpenAI, Settings
+from montessori.settings.schema import DataSource, Model, Settings
 from montessori.synthesis import prompts
-from tasks import registry
+from tasks.runtime.job import location
 
-Address = str
-Shards = list[Address]
 Against = dict[str, list[Address]]  # by the name of the input
 
 # Settings that change no artifact, and so are no part of a run.
@@ -35,19 +29,21 @@ CHANGES_NOTHING: Any = {
 
 
 class Steps:
-    """The stages of one run with `settings`; `sources` are the addresses from `montessori.data.sources`."""
+    """The tasks of one run with `settings`; `sources` are the addresses from `montessori.data.sources`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        sources: dict[str, str],
-        submit: Callable[[Request], None],
-        parts: Sequence[Request] = (),
-    ):
-        """`parts` are all requests of the run, where a budget is to be held over them."""
-        self.settings, self.sources, self._submit = settings, sources, submit
-        self.requests: dict[Address, Request] = {}  # in the order in which they were asked for
-        self._means = budgeted(settings.budget, parts)
+    def __init__(self, settings: Settings, sources: dict[str, str], cell: str = ""):
+        """`cell` names the study's cell that the run is."""
+        self.settings, self.sources = settings, sources
+        self._asked = Requests(cell)
+
+    @property
+    def requests(self) -> dict[Address, Request]:
+        """All requests so far, in the order in which they were asked for."""
+        return self._asked.by_address
+
+    def hold_to_budget(self) -> None:
+        """Let all requests so far be held to the settings' budget together."""
+        self._asked.hold_to(self.settings.budget)
 
     def for_student(self, name: str) -> "Steps":
         """The steps of the same run with the student `transfer.<name>` in place of its own."""
@@ -62,7 +58,7 @@ class Steps:
             settings: dict[str, Any] = {"pocket": getattr(self.settings.pocket, role)}
         else:
             settings = {"split": source.split, "skip": source.skip, "limit": source.limit}
-        return self._step(role, role, settings, {"source": [self.sources[role]]})
+        return self._step(role, NOBODY, role, settings, {"source": [self.sources[role]]})
 
     def endpoint(self) -> Address | None:
         """The model behind an endpoint that writes in place of the base teacher, if there is one."""
@@ -75,33 +71,29 @@ class Steps:
             return self.sources[role]
         inputs = {} if self.sources["seeds"] == POCKET else {"seeds": [seeds]}
         settings = {"scratch": model.scratch, "prompt": prompts.wording() if role == "teacher" else ""}
-        return self._step(f"scratch-{role}", f"{role} from scratch", settings, inputs)
+        return self._step(f"scratch-{role}", NOBODY, f"{role} from scratch", settings, inputs)
 
-    def instructions(self, teacher: Address, seeds: Address, target: int, purpose: str, label: str) -> Address:
+    def instructions(self, teacher: Address, seeds: Address, target: int, purpose: str, who: Who) -> Address:
         """New instructions by the teacher, or by what an endpoint has; `purpose` makes their randomness their own."""
-        return self._step(
-            "instructions",
-            f"{label}: instructions",
-            {
-                "instructions": self.settings.instructions,
-                "target": target,
-                "prompt": prompts.wording(),
-                **self._writing(teacher),
-            },
-            {"teacher": [teacher], "seeds": [seeds]},
-            purpose,
-            means=self._at_hand(teacher),
-        )
+        settings = {
+            "instructions": self.settings.instructions,
+            "target": target,
+            "prompt": prompts.wording(),
+            **self._writing(teacher),
+        }
+        inputs = {"teacher": [teacher], "seeds": [seeds]}
+        means = self._at_hand(teacher)
+        return self._step("instructions", who, "instructions", settings, inputs, purpose=purpose, means=means)
 
-    def responses(self, teacher: Address, instructions: Address, label: str) -> Shards:
+    def responses(self, teacher: Address, instructions: Address, who: Who) -> Shards:
         """The teacher's answers to its instructions."""
         asked = self.settings.responses
         settings = {"sampling": asked.sampling, **self._writing(teacher)}
         inputs = {"teacher": [teacher], "instructions": [instructions]}
         means = self._at_hand(teacher)
-        return self._shards("responses", f"{label}: responses", settings, inputs, asked.shards, means)
+        return self._shards(asked.shards, "responses", who, "responses", settings, inputs, means=means)
 
-    def samples(self, teacher: Address, written: Address, label: str, limit: int, file: str) -> Shards:
+    def samples(self, teacher: Address, written: Address, who: Who, limit: int, file: str) -> Shards:
         """Several answers to each of the first `limit` instructions in the file of `written`."""
         asked = self.settings.responses
         own = asked.samples_temperature
@@ -110,30 +102,30 @@ class Steps:
         inputs = {"teacher": [teacher], "instructions": [written]}
         shards = min(asked.shards, limit)
         settings |= self._writing(teacher)
-        return self._shards("responses", f"{label}: samples", settings, inputs, shards, self._at_hand(teacher))
+        return self._shards(shards, "responses", who, "samples", settings, inputs, means=self._at_hand(teacher))
 
-    def split(self, pairs: Shards, label: str) -> Address:
+    def split(self, pairs: Shards, who: Who) -> Address:
         """Warm-up set and probing set."""
         sizes = {"warm_up": self.settings.probing.warm_up, "probing": self.settings.probing.probing}
-        return self._step("split", f"{label}: split", sizes, {"pairs": pairs})
+        return self._step("split", who, "split", sizes, {"pairs": pairs})
 
-    def warm_up(self, student: Address, split: Address, label: str) -> Address:
+    def warm_up(self, student: Address, split: Address, who: Who) -> Address:
         """The student after the warm-up set, with its optimiser state."""
         settings = {"training": self.settings.warm_up, **self._student(), "lora": self.settings.student.lora}
         inputs = {"student": [student], "split": [split]}
-        return self._step("warm-up", f"{label}: warm-up", settings, inputs, means=self._processes())
+        return self._step("warm-up", who, "warm-up", settings, inputs, means=self._processes())
 
-    def measured_against(self, warm: Address, reference: Address, label: str) -> Against:
+    def measured_against(self, warm: Address, reference: Address, who: Who) -> Against:
         """What influence is measured against: ∇L of the warmed-up student, the reference set itself, or both."""
         estimator = self.settings.influence.estimator
         against: Against = {} if estimator == "taylor" else {"reference": [reference]}
         if estimator != "exact":
             inputs = {"student": [warm], "reference": [reference]}
-            gradient = self._step("reference-gradient", f"{label}: reference gradient", self._student(), inputs)
+            gradient = self._step("reference-gradient", who, "reference gradient", self._student(), inputs)
             against["gradient"] = [gradient]
         return against
 
-    def influence(self, warm: Address, against: Against, points: Shards, file: str, label: str) -> Shards:
+    def influence(self, warm: Address, against: Against, points: Shards, file: str, who: Who) -> Shards:
         """How much each point lowers the reference loss of the warmed-up student."""
         asked = self.settings.influence
         student = self._student()
@@ -144,19 +136,19 @@ class Steps:
             "max_length": student["max_length"],
             "trust_remote_code": student["trust_remote_code"],
         }
-        tokens = self._step("tokens", f"{label}: tokens", cut, {"student": [warm], "points": points})
+        tokens = self._step("tokens", who, "tokens", cut, {"student": [warm], "points": points})
         settings = {
             **asked.model_dump(mode="json", include={"estimator", "exact_dtype", "state_dtype", "token_budget"}),
             **student,
         }
         inputs = {"student": [warm], "tokens": [tokens], **against}
-        return self._shards("influence", f"{label}: influence", settings, inputs, asked.shards)
+        return self._shards(asked.shards, "influence", who, "influence", settings, inputs)
 
-    def ratings(self, writer: Address, points: Shards, file: str, label: str) -> Shards:
+    def ratings(self, writer: Address, points: Shards, file: str, who: Who) -> Shards:
         """How a judge, which may be `writer` itself, rates each point."""
-        asked, label = self.settings.rating, f"{label}: ratings"
+        asked = self.settings.rating
         if asked.engine == "rule":
-            return [self._step("rule", label, {"file": file}, {"points": points})]
+            return [self._step("rule", who, "ratings", {"file": file}, {"points": points})]
         settings: dict[str, Any] = {"file": file, "wording": judging.wording("ratings")}
         settings |= asked.model_dump(mode="json", include={"max_tokens", "tries", "max_unreadable"})
         if asked.engine == "teacher":
@@ -171,87 +163,87 @@ class Steps:
             if asked.engine != "openai":
                 settings |= {"dtype": asked.dtype, "trust_remote_code": asked.trust_remote_code}
         inputs = {"judge": [judge], "points": points}
-        return self._shards("ratings", label, settings, inputs, self.settings.responses.shards, means)
+        return self._shards(self.settings.responses.shards, "ratings", who, "ratings", settings, inputs, means=means)
 
-    def preferences(self, instructions: Address, scores: Shards, label: str) -> Address:
+    def preferences(self, instructions: Address, scores: Shards, who: Who) -> Address:
         """Pairs of instructions."""
         settings = {"preferences": self.settings.preferences}
         inputs = {"instructions": [instructions], "scores": scores}
-        return self._step("preferences", f"{label}: preferences", settings, inputs)
+        return self._step("preferences", who, "preferences", settings, inputs)
 
-    def preferred_responses(self, responses: Shards, scores: Shards, label: str, **changes: str) -> Address:
+    def preferred_responses(self, responses: Shards, scores: Shards, who: Who, **changes: str) -> Address:
         """Pairs of responses to one instruction; `changes` are to the settings."""
         settings = {"preferences": self.settings.preferences.model_copy(update=changes), "outputs": "responses"}
         inputs = {"responses": responses, "scores": scores}
-        return self._step("preferences", f"{label}: preferences", settings, inputs)
+        return self._step("preferences", who, "preferences", settings, inputs)
 
-    def update_teacher(self, teacher: Address, preferences: Address, label: str) -> Address:
+    def update_teacher(self, teacher: Address, preferences: Address, who: Who) -> Address:
         """The teacher after DPO."""
         model = self.settings.teacher
         assert model, "the settings have a teacher wherever one is tuned"
         settings = {"dpo": self.settings.dpo, "max_length": model.max_length, "lora": model.lora}
         settings |= self._loading(model)
         inputs = {"teacher": [teacher], "preferences": [preferences]}
-        return self._step("teacher", f"{label}: DPO of the teacher", settings, inputs, means=self._processes())
+        return self._step("teacher", who, "DPO of the teacher", settings, inputs, means=self._processes())
 
-    def bootstrap(self, teacher: Address, instructions: Address, scores: Shards, label: str) -> Address:
+    def bootstrap(self, teacher: Address, instructions: Address, scores: Shards, who: Who) -> Address:
         """The teacher after fine-tuning on its own best outputs."""
         model = self.settings.teacher
         assert model, "the settings have a teacher wherever one is tuned"
         settings: dict[str, Any] = {"training": self.settings.bootstrap, "preferences": self.settings.preferences}
         settings |= {"max_length": model.max_length, "lora": model.lora, **self._loading(model)}
         inputs = {"teacher": [teacher], "instructions": [instructions], "scores": scores}
-        return self._step("bootstrap", f"{label}: bootstrap", settings, inputs, means=self._processes())
+        return self._step("bootstrap", who, "bootstrap", settings, inputs, means=self._processes())
 
-    def mistakes(self, student: Address, pairs: Shards, label: str) -> Address:
+    def mistakes(self, student: Address, pairs: Shards, who: Who) -> Address:
         """What the student gets wrong of what it has learned from; fit to be shown to a teacher."""
         shown = self.settings.instructions
         settings = {"evaluation": self.settings.evaluation, "least": shown.seed_shots + shown.generated_shots}
         inputs = {"student": [student], "pairs": pairs}
-        return self._step("mistakes", f"{label}: mistakes", settings | self._student(), inputs)
+        return self._step("mistakes", who, "mistakes", settings | self._student(), inputs)
 
-    def union(self, old: Shards, mistakes: Address, new: Shards, label: str) -> Address:
+    def union(self, old: Shards, mistakes: Address, new: Shards, who: Who) -> Address:
         """A training set with all of `new`, filled up with `old`."""
         inputs = {"old": old, "mistakes": [mistakes], "new": new}
-        return self._step("union", f"{label}: training set", {"size": self.settings.training_size}, inputs)
+        return self._step("union", who, "training set", {"size": self.settings.training_size}, inputs)
 
-    def train_student(self, student: Address, pairs: Shards, label: str, purpose: str = "") -> Address:
+    def train_student(self, student: Address, pairs: Shards, who: Who, purpose: str = "") -> Address:
         """The base student fine-tuned on a training set; `purpose` makes the randomness its own."""
         settings = {"training": self.settings.sft, **self._student(), "lora": self.settings.student.lora}
         inputs = {"student": [student], "pairs": pairs}
-        return self._step("student", f"{label}: student", settings, inputs, purpose, means=self._processes())
+        return self._step("student", who, "student", settings, inputs, purpose=purpose, means=self._processes())
 
-    def checkpoint(self, student: Address, pairs: Shards, share: float, label: str) -> Address:
+    def checkpoint(self, student: Address, pairs: Shards, share: float, who: Who) -> Address:
         """The student as `train_student` has it after `share` of its steps, with its optimiser state."""
         settings = {"training": self.settings.sft.model_copy(update={"stop": share}), "file": "pairs.parquet"}
         settings |= {**self._student(), "lora": self.settings.student.lora}
         inputs = {"student": [student], "pairs": pairs}
-        return self._step("warm-up", f"{label}: checkpoint", settings, inputs, means=self._processes())
+        return self._step("warm-up", who, "checkpoint", settings, inputs, means=self._processes())
 
-    def evaluate(self, student: Address, reference: Address, test: Address | None, label: str) -> Address:
+    def evaluate(self, student: Address, reference: Address, test: Address | None, who: Who) -> Address:
         """The student's numbers."""
         settings = {"evaluation": self.settings.evaluation, **self._student()}
         inputs = {"student": [student], "reference": [reference], "test": [test] if test else []}
-        return self._step("evaluation", f"{label}: evaluation", settings, inputs)
+        return self._step("evaluation", who, "evaluation", settings, inputs)
 
     def report(self, inputs: dict[str, list[Address]]) -> Address:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
         made = {**inputs, "stages": list(self.requests)}
-        request = self._request("report", "report", {"run": self._run()}, made)
-        name = f"runs/{self.settings.name}-{request.fingerprint[:8]}"
-        return self._add(request.model_copy(update={"kept_as": name}))
+        kept_as = f"runs/{self.settings.name}"
+        return self._step("report", NOBODY, "report", {"run": self._run()}, made, kept_as=kept_as)
 
     def refresh(self, night: str, inputs: dict[str, list[Address]]) -> Address:
         """A night's comparison, with a run's files, kept as `refreshes/<name>-<night>-<digits>`."""
         made = {**inputs, "stages": list(self.requests)}
-        request = self._request("refresh", f"night {night}", self._night(night), made)
-        name = f"refreshes/{self.settings.name}-{night}-{request.fingerprint[:8]}"
-        return self._add(request.model_copy(update={"kept_as": name}))
+        kept_as = f"refreshes/{self.settings.name}-{night}"
+        return self._step("refresh", NOBODY, f"night {night}", self._night(night), made, kept_as=kept_as)
 
     def digits_of(self, night: str) -> str:
         """What tells a night with these settings and sources from one with others, whatever champion it begins with."""
         asked = {role: [address] for role, address in self.sources.items()}
-        return self._request("refresh", "", self._night(night), asked).fingerprint[:8]
+        apart = Requests()
+        address = apart.add("refresh", self._night(night), asked, seed=self.settings.seed)
+        return apart.by_address[address].fingerprint[:8]
 
     def _night(self, night: str) -> dict[str, Any]:
         return {"run": {**self._run(), "refresh": self.settings.refresh.model_dump(mode="json")}, "night": night}
@@ -263,7 +255,7 @@ class Steps:
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder
                 block, _, name = role.partition(".")
-                (run[block][name] if name else run[block])["source"] = registry.location(address)
+                (run[block][name] if name else run[block])["source"] = location(address)
         return run
 
     def _writing(self, teacher: Address) -> dict[str, Any]:
@@ -294,65 +286,22 @@ class Steps:
         student = self.settings.student
         return {"max_length": student.max_length, **self._loading(student)}
 
-    def _shards(
+    def _shards(self, count: int, *arguments: Any, **named: Any) -> Shards:
+        return [self._step(*arguments, **named, shard=(index, count)) for index in range(count)]
+
+    def _step(
         self,
-        stage: str,
-        label: str,
+        task: str,
+        who: Who,
+        role: str,
         settings: dict[str, Any],
-        inputs: dict[str, list[str]],
-        count: int,
-        means: dict[str, Any] | None = None,
-    ) -> Shards:
-        return [self._step(stage, label, settings, inputs, shard=(index, count), means=means) for index in range(count)]
-
-    def _step(self, *arguments: Any, **named: Any) -> Address:
-        return self._add(self._request(*arguments, **named))
-
-    def _add(self, request: Request) -> Address:
-        if request.address not in self.requests:
-            self.requests[request.address] = request
-            self._submit(request)
-        return request.address
-
-    def _request(
-        self,
-        stage: str,
-        label: str,
-        settings: dict[str, Any],
-        inputs: dict[str, list[str]],
+        inputs: dict[str, list[Address]],
+        *,
         purpose: str = "",
-        shard: tuple[int, int] = (0, 1),
-        means: dict[str, Any] | None = None,
-    ) -> Request:
-        request = ask(stage, label, settings, inputs, _seed(self.settings.seed, purpose), shard)
-        return request.model_copy(update={"means": {**self._means, **(means or {})}})
-
-
-def ask(
-    stage: str,
-    label: str,
-    settings: dict[str, Any],
-    inputs: dict[str, list[Address]],
-    seed: int,
-    shard: tuple[int, int] = (0, 1),
-) -> Request:
-    """A request at the stage's present version; blocks of settings are written out."""
-    plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
-    version = registry.STAGES[stage].version
-    return Request(stage=stage, version=version, settings=plain, inputs=inputs, seed=seed, shard=shard, label=label)
-
-
-def budgeted(budget: Budget, parts: Sequence[Request]) -> dict[str, Any]:
-    """What each of `parts` works with so that `budget` is held over them all; nothing where there is no limit."""
-    limits = budget.model_dump(exclude_none=True)
-    paid = [part for part in parts if part.settings.get("engine") == "openai"]
-    prices = {part.address: price_of(OpenAI.model_validate(part.means["openai"])) for part in paid}
-    told = {
-        "limits": limits,
-        "parts": [part.address for part in parts],
-        "paid": {address: price.model_dump() for address, price in prices.items() if price},
-    }
-    return {"budget": told} if limits else {}
+        **more: Any,
+    ) -> Address:
+        seed = _seed(self.settings.seed, purpose)
+        return self._asked.add(task, settings, inputs, seed=seed, who=who, role=role, **more)
 
 
 def _seed(seed: int, purpose: str) -> int:

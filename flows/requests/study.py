@@ -10,8 +10,9 @@ from typing import Any
 
 from flows.methods.montessori_instruct import Iteration, System, base, no_fine_tuning, self_instruct
 from flows.requests import evaluation
-from flows.requests.run import METHODS, transferred
-from flows.requests.steps import Address, Shards, Steps, budgeted
+from flows.requests.builder import Address, Requests, Shards
+from flows.requests.steps import Steps
+from flows.requests.systems import METHODS, transferred
 from montessori.artifacts import Request
 from montessori.data import sources
 from montessori.errors import InputError
@@ -22,7 +23,6 @@ from montessori.settings.schema import Model
 from montessori.settings.study import NO_FINE_TUNING, SELF_INSTRUCT, Change, Study
 from montessori.settings.suite import Suite
 from tasks.runtime import engines
-from tasks.runtime.status import OF_CELL
 
 ON_ITS_WAY: Change = {"iterations": 1, "influence": {"after": True}}  # of a cell, for a teacher's step
 UPDATED_BY = {"instructions": "dpo", "responses": "dpo", "bootstrap": "bootstrap"}  # the settings of each update
@@ -84,13 +84,18 @@ class Grid:
     """Everything that a study asks for, in the order in which it is asked."""
 
     study: Study
-    requests: dict[Address, Request] = field(default_factory=dict)
+    asked: Requests = field(default_factory=Requests)
     rows: list[Row] = field(default_factory=list)
     teacher_steps: list[TeacherStep] = field(default_factory=list)
     student_steps: list[StudentStep] = field(default_factory=list)
     scored: dict[int, Scored] = field(default_factory=dict)  # by seed
     cards: dict[tuple[str, int], Address] = field(default_factory=dict)  # the scorecard of a student and seed
     cells: list[tuple[str, Steps]] = field(default_factory=list)  # by name; one may have several
+
+    @property
+    def requests(self) -> dict[Address, Request]:
+        """All requests, each once: what several cells share is the first one's."""
+        return self.asked.by_address
 
 
 def plan(study: Study, where: str, suite: Suite | None, found: dict[str, Address]) -> Grid:
@@ -105,13 +110,14 @@ def plan(study: Study, where: str, suite: Suite | None, found: dict[str, Address
             for seed in study.seeds:
                 _ask(grid, cells, entry, student, seed)
     _check_rows(grid, where)
+    for _, steps in grid.cells:
+        for address, request in steps.requests.items():
+            grid.requests.setdefault(address, request)
     if suite:
         for student in study.students:
             for seed in study.seeds:
                 _measure(grid, suite, found, student, seed)
-    more = budgeted(study.budget, list(grid.requests.values()))
-    for address, request in grid.requests.items() if more else ():
-        grid.requests[address] = request.model_copy(update={"means": {**request.means, **more}})
+    grid.asked.hold_to(study.budget)
     return grid
 
 
@@ -181,12 +187,7 @@ class _Cells:
                 raise InputError(f"{where}: {error}") from None
         name = entry.name if entry.group == SYSTEMS else f"{entry.group}: {entry.name}"
         cell = ", ".join(part for part in (name, student, f"seed {seed}") if part)
-
-        def submit(request: Request) -> None:
-            told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label or request.stage}"})
-            self._grid.requests.setdefault(request.address, told)
-
-        steps = Steps(settings, self._sources[key], submit)
+        steps = Steps(settings, self._sources[key], cell)
         self._grid.cells.append((cell, steps))
         return steps
 
@@ -259,10 +260,10 @@ def _look(grid: Grid, steps: Steps, student: Address, reference: Address, row: R
     if row.student != next(iter(grid.study.students)):
         return
     for share in grid.study.student_steps:
-        label = f"{row.system.name}, {share:.0%} trained"
-        checkpoint = steps.checkpoint(student, row.system.pairs, share, label)
-        against = steps.measured_against(checkpoint, reference, label)
-        scores = steps.influence(checkpoint, against, row.system.pairs, "pairs.parquet", label)
+        who = row.system.who.within(f"{share:.0%} trained")
+        checkpoint = steps.checkpoint(student, row.system.pairs, share, who)
+        against = steps.measured_against(checkpoint, reference, who)
+        scores = steps.influence(checkpoint, against, row.system.pairs, "pairs.parquet", who)
         grid.student_steps.append(StudentStep(row.name, row.seed, share, scores))
 
 
@@ -270,9 +271,8 @@ def _measure(grid: Grid, suite: Suite, found: dict[str, Address], student: str, 
     """The benchmarks of all systems of one student and seed."""
     mine = [row for row in grid.rows if (row.group, row.student, row.seed) == (SYSTEMS, student, seed)]
     subjects = [Subject(row.name, row.system.student, tuple(row.system.pairs), row.system.metrics) for row in mine]
-    planned = evaluation.plan(suite, subjects, SELF_INSTRUCT, found)
     cell = ", ".join(part for part in ("benchmarks", student, f"seed {seed}") if part)
-    for request in planned.requests:
-        told = request.model_copy(update={"label": f"{cell}{OF_CELL}{request.label}"})
-        grid.requests.setdefault(request.address, told)
-    grid.cards[student, seed] = planned.card
+    planned = evaluation.plan(suite, subjects, SELF_INSTRUCT, found, cell=cell)
+    for address, request in planned.items():
+        grid.requests.setdefault(address, request)
+    grid.cards[student, seed] = list(planned)[-1]

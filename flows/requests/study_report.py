@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.methods.montessori_instruct import System
-from flows.requests.steps import Address, Shards, ask
+from flows.requests.builder import Address, Requests, Shards
 from flows.requests.study import Grid
 from montessori.artifacts import Request
 from montessori.reporting.study.data import ASIDE
@@ -69,8 +69,8 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
         "student_steps": student_steps,
         "scored": scored,
     }
-    request = ask("study", "study", settings, inputs, 0)
-    return request.model_copy(update={"kept_as": f"studies/{grid.study.name}-{request.fingerprint[:8]}"})
+    asked = Requests()
+    return asked.by_address[asked.add("study", settings, inputs, seed=0, kept_as=f"studies/{grid.study.name}")]
 
 
 def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:

@@ -16,23 +16,40 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Request(BaseModel):
-    """One stage, or one shard of it, with all that it needs."""
+    """One task, or one shard of it, with all that it needs.
+
+    `system`, `iteration`, `part`, `role` and `cell` say what the artifact is for. They are for people and for grouping,
+    and are in no fingerprint: what two runs share was asked for by the first.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stage: str
+    stage: str  # the task, as the registry names it
     version: int
     settings: dict[str, Any]
     inputs: dict[str, list[str]]
     seed: int
     shard: tuple[int, int] = (0, 1)  # index, count
-    label: str = ""  # for people; not in the fingerprint
+    system: str = ""  # Montessori, Self-Instruct, a model that is evaluated
+    iteration: int | None = None  # of the system, from 1
+    part: str = ""  # of the system's work: "training set", "after the update"
+    role: str = ""  # what the artifact is there: "instructions"; "" is the task's name
+    cell: str = ""  # of a study
     means: dict[str, Any] = {}  # how it may be made, not what: an endpoint's limits, a budget; not in the fingerprint
     kept_as: str | None = None  # an address of its own in place of stage/fingerprint (a run's)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_a_label(cls, data: Any) -> Any:
+        """Take the label of a manifest from before the fields above as the role."""
+        if isinstance(data, dict) and "label" in data:
+            data = {**data, "role": data["label"]}
+            del data["label"]
+        return data
 
     @property
     def fingerprint(self) -> str:
@@ -54,10 +71,26 @@ class Request(BaseModel):
         return self.kept_as or f"{self.stage}/{self.fingerprint}"
 
     @property
-    def title(self) -> str:
-        """For a line on the screen: the label, and which shard."""
+    def who(self) -> str:
+        """The system, its iteration and the part of its work, as one display text."""
+        named = f"{self.system} iteration {self.iteration}" if self.iteration else self.system
+        return ", ".join(part for part in (named, self.part) if part)
+
+    @property
+    def label(self) -> str:
+        """What the artifact is, as one display text without the cell and the shard."""
+        return ": ".join(part for part in (self.who, self.role or self.stage) if part)
+
+    @property
+    def name(self) -> str:
+        """The label, and which shard of how many."""
         index, count = self.shard
-        return (self.label or self.stage) + (f" {index + 1}/{count}" if count > 1 else "")
+        return self.label + (f" {index + 1}/{count}" if count > 1 else "")
+
+    @property
+    def title(self) -> str:
+        """The name, after the study's cell where there is one."""
+        return f"{self.cell} · {self.name}" if self.cell else self.name
 
 
 def identity(address: str) -> str:

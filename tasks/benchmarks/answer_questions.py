@@ -10,8 +10,8 @@ from montessori.data.rows import write_rows
 from montessori.settings import schema
 from montessori.synthesis.engines import Generation
 from montessori.synthesis.instructions import number_from
-from tasks.registry import Job
 from tasks.runtime.generation import Writing, asker, chat_template
+from tasks.runtime.job import Job
 
 
 class Settings(Writing):

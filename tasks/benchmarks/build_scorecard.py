@@ -19,8 +19,8 @@ from montessori.reporting.text import count, listed
 from montessori.settings import files
 from montessori.settings.schema import Frozen
 from montessori.settings.suite import Suite
-from tasks.registry import Job, location
 from tasks.runtime.generation import PLAIN_TEMPLATE
+from tasks.runtime.job import Job, location
 
 # As the paper's Table 1 calls them.
 NAMES = {

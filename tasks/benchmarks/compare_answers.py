@@ -15,8 +15,8 @@ from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
 from montessori.settings.schema import Sampling
 from montessori.synthesis.instructions import number_from
-from tasks.registry import Job
 from tasks.runtime.generation import Judging, asker
+from tasks.runtime.job import Job
 
 
 class Settings(Judging):

@@ -10,8 +10,8 @@ from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judge_prompts, judging
 from montessori.settings.schema import Sampling
-from tasks.registry import Job, location
 from tasks.runtime.generation import Judging, asker
+from tasks.runtime.job import Job, location
 
 
 class Settings(Judging):

@@ -15,7 +15,7 @@ from montessori.data.rows import Row, read_rows
 from montessori.errors import InputError
 from montessori.evaluation.overlap import Item, N, Point, overlaps
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 FILES = ("pairs.parquet", "rows.parquet")
 

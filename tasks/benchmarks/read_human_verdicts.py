@@ -5,7 +5,7 @@ from typing import Any, Literal
 from montessori.data.rows import write_rows
 from montessori.evaluation.agreement import as_answers, people
 from montessori.settings.schema import Frozen
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):

@@ -14,7 +14,7 @@ from montessori.data.chat import prompt_of
 from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.settings.schema import DataSource, Frozen
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 Kind = Literal["alpaca_eval", "mt_bench"]
 MOST_TURNS = 2  # that a grading prompt has room for

@@ -21,7 +21,7 @@ from montessori.errors import InputError
 from montessori.evaluation import catalogue, harness
 from montessori.models.loading import ADAPTER, hub_revision, load_model, load_tokenizer
 from montessori.settings.schema import Frozen
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 BATCHES = 16  # of transformers, between two reports of progress
 AT_ONCE = 1024  # items that vLLM gets together: with their choices more than it runs side by side

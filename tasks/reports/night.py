@@ -10,8 +10,8 @@ from montessori.evaluation.paired import Losses, Test, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
 from montessori.settings import schema
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
 from tasks.reports.run import gather, summarise, write
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

@@ -15,8 +15,8 @@ from montessori.reporting import data as report
 from montessori.reporting import page, tables
 from montessori.settings import files, schema
 from montessori.settings.schema import Frozen
-from tasks.registry import Job
 from tasks.runtime import estimate
+from tasks.runtime.job import Job
 
 log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration

@@ -32,8 +32,8 @@ from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.settings import files
 from montessori.settings.schema import Frozen
 from montessori.settings.study import SELF_INSTRUCT
-from tasks.registry import Job
 from tasks.runtime import estimate
+from tasks.runtime.job import Job
 
 EXAMPLES = 5  # of the highest and of the lowest influence
 # What a stage's seconds count as, in a system's cost; the others are neither large nor the system's own.

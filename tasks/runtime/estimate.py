@@ -7,7 +7,7 @@ to go by; where there is none, a stated assumption is. What the store has alread
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from montessori.artifacts import Request, Store
 from montessori.budget import dollars, price_of
 from montessori.settings.schema import Model, Settings
 from montessori.synthesis.lengths import Lengths, expected
+from tasks.registry import TASKS, Cost
 
 YIELD = 0.8  # of the texts that a teacher writes, those that pass all filters
 PAIRS = 0.5  # preference pairs, or outputs that are worth learning, a scored point
@@ -38,20 +39,7 @@ READ_BY_LENGTHS: Any = {
 }
 HUB_SIZE = re.compile(r"(\d+(?:\.\d+)?)[bB]\b")  # in a model's name
 
-MODELS = {"scratch-teacher", "scratch-student", "warm-up", "reference-gradient", "teacher", "bootstrap", "student"}
-WRITING = {"instructions", "responses", "ratings"}  # by the teacher; a rating by another judge is taken for one too
-LIGHT = {"seeds", "reference", "test", "split", "tokens", "preferences", "rule", "union", "report", "refresh"}
-# How much of its work a stage has done, by its manifest's summary.
-DONE: dict[str, Callable[[dict[str, Any]], float]] = {
-    "instructions": lambda s: s["instructions"],
-    "responses": lambda s: s["pairs"],
-    "ratings": lambda s: s["points"],
-    "warm-up": lambda s: s["encoded"] + s["dropped"],
-    "influence": lambda s: s["points"],
-    "teacher": lambda s: s["trained"],
-    "bootstrap": lambda s: s["encoded"] + s["dropped"],
-    "student": lambda s: s["encoded"] + s["dropped"],
-}
+GENERATION = {"instructions", "responses", "ratings"}  # by the teacher; a rating by another judge is counted so too
 
 
 @dataclass
@@ -133,6 +121,11 @@ def total(lines: Iterable[Line], name: str = "total") -> Line:
     return whole
 
 
+def cost_of(request: Request) -> Cost:
+    """Return what the time and size of a request depend on."""
+    return TASKS[request.stage].cost
+
+
 Past = dict[str, list[tuple[Line, float]]]  # by kind of stage: what each artifact took, and how much work it was
 
 
@@ -165,7 +158,7 @@ class _Estimator:
         """By what like artifacts took for their work. A model is as large as those were, whatever it learned from."""
         before, work = total(line for line, _ in past), sum(work for _, work in past)
         share = self._work(request) / work if work else 1 / len(past)
-        size = before.bytes / len(past) if request.stage in MODELS else before.bytes * share
+        size = before.bytes / len(past) if cost_of(request).keeps else before.bytes * share
         hours = (before.hours or 0) * share
         return Line(
             request.stage,
@@ -182,44 +175,46 @@ class _Estimator:
         """By the lengths of seeds and by stated yields and speeds."""
         work, asked = self._work(request), self._settings.instructions
         line = Line(request.stage, 1, bytes=self._bytes(request), basis={"assumed"})
-        if request.stage == "instructions":
-            texts = work / YIELD
-            line.prompts = math.ceil(texts / asked.samples_per_prompt)
-            line.tokens_in, line.tokens_out = line.prompts * self.lengths.prompt, texts * self.lengths.text
-        if request.stage == "responses":
-            line.prompts = work
-            line.tokens_in, line.tokens_out = work * self.lengths.instruction, work * self.lengths.response
-        if request.stage == "ratings":
-            line.prompts = work
-            line.tokens_in = work * (RATING_PROMPT + self.lengths.instruction + self.lengths.response)
-            line.tokens_out = work * RATING
+        match cost_of(request).work:
+            case "instructions":
+                texts = work / YIELD
+                line.prompts = math.ceil(texts / asked.samples_per_prompt)
+                line.tokens_in, line.tokens_out = line.prompts * self.lengths.prompt, texts * self.lengths.text
+            case "responses":
+                line.prompts = work
+                line.tokens_in, line.tokens_out = work * self.lengths.instruction, work * self.lengths.response
+            case "ratings":
+                line.prompts = work
+                line.tokens_in = work * (RATING_PROMPT + self.lengths.instruction + self.lengths.response)
+                line.tokens_out = work * RATING
         line.hours = self._hours(request, line, work)
         return line
 
     def _work(self, request: Request) -> float:
-        """What the artifact is made of, in the unit of `DONE`; 1 where it is not known."""
+        """Return how much work a request is, in the units of its registry row; 1 where that is not known."""
         settings, s = self._settings, request.settings
         points = settings.probing.probing
-        if request.stage == "instructions":
-            return float(s["target"])
-        if request.stage == "responses":
-            (instructions,) = request.inputs["instructions"]
-            there = s["limit"] if "limit" in s else self._requests[instructions].settings["target"]
-            return float(there * s.get("samples", 1)) / request.shard[1]
-        if request.stage == "ratings":
-            return points / request.shard[1]
-        if request.stage == "warm-up":
-            return settings.training_size if "pairs" in request.inputs else settings.probing.warm_up
-        if request.stage in {"student", "mistakes"}:
-            return settings.training_size
-        if request.stage == "influence":
-            tokens = self._requests[request.inputs["tokens"][0]]
-            there = sum(self._points(self._requests[address]) for address in tokens.inputs["points"])
-            return min(float(tokens.settings["limit"]), there) / request.shard[1]
-        if request.stage == "teacher":
-            return self._pairs(self._requests[request.inputs["preferences"][0]])
-        if request.stage == "bootstrap":
-            return PAIRS * points
+        match request.stage:
+            case "instructions":
+                return float(s["target"])
+            case "responses":
+                (instructions,) = request.inputs["instructions"]
+                there = s["limit"] if "limit" in s else self._requests[instructions].settings["target"]
+                return float(there * s.get("samples", 1)) / request.shard[1]
+            case "ratings":
+                return points / request.shard[1]
+            case "warm-up":
+                return settings.training_size if "pairs" in request.inputs else settings.probing.warm_up
+            case "student" | "mistakes":
+                return settings.training_size
+            case "influence":
+                tokens = self._requests[request.inputs["tokens"][0]]
+                there = sum(self._points(self._requests[address]) for address in tokens.inputs["points"])
+                return min(float(tokens.settings["limit"]), there) / request.shard[1]
+            case "teacher":
+                return self._pairs(self._requests[request.inputs["preferences"][0]])
+            case "bootstrap":
+                return PAIRS * points
         return 1.0
 
     def _points(self, request: Request) -> float:
@@ -239,42 +234,39 @@ class _Estimator:
 
     def _hours(self, request: Request, line: Line, work: float) -> float | None:
         """Operations over speed: two a parameter and token that is read or written, six that is learned from."""
-        teaches = request.stage in {*WRITING, "teacher", "bootstrap", "scratch-teacher"}
-        if request.settings.get("engine") == "openai" or request.stage in LIGHT:
+        cost = cost_of(request)
+        if request.settings.get("engine") == "openai" or TASKS[request.stage].device == "cpu" or not cost.work:
             return 0.0
-        model = self._settings.teacher if teaches else self._settings.student
+        model = self._model(request)
         parameters = _parameters(model) if model else None
         if parameters is None:
             return None
         speed = SPEED["gpu" if parameters > LARGE else "cpu"]
-        point = self.lengths.instruction + self.lengths.response
+        if cost.work in GENERATION:
+            return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["write"] / 3600
+        pair = self.lengths.instruction + self.lengths.response
+        output = self.lengths.prompt + self.lengths.text
         training = request.settings.get("training") or request.settings.get("dpo") or {}
         passes = float(training.get("epochs", 1) * training.get("stop", 1))
-        if request.stage in WRITING:
-            return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["write"] / 3600
-        if request.stage.startswith("scratch-") and model and model.scratch:
-            tokens = float(model.scratch.steps * model.scratch.batch_size * model.scratch.context)
-            return 6 * parameters * tokens / speed["learn"] / 3600
-        if request.stage == "teacher":  # two texts a pair, each read by the teacher and by its frozen copy
-            tokens = 2 * work * (self.lengths.prompt + self.lengths.text) * passes
-            return 8 * parameters * tokens / speed["learn"] / 3600
-        if request.stage == "bootstrap":
-            tokens = work * (self.lengths.prompt + self.lengths.text) * passes
-            return 6 * parameters * tokens / speed["learn"] / 3600
-        if request.stage in {"warm-up", "student"}:
-            return 6 * parameters * work * point * passes / speed["learn"] / 3600
-        if request.stage in {"influence", "reference-gradient", "evaluation", "mistakes"}:
-            return 6 * parameters * max(work, 256) * point / speed["learn"] / 3600
-        return 0.0
+        operations = {
+            "pretraining": 6 * float(s.steps * s.batch_size * s.context) if model and (s := model.scratch) else 0.0,
+            "dpo": 8 * 2 * work * output * passes,  # two texts a pair, each read by the teacher and its frozen copy
+            "bootstrap": 6 * work * output * passes,
+            "fine-tuning": 6 * work * pair * passes,
+            "measuring": 6 * max(work, 256) * pair,
+        }
+        return operations[cost.work] * parameters / speed["learn"] / 3600
+
+    def _model(self, request: Request) -> Model | None:
+        return self._settings.teacher if cost_of(request).model == "teacher" else self._settings.student
 
     def _bytes(self, request: Request) -> float:
-        teaches = request.stage in {"teacher", "bootstrap", "scratch-teacher"}
-        model = self._settings.teacher if teaches else self._settings.student
-        if request.stage not in MODELS or model is None:
+        keeps, model = cost_of(request).keeps, self._model(request)
+        if not keeps or model is None:
             return ROW_BYTES * self._work(request)
         weights = 2 if model.dtype == "bfloat16" else 4
-        each = {"warm-up": weights + 8, "reference-gradient": 4}.get(request.stage, weights)  # moments in float32
-        return each * (_parameters(model) or 0)
+        each = {"weights": weights, "optimizer": weights + 8, "gradient": 4}  # moments and gradients are float32
+        return each[keeps] * (_parameters(model) or 0)
 
     def _price(self, request: Request, line: Line) -> float | None:
         if request.settings.get("engine") != "openai":
@@ -291,8 +283,8 @@ def _past(store: Store, own: set[str], before: str | None) -> Past:
         request = manifest["request"]
         earlier = before is None or manifest["made_by"]["time"] < before
         if earlier and manifest["address"] not in own and request["kept_as"] is None:
-            done = DONE.get(request["stage"])
-            work = done(manifest["summary"]) if done else 1.0
+            units = TASKS[request["stage"]].cost.units
+            work = float(sum(manifest["summary"][name] for name in units)) if units else 1.0
             found.setdefault(_kind(request), []).append((as_made(manifest), work))
     return found
 

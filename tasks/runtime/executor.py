@@ -1,27 +1,31 @@
-"""Attempts at a run's stages, however they are started: what the store has is taken, the rest made at a place.
+"""Run the requests of a plan: take what the store has, have the rest made at a place, and record how each goes.
 
-In: requests.  Out: their artifacts in the store, and a record of how each went. Knows nothing of Prefect.
+Two implementations decide when a request starts: `LocalExecutor` (local.py), in threads of this process, and
+`PrefectExecutor` (prefect_executor.py), as tasks of a Prefect flow. Observers hear how the requests go.
 """
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from montessori.artifacts import Request, Store
-from montessori.errors import BudgetReached, InputError, MontessoriError, StageError, StoreUnreachable
+from montessori.errors import BudgetReached, InputError, StageError
 from montessori.settings.schema import Compute
-from tasks.runtime.places import OnProgress, Place, StageCrash
+from tasks.runtime.places import OnProgress, Place
+
+Progress = tuple[int, int, str, str]  # done, total, unit, note
 
 
 @dataclass
 class Record:
-    """How one stage, or one shard of it, has gone so far."""
+    """How one request has gone so far."""
 
-    title: str
+    request: Request
     state: str = "waiting"  # waiting, running, done, cached, failed
     attempts: int = 0
     seconds: float = 0.0
@@ -31,25 +35,40 @@ class Record:
     wrong_input: bool = False
     over_budget: bool = False
 
+    @property
+    def title(self) -> str:
+        """The request in one line."""
+        return self.request.title
 
-Progress = tuple[int, int, str, str]  # done, total, unit, note
-Watch = Callable[[str, Record, Progress | None], None]
 
-_watchers: list[Watch] = []
+class Observer(Protocol):
+    """Hears how the requests of an executor go."""
+
+    def update(self, record: Record, progress: Progress | None) -> None:
+        """Take note of a change of `record`; `progress` where it is a step of a task at work."""
+
+
+_observers: list[Observer] = []
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Let `watch(address, record, progress)` hear how the stages go, inside the block."""
-    _watchers.append(watch)
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Let `observer` hear of all executors of this process inside the block."""
+    _observers.append(observer)
     try:
         yield
     finally:
-        _watchers.remove(watch)
+        _observers.remove(observer)
 
 
-class Attempts(ABC):
-    """The attempts of one run at its requests. Who starts them, and when, is for `execution` and `direct` to say."""
+def notify(record: Record, progress: Progress | None = None) -> None:
+    """Tell all observers about a change of `record`."""
+    for observer in _observers:
+        observer.update(record, progress)
+
+
+class Executor(ABC):
+    """The attempts of one plan at its requests."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
         self.store, self.compute, self.records = store, compute, dict[str, Record]()
@@ -58,45 +77,46 @@ class Attempts(ABC):
 
     @abstractmethod
     def submit(self, request: Request) -> None:
-        """Start the stage as soon as those that make its inputs are done."""
+        """Start the task as soon as the requests that make its inputs, submitted before it, are done."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Return when all have ended, well or not."""
+        """Return when all submitted requests have ended, well or not."""
 
-    @abstractmethod
     def finish(self) -> None:
-        """Wait for all. Raises InputError where one had wrong input, StageError that names all that failed."""
+        """Wait for all. Raises InputError if one had wrong input, else StageError, naming all that failed."""
+        self.wait()
+        self.raise_failures()
 
     def run(self, request: Request, attempt: int) -> bool:
-        """One attempt at `request`; False when the store had its artifact already."""
+        """Make one attempt at `request`. Return False when the store had its artifact already."""
         record = self.records[request.address]
         if self.store.exists(request.address):
-            self._tell(request, record, state="cached", seconds=self.store.manifest(request.address)["seconds"])
+            self._change(record, state="cached", seconds=self.store.manifest(request.address)["seconds"])
             return False
         started = time.monotonic()
 
         def on_start() -> None:
             nonlocal started
             started = time.monotonic()  # not the wait for its turn
-            self._tell(request, record, state="running", attempts=attempt)
+            self._change(record, state="running", attempts=attempt)
 
         try:
-            self._place.run(request, self.store, self.on_progress(request, record), on_start)
+            self._place.run(request, self.store, self.on_progress(record), on_start)
         except BaseException as error:
             seconds = time.monotonic() - started
             why = {"wrong_input": isinstance(error, InputError), "over_budget": isinstance(error, BudgetReached)}
-            self._tell(request, record, state="failed", attempts=attempt, error=str(error), seconds=seconds, **why)
+            self._change(record, state="failed", attempts=attempt, error=str(error), seconds=seconds, **why)
             raise
-        self._tell(request, record, state="done", error="", seconds=time.monotonic() - started)
+        self._change(record, state="done", error="", seconds=time.monotonic() - started)
         return True
 
-    def on_progress(self, request: Request, record: Record) -> OnProgress:
-        """What hears each step of a stage at work: the watchers."""
+    def on_progress(self, record: Record) -> OnProgress:
+        """Return the function that a place calls at each step of a task at work."""
 
         def on_progress(done: int, total: int, unit: str, note: str, where: str = "") -> None:
             record.done, record.where = (done, total, unit), where or record.where
-            tell(request.address, record, (done, total, unit, note))
+            notify(record, (done, total, unit, note))
 
         return on_progress
 
@@ -114,22 +134,37 @@ class Attempts(ABC):
                 + ". What is done stays done; the same command runs only what is missing"
             )
 
-    def _tell(self, request: Request, record: Record, **change: Any) -> None:
+    def _change(self, record: Record, **values: Any) -> None:
         with self._lock:
-            for name, value in change.items():
+            for name, value in values.items():
                 setattr(record, name, value)
-            tell(request.address, record, None)
+            notify(record)
 
 
-def tell(address: str, record: Record, progress: Progress | None) -> None:
-    """Let the watchers know."""
-    for watch in _watchers:
-        watch(address, record, progress)
+class PeriodicDisplay(ABC):
+    """Shows the records of an executor every few seconds, in a thread of its own."""
 
+    def __init__(self, every_s: float):
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=copy_context().run, args=(self._repeat,), daemon=True)
 
-def worth_a_retry(error: object) -> bool:
-    """Crashes are tried again; wrong input and a stage's own verdict would only repeat themselves."""
-    return not isinstance(error, MontessoriError) or isinstance(error, StageCrash | StoreUnreachable)
+    @abstractmethod
+    def show(self) -> None:
+        """Show the records as they are now."""
+
+    def start(self) -> None:
+        """Begin to show them."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self.show()
 
 
 def _times(count: int) -> str:

@@ -9,7 +9,7 @@ from montessori.settings import schema
 from montessori.settings.schema import Frozen
 from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Engine
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 PLAIN_TEMPLATE = "Montessori default"
 

@@ -16,7 +16,7 @@ from montessori.influence import GradientDescent, OptimizerState, Step, memory, 
 from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.schema import Training
-from tasks.registry import Job, location
+from tasks.runtime.job import Job, location
 
 
 def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Encoded:

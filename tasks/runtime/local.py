@@ -1,35 +1,48 @@
-"""Stages without Prefect, whose start takes ten seconds: each is started when its inputs are there."""
+"""Run requests in this process, without Prefect: the command line's default."""
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from itertools import count
+from contextlib import contextmanager
 from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import InputError
-from montessori.settings.schema import Compute
-from tasks.runtime.executor import Attempts, Record, worth_a_retry
-from tasks.runtime.places import Place
+from montessori.settings.schema import Compute, Vllm
+from tasks.runtime.executor import Executor, Record
+from tasks.runtime.places import Place, open_place
+from tasks.runtime.retry import JITTER, delays, worth_a_retry
 
-THREADS = 64  # in which stages wait for their turn; the place says how many run side by side
+THREADS = 64  # in which requests wait for their turn; the place says how many run side by side
 
 
-class Direct(Attempts):
+@contextmanager
+def local_executor(
+    store: Store, compute: Compute, vllm_python: str = Vllm().python, *, one_input: bool = False
+) -> Iterator[Executor]:
+    """Open an executor at the place that `compute` names, and end all that it started with the block."""
+    place = open_place(compute, vllm_python)
+    try:
+        yield LocalExecutor(store, place, compute, one_input=one_input)
+    finally:
+        place.close()
+
+
+class LocalExecutor(Executor):
     """Runs requests as their inputs come, as many side by side as the place takes."""
 
-    def __init__(self, store: Store, place: Place, compute: Compute, apart: bool = False):
-        """`apart`: the requests are of several runs, so that wrong input of one says nothing of the others."""
+    def __init__(self, store: Store, place: Place, compute: Compute, *, one_input: bool = False):
+        """`one_input`: all requests read the same input, so wrong input of one ends them all."""
         super().__init__(store, place, compute)
-        self._apart = apart
+        self._one_input = one_input
         self._pool = ThreadPoolExecutor(THREADS)
         self._futures: dict[str, Future[None]] = {}
 
     def submit(self, request: Request) -> None:
-        """Start the stage as soon as those that make its inputs, submitted before it, are done."""
+        """Start the task as soon as the requests that make its inputs, submitted before it, are done."""
         inputs = {address for addresses in request.inputs.values() for address in addresses}
-        self.records[request.address] = Record(request.title)
+        self.records[request.address] = Record(request)
         waits = [self._futures[address] for address in inputs if address in self._futures]
         made = self._futures[request.address] = Future[None]()
         _when_all(waits, lambda: self._pool.submit(self._settle, request, waits, made))
@@ -39,38 +52,37 @@ class Direct(Attempts):
         wait(self._futures.values())
 
     def finish(self) -> None:
-        """Wait for all. Raises InputError as the stage that found it said it, StageError naming all that failed."""
+        """Wait for all. Raises InputError or StageError, as the base class; wrong input of `one_input` in its words."""
         self.wait()
         self._pool.shutdown()
         wrong = [record.error for record in self.records.values() if record.wrong_input]
-        if wrong and not self._apart:
+        if wrong and self._one_input:
             raise InputError(wrong[0])
         self.raise_failures()
         for future in self._futures.values():
-            future.result()  # what no record tells of
+            future.result()  # an error that no record shows
 
     def _settle(self, request: Request, waits: list[Future[None]], made: Future[None]) -> None:
         try:
-            self._follow(request, waits)
+            self._attempt(request, waits)
             made.set_result(None)
         except BaseException as error:
             made.set_exception(error)
 
-    def _follow(self, request: Request, waits: list[Future[None]]) -> None:
-        """Try until it is done; an input's error is this stage's too."""
+    def _attempt(self, request: Request, waits: list[Future[None]]) -> None:
+        """Try until it is done; the error of an input is this request's too."""
         for future in waits:
             future.result()
-        if not self._apart and any(record.wrong_input for record in list(self.records.values())):
+        if self._one_input and any(record.wrong_input for record in list(self.records.values())):
             raise CancelledError  # the shards of one input would all say the same
-        for attempt in count(1):
+        for attempt, delay in enumerate([*delays(self.compute), None], start=1):
             try:
                 self.run(request, attempt)
                 return
             except Exception as error:
-                if attempt > self.compute.retries or not worth_a_retry(error):
+                if delay is None or not worth_a_retry(error):
                     raise
-            delay = self.compute.retry_delay_s * 2 ** (attempt - 1)
-            threading.Event().wait(delay * random.uniform(1, 1.5))  # as Prefect's backoff and jitter
+            threading.Event().wait(delay * random.uniform(1, 1 + JITTER))
 
 
 def _when_all(futures: list[Future[None]], act: Callable[[], Any]) -> None:

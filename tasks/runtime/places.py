@@ -158,7 +158,7 @@ class Processes:
     @contextmanager
     def _slot(self, request: Request) -> Iterator[str | None]:
         """A GPU or a core's share for a stage that loads a model; the others hardly cost anything."""
-        if not registry.computes(request):
+        if not registry.loads_model(request):
             with self._light:
                 yield ""  # no GPU visible
         else:

@@ -115,7 +115,7 @@ class Pool:
         digest = hashlib.sha256(store.uri.encode()).hexdigest()[:12]
         # As text: a server's data base may order a JSON object's keys anew, and reports show systems in their order.
         parameters = {"request": request.model_dump_json(), "store": store.uri, "threads": self._threads}
-        tags = [*self._tags, request.stage, *(["gpu"] if registry.computes(request) else [])]
+        tags = [*self._tags, request.stage, *(["gpu"] if registry.loads_model(request) else [])]
         for number in count():
             key = f"{digest}:{request.address}:{number}"
             create = partial(

@@ -1,9 +1,11 @@
-"""A run's stages as Prefect tasks: each waits for its inputs, is retried when it crashes, and is kept account of.
+"""Run requests as tasks of the present Prefect flow run: each waits for its inputs and is retried when it crashes.
 
-The cache is the store alone: a task whose artifact is there already ends at once in the state Cached.
+The store is the only cache. A task whose artifact exists ends at once in the state Cached.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,18 +16,32 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
-from prefect.tasks import Task, exponential_backoff
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import Task
 
 from montessori.artifacts import Request, Store
 from montessori.settings.schema import Compute
 from tasks import registry
-from tasks.runtime.executor import Attempts, Record, worth_a_retry
-from tasks.runtime.places import OnProgress, Place
+from tasks.runtime.executor import Executor, Record
+from tasks.runtime.places import OnProgress, Place, open_place
+from tasks.runtime.retry import JITTER, delays, worth_a_retry
 
 PROGRESS_EVERY_S = 5.0  # between updates of a progress artifact
+# A flow submits all requests at once, and each waits in a thread of its own for its inputs.
+THREADS = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=1000))
 
 
-class Execution(Attempts):
+@contextmanager
+def prefect_executor(store: Store, compute: Compute, vllm_python: str) -> Iterator["PrefectExecutor"]:
+    """Open an executor at the place that `compute` names, and end all that it started with the block."""
+    place = open_place(compute, vllm_python)
+    try:
+        yield PrefectExecutor(store, place, compute)
+    finally:
+        place.close()
+
+
+class PrefectExecutor(Executor):
     """Runs the requests of one flow run at a place."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
@@ -33,44 +49,38 @@ class Execution(Attempts):
         self._futures: dict[str, PrefectFuture[Any]] = {}
 
     def submit(self, request: Request) -> None:
-        """Start the stage as soon as those that make its inputs are done."""
+        """Start the task as soon as the requests that make its inputs, submitted before it, are done."""
         inputs = [address for addresses in request.inputs.values() for address in addresses]
-        self.records[request.address] = Record(request.title)
+        self.records[request.address] = Record(request)
         run = run_stage.with_options(
             name=request.stage,
             task_run_name=request.title,
-            tags={"gpu"} if registry.computes(request) else set(),
+            tags={"gpu"} if registry.loads_model(request) else set(),
             retries=self.compute.retries,
-            retry_delay_seconds=exponential_backoff(self.compute.retry_delay_s),
+            retry_delay_seconds=delays(self.compute),
         )
         waits = [self._futures[address] for address in inputs if address in self._futures]
-        self._futures[request.address] = run.submit(request=request, execution=self, wait_for=waits, return_state=False)
+        self._futures[request.address] = run.submit(request=request, executor=self, wait_for=waits, return_state=False)
 
     def wait(self) -> None:
         """Return when all have ended, well or not."""
         wait(list(self._futures.values()))
 
-    def finish(self) -> None:
-        """Wait for all. Raises one error naming all that failed for good: InputError if one of them got wrong input."""
-        self.wait()
-        self.raise_failures()
-
-    def on_progress(self, request: Request, record: Record) -> OnProgress:
-        """Tells the watchers each step and, every few seconds, Prefect's progress artifact."""
+    def on_progress(self, record: Record) -> OnProgress:
+        """Return a function that tells the observers each step, and every few seconds Prefect's progress artifact."""
         last = time.monotonic()
         artifact: UUID | None = None
-
-        told = super().on_progress(request, record)
+        notify_observers = super().on_progress(record)
 
         def on_progress(done: int, total: int, unit: str, note: str, where: str = "") -> None:
             nonlocal last, artifact
-            told(done, total, unit, note, where)
+            notify_observers(done, total, unit, note, where)
             ended = done == total and artifact is not None
             if where or (time.monotonic() - last < PROGRESS_EVERY_S and not ended):
-                return  # what runs elsewhere shows its own
+                return  # a task that runs elsewhere shows its own
             last, percent = time.monotonic(), 100 * done / max(1, total)
             if artifact is None:
-                created = create_progress_artifact(percent, description=f"{request.title}, {total} {unit}")
+                created = create_progress_artifact(percent, description=f"{record.title}, {total} {unit}")
                 artifact = cast(UUID, created)
             else:
                 update_progress_artifact(artifact, percent)
@@ -82,9 +92,9 @@ def _worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return worth_a_retry(state.result(raise_on_failure=False))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_jitter_factor=0.5, retry_condition_fn=_worth_a_retry)
-def run_stage(request: Request, execution: Execution) -> State[Any]:
-    """Make the artifact of `request`, unless it is there."""
+@task(cache_policy=NO_CACHE, persist_result=False, retry_jitter_factor=JITTER, retry_condition_fn=_worth_a_retry)
+def run_stage(request: Request, executor: PrefectExecutor) -> State[Any]:
+    """Make the artifact of `request`, unless it exists."""
     context = TaskRunContext.get()
-    made = execution.run(request, context.task_run.run_count if context else 1)
+    made = executor.run(request, context.task_run.run_count if context else 1)
     return Completed(name=None if made else "Cached", message=request.address)

@@ -22,6 +22,7 @@ from montessori import progress
 from montessori.artifacts import Request, open_store
 from montessori.errors import InputError
 from tasks import registry
+from tasks.runtime.job import Job
 from tasks.runtime.worker import prepare
 
 
@@ -41,7 +42,7 @@ def main() -> int:
     try:
         _meet(meeting, rank, ranks)
         request = Request.model_validate(order["request"])
-        job = registry.Job(request, open_store(order["store"]), Path(order["out"]), rank=rank, ranks=ranks)
+        job = Job(request, open_store(order["store"]), Path(order["out"]), rank=rank, ranks=ranks)
         module = registry.module(request.stage)
         prepare(request, order["threads"])
         with progress.listening(lambda *report: say(progress=report) if job.writes else None):

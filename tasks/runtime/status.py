@@ -17,14 +17,14 @@ from montessori.settings.schema import Frozen
 PLACE = ".status"
 BEAT_S = 60.0  # a run says something at least so often
 SILENT_S = 3 * BEAT_S
-OF_CELL = " · "  # between the cell of a study and what is made for it, in a title
 
 
 class Shard(Frozen):
     """One stage, or one shard of it."""
 
     address: str
-    title: str
+    title: str  # without the cell
+    cell: str = ""  # of a study
     state: Literal["waiting", "running", "done", "cached", "failed"] = "waiting"
     attempts: int = 0
     seconds: float = 0.0  # of this attempt so far, or of the last

@@ -8,8 +8,8 @@ from montessori.models import loading
 from montessori.settings import schema
 from montessori.settings.schema import Frozen
 from montessori.training.sft import SftResult, fine_tune
-from tasks.registry import Job
 from tasks.runtime.inputs import encode
+from tasks.runtime.job import Job
 
 
 class Settings(Frozen):

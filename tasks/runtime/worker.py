@@ -36,6 +36,7 @@ from montessori.errors import InputError, MontessoriError
 from montessori.settings import files
 from tasks import registry
 from tasks.runtime import ranks as launch
+from tasks.runtime.job import Job
 
 HEAVY: dict[str, tuple[str, ...]] = {
     "light": ("pyarrow.parquet",),  # all that a stage without a model needs
@@ -74,7 +75,7 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
     if store.exists(request.address):
         return store.manifest(request.address)
     budget.check(request, store)
-    journaled = registry.STAGES[request.stage].journaled
+    journaled = registry.TASKS[request.stage].journaled
     with store.journal(request.address) if journaled else nullcontext() as journal:
         if journaled and store.exists(request.address):  # whoever had the journal before has made it
             return store.manifest(request.address)
@@ -85,7 +86,7 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
             if (ranks := request.means.get("training_processes", 1)) > 1:
                 summary = launch.run(request, store, out, threads, ranks)
             else:
-                job = registry.Job(request, store, out, journal)
+                job = Job(request, store, out, journal)
                 summary = module.run(job, module.Settings.model_validate(request.settings))
             store.commit(request.address, out, about(request, summary, time.monotonic() - started))
     return store.manifest(request.address)

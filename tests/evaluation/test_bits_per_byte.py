@@ -13,7 +13,7 @@ from montessori.artifacts import Folder, Request
 from montessori.data.chat import encode_pairs
 from montessori.data.rows import read_rows
 from montessori.evaluation.metrics import bits_per_byte, linearised, ratio
-from tasks.registry import STAGES
+from tasks.registry import TASKS
 from tasks.runtime import worker
 
 ROWS = [
@@ -52,7 +52,7 @@ def evaluated(tmp_path, tiny_llama, tiny_tokenizer):
     def make(name, settings, **inputs):
         request = Request(
             stage=name,
-            version=STAGES[name].version,
+            version=TASKS[name].version,
             settings=settings,
             inputs={role: [address] for role, address in inputs.items()},
             seed=0,

@@ -26,7 +26,7 @@ from montessori.models import loading
 from montessori.settings.schema import Lora
 from montessori.settings.suite import Benchmark
 from tasks.benchmarks import run_benchmark
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -16,7 +16,7 @@ from montessori.errors import InputError
 from montessori.evaluation.card import Overlap
 from montessori.evaluation.overlap import Item, Point, grams, normalised, overlaps
 from tasks.benchmarks import measure_overlap
-from tasks.registry import Job
+from tasks.runtime.job import Job
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")

@@ -11,7 +11,7 @@ from montessori.data.rows import Row, read_rows, write_rows
 from montessori.errors import StageError
 from montessori.evaluation import judging
 from montessori.settings.schema import OpenAI
-from tasks.registry import STAGES
+from tasks.registry import TASKS
 from tasks.runtime import worker
 
 PAIRS: list[Row] = [
@@ -32,7 +32,7 @@ def rated(store: Folder, url: str, shard: tuple[int, int] = (0, 1), **changes: A
     """The rows and the summary of a judge's ratings."""
     request = Request(
         stage="ratings",
-        version=STAGES["ratings"].version,
+        version=TASKS["ratings"].version,
         settings={
             "engine": "openai",
             "file": "pairs.parquet",
@@ -107,7 +107,7 @@ def test_the_rule_checks_the_answer(store: Folder) -> None:
     with store.staging() as folder:
         write_rows(folder / "probing.parquet", rows)
         store.commit("split/0", folder, {"summary": {}})
-    version, settings = STAGES["rule"].version, {"file": "probing.parquet"}
+    version, settings = TASKS["rule"].version, {"file": "probing.parquet"}
     request = Request(stage="rule", version=version, settings=settings, inputs={"points": ["split/0"]}, seed=0)
     worker.run(request, store)
     found = [row["rating"] for row in read_rows(store.open(request.address) / "ratings.parquet")]

@@ -11,8 +11,8 @@ from montessori.artifacts import Folder, Request
 from montessori.data.rows import Row, write_rows
 from montessori.evaluation.card import Card
 from tasks.benchmarks import build_scorecard
-from tasks.registry import Job
 from tasks.runtime.generation import PLAIN_TEMPLATE
+from tasks.runtime.job import Job
 
 SUITE = {
     "name": "local",

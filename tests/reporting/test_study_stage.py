@@ -10,8 +10,8 @@ from montessori.artifacts import Folder, Request, is_artifact
 from montessori.data.rows import write_rows
 from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.settings import files
-from tasks.registry import Job
 from tasks.reports import study
+from tasks.runtime.job import Job
 
 RUN = files.load(Path(__file__).resolve().parents[2] / "montessori/configs/tiny.yaml").model_dump(mode="json")
 TREE: dict[str, Any] = {

@@ -19,7 +19,7 @@ from montessori.evaluation import judging
 from montessori.models import loading
 from montessori.settings.schema import OpenAI, Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks.registry import STAGES
+from tasks.registry import TASKS
 from tasks.runtime import worker
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mt_bench"
@@ -47,7 +47,7 @@ class Bench:
             means["openai"] = OpenAI(model=MODEL, base_url=endpoint.url).model_dump(mode="json")
         request = Request(
             stage=stage_name,
-            version=STAGES[stage_name].version,
+            version=TASKS[stage_name].version,
             settings=settings,
             inputs=inputs,
             seed=3,

@@ -1,0 +1,69 @@
+"""Run a command's plan and show it on the screen: in this process, or through Prefect."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from flows.commands import terminal
+from flows.commands.signals import stopping_at_once
+from flows.requests.builder import Address, Plan
+from montessori.artifacts import Store
+from montessori.errors import StageError
+from tasks.runtime.executor import Executor, observed_by
+from tasks.runtime.local import local_executor
+from tasks.runtime.places import typed
+
+T = TypeVar("T")
+
+
+def follow(
+    console: Console, plan: Plan, work: Callable[[Executor], T], flow: Callable[[], Any], *, with_prefect: bool
+) -> T | None:
+    """Return what `work` returns, which runs here with the local executor, its tasks on the screen.
+
+    With Prefect (`with_prefect`, or PREFECT_API_URL in the environment) call `flow` instead, which returns a final
+    state, and return None. Raises the error of a run that failed.
+    """
+    screen = terminal.Screen(console)
+    with screen, observed_by(screen):
+        if with_prefect or os.environ.get("PREFECT_API_URL"):
+            _through_prefect(console, screen, flow)
+            return None
+        with (
+            stopping_at_once(screen.stop),
+            local_executor(plan.store, plan.compute, plan.vllm_python) as executor,
+        ):
+            return work(executor)
+
+
+def show(console: Console, store: Store, address: Address, what: str) -> None:
+    """Show an artifact's result, and where its report and the artifact itself are."""
+    folder = store.open(address)
+    terminal.show_result(console, folder / "result.md")
+    width = max(len(what), len("report")) + 2
+    sys.stdout.write(f"\n{'report':<{width}}{folder / 'report.html'}\n{what:<{width}}{store.locate(address)}\n")
+
+
+def _through_prefect(console: Console, screen: terminal.Screen, flow: Callable[[], Any]) -> None:
+    """Call `flow` under Prefect: its server at PREFECT_API_URL, else a temporary one of Prefect's own."""
+    import prefect.flow_engine
+    from prefect.settings import PREFECT_API_URL
+
+    from tasks.runtime.server import connected
+
+    embedded = not PREFECT_API_URL.value()
+    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
+        setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
+    else:
+        with connected():  # Prefect needs 150 lines to say what is wrong with a server
+            pass
+    logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
+    with stopping_at_once(screen.stop) if embedded else nullcontext():
+        state = flow()
+    if not state.is_completed():
+        raise typed(state.name or "", state.message or "") or StageError(state.message or f"the flow is {state.name}")

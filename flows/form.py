@@ -1,0 +1,146 @@
+"""The form in Prefect's UI: the fields that several flows have, and what becomes of a filled-in form.
+
+Each flow's own fields are the parameters of its function, in flows/montessori.py and its neighbours.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field, NonNegativeInt
+from pydantic.json_schema import SkipJsonSchema
+
+from montessori.errors import MontessoriError, StageError
+from montessori.settings import files, shipped
+from montessori.settings.schema import EstimatorName, Method, Settings
+
+STARTS = 4  # of one run that crashes, before somebody must look
+
+Nothing = SkipJsonSchema[None]  # left empty; the form would ask for a type otherwise
+
+
+def shown(title: str, help: str) -> Any:
+    """Return how the form shows a field. Prefect overwrites a Field's title and description, not its extra schema."""
+    return Field(json_schema_extra={"title": title, "description": help})
+
+
+Config = Annotated[
+    str,
+    shown(
+        "Settings",
+        "The name of a settings file that comes with Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or "
+        "the path of one on the worker.",
+    ),
+]
+TheMethod = Annotated[
+    Method | Nothing,
+    shown("Method", "How the teacher is made to write better data. Left empty: as in the settings."),
+]
+Iterations = Annotated[
+    NonNegativeInt | Nothing,
+    shown("Iterations", "Left empty: as in the settings. 0 is Self-Instruct alone."),
+]
+Teacher = Annotated[
+    str | Nothing,
+    shown("Teacher", "A model folder or hub name. Left empty: as in the settings."),
+]
+Student = Annotated[
+    str | Nothing,
+    shown("Student", "A model folder or hub name. Left empty: as in the settings."),
+]
+Estimator = Annotated[
+    EstimatorName | Nothing,
+    shown("Influence estimator", "How a point's influence is measured. Left empty: as in the settings."),
+]
+Overrides = Annotated[
+    list[str],
+    shown("Further settings", "key=value each, for example dpo.beta=0.2, as --set on the command line."),
+]
+Place = Annotated[
+    Literal["process", "pool"] | Nothing,
+    shown(
+        "Where stages run",
+        "process: beside the run, on its machine. pool: each stage that needs a model as a run of its own. "
+        "Left empty: as in the settings.",
+    ),
+]
+Store = Annotated[
+    str | Nothing,
+    shown("Store", "A folder of the worker, or s3://bucket/prefix. Left empty: as in the settings."),
+]
+
+
+Judge = Annotated[
+    str | Nothing,
+    shown("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
+]
+
+
+def run_name() -> str:
+    """Return the settings' name and the name that the form or Prefect gave; the same when a run is started again."""
+    settings, given = Path(flow_run.parameters["config"]).stem, str(flow_run.name)
+    return given if given.startswith(f"{settings}: ") else f"{settings}: {given}"
+
+
+def final_state(work: Callable[[], str]) -> State[Any]:
+    """Return the final state after `work`: its message is the address of what was made, or why nothing was.
+
+    A raised error would be shown in Prefect's own words, with a traceback first.
+    """
+    try:
+        _stop_after_crashes()
+        return Completed(message=work())
+    except MontessoriError as error:
+        get_run_logger().error("%s", error)
+        return Failed(name=type(error).__name__, message=str(error))
+
+
+def settings_of(
+    config: str,
+    method: str | None = None,
+    iterations: int | None = None,
+    teacher: str | None = None,
+    student: str | None = None,
+    estimator: str | None = None,
+    overrides: list[str] | None = None,
+    place: str | None = None,
+    store: str | None = None,
+) -> Settings:
+    """Return the settings that a filled-in form means. Raises InputError that names the field."""
+    fields: dict[str, Any] = {
+        "method": method,
+        "iterations": iterations,
+        "influence.estimator": estimator,
+        "compute.place": place,
+        "store": store,
+    }
+    for role, source in (("teacher", teacher), ("student", student)):
+        if source:
+            fields |= {f"{role}.source": source}
+            overrides = [f"{role}.scratch=null", *(overrides or [])]
+    return files.load(shipped.path_of(config, "settings", "config"), [*filled(fields), *(overrides or [])])
+
+
+def filled(fields: dict[str, Any]) -> list[str]:
+    """Return the overrides for a form's fields, without those that are left empty."""
+    return files.overrides({name: value for name, value in fields.items() if value != ""})
+
+
+def _stop_after_crashes() -> None:
+    """Raise StageError when the flow run at hand has crashed and been started again too often."""
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(UUID(flow_run.id))
+    in_order = (state.type for state in sorted(states, key=lambda state: state.timestamp))
+    crashes = [kind for kind, _ in groupby(in_order)].count(StateType.CRASHED)  # a worker tells of each twice
+    if crashes >= STARTS:
+        raise StageError(
+            f"crashed {crashes} times, so not started again: the log says why; a new run goes on from what is done"
+        )

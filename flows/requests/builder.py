@@ -1,0 +1,116 @@
+"""Collect requests: the one way in which a flow asks for tasks.
+
+An address follows from the request alone, so each call returns it at once, before anything has run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from montessori.artifacts import Request, Store
+from montessori.budget import price_of
+from montessori.settings.schema import Budget, Compute, OpenAI
+from tasks.registry import TASKS
+
+Address = str
+Shards = list[Address]  # the artifacts of all shards of one task
+
+
+@dataclass(frozen=True)
+class Who:
+    """The system that an artifact is made for, which iteration of it, and for which part of its work."""
+
+    system: str = ""
+    iteration: int | None = None
+    part: str = ""
+
+    def within(self, part: str) -> "Who":
+        """Return the same for one part of the work."""
+        return replace(self, part=", ".join(name for name in (self.part, part) if name))
+
+    @property
+    def name(self) -> str:
+        """The display text."""
+        named = f"{self.system} iteration {self.iteration}" if self.iteration else self.system
+        return ", ".join(part for part in (named, self.part) if part)
+
+
+NOBODY = Who()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The requests of one command or flow, each after those that make its inputs, and where they run."""
+
+    store: Store
+    compute: Compute
+    vllm_python: str
+    requests: Mapping[Address, Request]
+    address: Address  # of the artifact that people ask for
+
+    @property
+    def missing(self) -> list[Request]:
+        """The requests whose artifacts the store does not have."""
+        return [request for request in self.requests.values() if not self.store.exists(request.address)]
+
+
+class Requests:
+    """Requests by their address, in the order in which they were asked for."""
+
+    def __init__(self, cell: str = ""):
+        self.by_address: dict[Address, Request] = {}
+        self._cell = cell
+
+    def add(
+        self,
+        task: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Sequence[Address]],
+        *,
+        seed: int,
+        role: str = "",
+        who: Who = NOBODY,
+        shard: tuple[int, int] = (0, 1),
+        means: Mapping[str, Any] | None = None,
+        kept_as: str = "",
+    ) -> Address:
+        """Ask for one artifact and return its address. Blocks of settings are written out.
+
+        `kept_as` ("runs/tiny") gives the artifact a name of its own, ended by eight digits of its fingerprint.
+        """
+        request = Request(
+            stage=task,
+            version=TASKS[task].version,
+            settings={k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()},
+            inputs={name: list(addresses) for name, addresses in inputs.items()},
+            seed=seed,
+            shard=shard,
+            system=who.system,
+            iteration=who.iteration,
+            part=who.part,
+            role=role,
+            cell=self._cell,
+            means=dict(means or {}),
+        )
+        if kept_as:
+            request = request.model_copy(update={"kept_as": f"{kept_as}-{request.fingerprint[:8]}"})
+        self.by_address.setdefault(request.address, request)
+        return request.address
+
+    def hold_to(self, budget: Budget, tasks: Sequence[str] = ()) -> None:
+        """Let the requests (those of `tasks`, where named) be held to `budget` together."""
+        limits = budget.model_dump(exclude_none=True)
+        if not limits:
+            return
+        parts = [request for request in self.by_address.values() if not tasks or request.stage in tasks]
+        paid = [part for part in parts if part.settings.get("engine") == "openai"]
+        prices = {part.address: price_of(OpenAI.model_validate(part.means["openai"])) for part in paid}
+        held = {
+            "limits": limits,
+            "parts": [part.address for part in parts],
+            "paid": {address: price.model_dump() for address, price in prices.items() if price},
+        }
+        for part in parts:
+            self.by_address[part.address] = part.model_copy(update={"means": {**part.means, "budget": held}})

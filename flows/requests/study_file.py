@@ -1,0 +1,126 @@
+"""Prepare a study: its file, made whole and checked before anything heavy starts."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.requests import study as grid
+from flows.requests import study_report
+from flows.requests.builder import Address, Plan
+from flows.requests.study import Grid
+from flows.requests.suite import check_benchmarks, judge_overrides, suite_of
+from montessori.artifacts import open_store
+from montessori.errors import InputError
+from montessori.settings import files, shipped
+from montessori.settings.schema import Compute
+from montessori.settings.study import Study
+from montessori.settings.suite import Suite
+from tasks.runtime import engines, places
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study that is ready to start."""
+
+    study: Study  # whole
+    grid: Grid
+    suite: Suite | None
+    plan: Plan  # its last request is the study's artifact if every cell can be made
+
+
+def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> PreparedStudy:
+    """Check everything that the study names, and plan all its cells. Nothing is started.
+
+    `connect` tells whether the endpoint of the suite's judge and the hub are asked. Raises InputError that names the
+    field.
+    """
+    path = shipped.path_of(config, "study", "STUDY")
+    tree = files.read(path)
+    if not files.is_study(tree) and "teacher" in tree:
+        raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
+    _check_names(tree, overrides)
+    asked = whole(files.block(Study, files.changed(tree, list(overrides)), str(path)), path)
+    store = open_store(asked.store)
+    store.check_readable()
+    suite: Suite | None = None
+    addresses: dict[str, Address] = {}
+    assert asked.compute, "it is whole"
+    if asked.suite is not None:
+        assert isinstance(asked.suite, dict), "it is whole"
+        own = {"store": asked.store} | {
+            name: getattr(asked, name).model_dump(mode="json") for name in ("compute", "budget")
+        }
+        try:
+            suite, addresses = suite_of({**asked.suite, **own}, "suite", connect)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    cells = grid.plan(asked, str(path), suite, addresses)
+    if suite:
+        check_benchmarks(suite, cells.requests.values(), store, connect)
+    drawn = study_report.report(cells, {})
+    requests = {**cells.requests, drawn.address: drawn}
+    return PreparedStudy(asked, cells, suite, Plan(store, asked.compute, python_of(cells), requests, drawn.address))
+
+
+def check(ready: PreparedStudy) -> None:
+    """Raise InputError when an engine or the place cannot be had, or nothing can be written."""
+    for _, steps in ready.grid.cells:
+        missing = [request for request in steps.requests.values() if not ready.plan.store.exists(request.address)]
+        engines.check(steps.settings.model_copy(update={"budget": ready.study.budget}), missing)
+    places.check(ready.plan.compute, ready.plan.store)
+    ready.plan.store.check_writable()
+
+
+def python_of(grid: Grid) -> str:
+    """The interpreter of vLLM's environment, of which all cells have one."""
+    named = {steps.settings.generation.vllm.python: None for _, steps in grid.cells}
+    if len(named) > 1:
+        raise InputError(f"generation.vllm.python: the cells of a study share one; here are {' and '.join(named)}")
+    return next(iter(named))
+
+
+def _check_names(tree: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise InputError for an override of something in a student or row that the study's file does not have."""
+    for override in overrides:
+        field, *names = override.partition("=")[0].split(".")
+        there = tree.get(field)
+        if field not in ("students", "systems", "ablations") or not isinstance(there, dict) or len(names) < 2:
+            continue
+        if (name := names[0]) not in there:
+            near = difflib.get_close_matches(name, map(str, there), n=1)
+            raise InputError(
+                f"--set {override}: {field} has no {name}; "
+                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, there)) or 'none'}")
+            )
+
+
+def whole(study: Study, path: Path) -> Study:
+    """The study with all that its file names in it, so that it can be read without them, in another folder."""
+    settings = study.settings
+    if isinstance(settings, str):
+        settings = files.read(_named(path, "settings", settings))
+    if "budget" in settings:
+        raise InputError(f"{path}: settings.budget: a study has one for all of its cells; set budget there")
+    suite = study.suite
+    if study.judge and not suite:
+        raise InputError(f"{path}: judge: there is no suite that it would judge; add suite: paper")
+    if isinstance(suite, str):
+        ships = shipped.is_name(suite) and not (path.parent / suite).is_file()
+        suite = files.read(shipped.path_of(suite, "suite", f"{path}: suite") if ships else _named(path, "suite", suite))
+    if suite is not None:
+        if "budget" in suite:
+            raise InputError(f"{path}: suite.budget: a study has one for all that it does; set budget there")
+        suite = files.changed(suite, judge_overrides(study.judge, f"{path}: judge ="))
+    compute = study.compute or files.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
+    told = files.grounded({**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None})
+    return files.block(type(study), {**told, "compute": compute}, str(path))
+
+
+def _named(path: Path, field: str, name: str) -> Path:
+    """The file that a field of the study at `path` names: beside it, or as it is."""
+    found = next((file for file in (path.parent / name, Path(name)) if file.is_file()), None)
+    if found is None:
+        raise InputError(f"{path}: {field} = {name}: no such file, neither beside it nor from here")
+    return found
