@@ -23,12 +23,11 @@ import pyarrow.parquet as pq
 import pytest
 from harness import CONFIG, FOUR, Contents, contents
 
-from flows.requests.run import plan
+from flows.requests.run import prepare
 from montessori.artifacts import Store, open_store
 from montessori.artifacts.verify import damage
 from montessori.errors import ArtifactError, StoreUnreachable
 from montessori.settings import files
-from tasks.runtime.engines import settled
 
 REDONE = ("warm-up", "tokens", "reference-gradient", "influence", "preferences", "teacher")  # 14 artifacts of them
 EARLY = range(10)  # after how many of them something can still be done to the run
@@ -150,7 +149,7 @@ def endured(start: Callable[[], Attempt], harm: Harm, uri: str, ready: Callable[
 
 def planned() -> list[str]:
     """The artifacts of a run with four shards; the last one is the run's page."""
-    return list(plan(settled(files.load(str(CONFIG), FOUR[1::2])))[0].requests)
+    return list(prepare(files.load(str(CONFIG), FOUR[1::2])).plan.requests)
 
 
 def upload(store: Path, client: Any, bucket: str, prefix: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from flows.commands import cli
+from montessori.artifacts import Request
 
 CONFIG = Path(__file__).with_name("micro.yaml")
 STARTING = ("run", "refresh", "evaluate", "study")  # commands with --place
@@ -165,6 +166,12 @@ def contents_of_bucket(client: Any, bucket: str, prefix: str) -> Contents:
 
 def _without_pages(found: Contents) -> Contents:
     return {address: files for address, files in found.items() if not address.startswith(("runs/", "refreshes/"))}
+
+
+def requests(store: Path, stage: str = "*") -> dict[Path, Request]:
+    """The request of each artifact of a task, by the artifact's folder."""
+    manifests = store.glob(f"{stage}/*/manifest.json")
+    return {path.parent: Request.model_validate(json.loads(path.read_text())["request"]) for path in manifests}
 
 
 def the_run(store: Path) -> Path:

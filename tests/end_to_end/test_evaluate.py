@@ -16,7 +16,7 @@ import yaml
 from harness import CONFIG, Montessori, free_port
 from vllm_server import PYTHON, serving
 
-from montessori.artifacts import Folder
+from montessori.artifacts import Folder, Request
 from montessori.data.rows import read_rows
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -90,6 +90,10 @@ def served(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield url
 
 
+def label_of(manifest: dict[str, Any]) -> str:
+    return Request.model_validate(manifest["request"]).label
+
+
 def run_of(store: Path) -> str:
     (run,) = (store / "runs").iterdir()
     return run.name
@@ -114,7 +118,7 @@ def test_every_benchmark_of_a_runs_students_by_a_served_judge(store: Path, confi
 
     manifests = list(Folder(store).manifests("verdicts"))
     for model in ("No fine-tuning", "Montessori iteration 1"):
-        (one,) = [m for m in manifests if m["request"]["label"] == f"{model} against Self-Instruct"]
+        (one,) = [m for m in manifests if f"{model} against Self-Instruct" in label_of(m)]
         verdicts = read_rows(store / one["address"] / "verdicts.parquet")
         preferences = [row["preference"] for row in verdicts if row["preference"] is not None]
         assert len(preferences) == models[model]["alpaca_eval"]["n"]

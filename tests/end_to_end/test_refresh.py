@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from endpoint import Endpoint
-from harness import CONFIG, Montessori, command, contents, kill_at
+from harness import CONFIG, Montessori, command, contents, kill_at, requests
 from teaching import answering, learning_from
 
 from montessori.artifacts import Folder
@@ -59,11 +59,7 @@ def states(output: str) -> set[str]:
 
 def written(store: Path, label: str) -> list[str]:
     """The instructions in the artifact of that label."""
-    (folder,) = (
-        manifest.parent
-        for manifest in store.glob("instructions/*/manifest.json")
-        if json.loads(manifest.read_text())["request"]["label"] == label
-    )
+    (folder,) = (folder for folder, request in requests(store, "instructions").items() if request.label == label)
     return [row["instruction"] for row in read_rows(folder / "instructions.parquet")]
 
 
@@ -84,15 +80,11 @@ def test_a_night_that_finds_nothing_better_keeps_the_champion_and_tells_of_it_li
 
 
 def test_both_students_are_taught_alike(after_a_night: Path) -> None:
-    requests = [json.loads(path.read_text())["request"] for path in after_a_night.glob("*/*/manifest.json")]
-    for stage, label in (("instructions", "training set: instructions"), ("student", "student")):
-        pair = [
-            r
-            for r in requests
-            if r["stage"] == stage and re.match(rf"Champion.*{label}|Challenger.*{label}", r["label"])
-        ]
+    made = requests(after_a_night).values()
+    for stage, part in (("instructions", "training set"), ("student", "")):
+        pair = [r for r in made if r.stage == stage and r.part == part and r.system in ("Champion", "Challenger")]
         assert len(pair) == 2
-        assert pair[0]["seed"] == pair[1]["seed"] and pair[0]["settings"] == pair[1]["settings"]
+        assert pair[0].seed == pair[1].seed and pair[0].settings == pair[1].settings
 
 
 def test_the_same_night_replays_from_the_store(here: Montessori, store: Path) -> None:
@@ -128,12 +120,12 @@ def test_the_next_night_makes_new_data_with_what_has_become_champion(here: Monte
     for label in labels:
         assert len(set(written(store, label)) & set(before[label])) < len(before[label]) / 4
 
-    manifests = {path.parent: json.loads(path.read_text())["request"] for path in store.glob("*/*/manifest.json")}
-    (warm,) = (r for path, r in manifests.items() if r["stage"] == "warm-up" and f"warm-up/{path.name}" in made)
+    asked = requests(store)
+    (warm,) = (r for folder, r in asked.items() if r.stage == "warm-up" and f"warm-up/{folder.name}" in made)
     (student,) = (
-        path for path, r in manifests.items() if r["label"] == "Champion: student" and f"student/{path.name}" in made
+        folder for folder, r in asked.items() if r.label == "Champion: student" and f"student/{folder.name}" in made
     )
-    assert warm["inputs"]["student"] == [f"student/{student.name}"]  # the one that learned from the champion is probed
+    assert warm.inputs["student"] == [f"student/{student.name}"]  # the one that learned from the champion is probed
 
     again = here("refresh", CONFIG, "--store", store, "--night", NIGHT, "--dry-run", *STRICT)
     assert summary(store, "micro", NIGHT)["champion"] in again.stdout  # the night before still begins with its own

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 from harness import CONFIG, Montessori
 
-from flows.requests.run import plan
-from montessori.artifacts import Folder, Store
+from flows.execution import execute
+from flows.requests.run import prepare
+from montessori.artifacts import Request, Store
 from montessori.data.chat import prompt_of
 from montessori.data.rows import Row, read_rows
 from montessori.models import loading
 from montessori.settings import files
 from montessori.settings.schema import Compute, Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks.runtime import engines
-from tasks.runtime.local import Direct
-from tasks.runtime.places import open_place
+from tasks.runtime.local import local_executor
 
 pytestmark = pytest.mark.xdist_group("systems")
 Made = Callable[..., "Run"]
@@ -35,7 +34,7 @@ class Run:
         manifests = [store.manifest(one) for one in store.manifest(address)["request"]["inputs"]["stages"]]
         self.manifests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for manifest in manifests:
-            self.manifests[manifest["request"]["label"]].append(manifest)
+            self.manifests[Request.model_validate(manifest["request"]).label].append(manifest)
 
     def rows(self, label: str, file: str) -> list[Row]:
         return [row for m in self.manifests[label] for row in read_rows(self.store.open(m["address"]) / file)]
@@ -51,22 +50,16 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    """What makes a run beside the finished one: its stages as they are, without Prefect."""
-    store = Folder(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
-    place = open_place(Compute(place="inline"))
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What makes a run beside the finished one, its tasks in this process."""
+    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
 
     def run(*overrides: str) -> Run:
-        settings = engines.settled(files.load(CONFIG, ["rating.engine=rule", *overrides]))
-        planned, address = plan(settings)
-        execution = Direct(store, place, settings.compute)
-        for request in planned.requests.values():
-            execution.submit(request)
-        execution.finish()
-        return Run(store, address)
+        plan = prepare(files.load(CONFIG, [f"store={store}", "rating.engine=rule", *overrides])).plan
+        with local_executor(plan.store, Compute(place="inline")) as executor:
+            return Run(plan.store, execute(plan, executor))
 
-    yield run
-    place.close()
+    return run
 
 
 @pytest.fixture(scope="module")

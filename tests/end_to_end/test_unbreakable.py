@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import CONFIG, Montessori, command, contents, kill_at, the_run
+from harness import CONFIG, Montessori, command, contents, kill_at, requests, the_run
 
 # Stages in whose midst the command is killed, in the order of a run.
 MOMENTS = ("scratch-student", "instructions", "influence", "student")
@@ -82,13 +82,10 @@ def test_when_the_command_is_killed_its_stages_end_too(environment: dict[str, st
 def test_a_shard_that_fails_is_named_its_siblings_finish_and_the_next_run_does_only_what_is_missing(
     here: Montessori, finished: Path, copy: Path
 ) -> None:
-    scores = {m.parent: json.loads(m.read_text()) for m in copy.glob("influence/*/manifest.json")}
-    for folder, manifest in scores.items():
-        if "after" not in manifest["request"]["label"]:
-            shutil.rmtree(folder)
-    first = next(
-        f for f, m in scores.items() if m["request"]["shard"] == [0, 2] and "after" not in m["request"]["label"]
-    )
+    scores = {folder: request for folder, request in requests(copy, "influence").items() if not request.part}
+    for folder in scores:
+        shutil.rmtree(folder)
+    first = next(folder for folder, request in scores.items() if request.shard == (0, 2))
     first.write_text("in the way")  # the artifact of shard 1/2 cannot be committed
     shutil.rmtree(next(copy.glob("preferences/*")))
 
