@@ -120,14 +120,14 @@ FAULTS = [
         "tasks/tokenize_points.py",
         ".to_numpy() % count == index)",
         ".to_numpy() % count == 0)",
-        "tasks",
+        "tasks/test_tokenize_points.py",
     ),
     Fault(
         "dropped-points-doubled-by-shards",
         "tasks/tokenize_points.py",
         "dict(list(dropped.items())[index::count])",
         "dict(list(dropped.items()))",
-        "tasks",
+        "tasks/test_tokenize_points.py",
     ),
     # Data
     Fault(
@@ -160,31 +160,31 @@ FAULTS = [
     ),
     Fault(
         "a-shard-lost-in-a-merge",
-        "tasks/registry.py",
+        "tasks/runtime/job.py",
         "for folder in self.folders(name) for row in",
         "for folder in self.folders(name)[-1:] for row in",
-        "tasks",
+        "tasks/test_split_points.py",
     ),
     Fault(
         "seed-ignored-by-the-split",
         "tasks/split_points.py",
         "random.Random(job.seed)",
         "random.Random(0)",
-        "tasks",
+        "tasks/test_split_points.py",
     ),
     Fault(
         "probing-points-in-the-warm-up-set",
         "tasks/split_points.py",
         "probing = pairs[settings.warm_up : settings.warm_up + settings.probing]",
         "probing = pairs[: settings.probing]",
-        "tasks",
+        "tasks/test_split_points.py",
     ),
     Fault(
         "merged-training-set-keeps-what-the-student-knows",
         "tasks/merge_training_sets.py",
         'row["id"] not in wrong',
         'row["id"] in wrong',
-        "tasks",
+        "tasks/test_merge_training_sets.py",
     ),
     # Training
     Fault(
@@ -225,16 +225,16 @@ FAULTS = [
     Fault(
         "student-from-the-warmed-up-copy",
         "flows/methods/montessori_instruct.py",
-        "system = taught_by(steps, base, tuned.teacher, name)",
-        'system = taught_by(steps, type(base)(**{**vars(base), "student": tuned.warm}), tuned.teacher, name)',
-        "requests",
+        "system = taught_by(steps, base, tuned.teacher, who)",
+        'system = taught_by(steps, type(base)(**{**vars(base), "student": tuned.warm}), tuned.teacher, who)',
+        "requests/test_montessori_instruct.py",
     ),
     Fault(
         "probing-and-training-share-their-seed",
         "flows/requests/steps.py",
         "    if not purpose:\n",
         "    if purpose:\n",
-        "requests",
+        "requests/test_montessori_instruct.py",
     ),
     # The store
     Fault(
@@ -305,17 +305,17 @@ FAULTS = [
     # The run
     Fault(
         "retry-on-wrong-input",
-        "tasks/runtime/executor.py",
+        "tasks/runtime/retry.py",
         "not isinstance(error, MontessoriError) or isinstance(error, StageCrash | StoreUnreachable)",
         "isinstance(error, Exception)",
-        "tasks/runtime",
+        "tasks/runtime/test_prefect_executor.py tasks/runtime/test_local.py",
     ),
     Fault(
         "no-retry-after-a-crash",
-        "tasks/runtime/executor.py",
+        "tasks/runtime/retry.py",
         "not isinstance(error, MontessoriError) or isinstance(error, StageCrash | StoreUnreachable)",
         "not isinstance(error, MontessoriError)",
-        "tasks/runtime",
+        "tasks/runtime/test_prefect_executor.py tasks/runtime/test_local.py",
     ),
     Fault(
         "price-of-prompts-alone",
@@ -366,7 +366,7 @@ FAULTS = [
         "montessori/reporting/html.py",
         "return html.escape(text, quote=True)",
         "return text",
-        "reporting",
+        "reporting/test_report_page.py",
     ),
 ]
 
