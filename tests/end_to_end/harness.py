@@ -116,12 +116,12 @@ def only_models(copy: Path) -> Path:
 
 
 def kill_at(stage: str, running: "subprocess.Popen[str]", store: Path) -> None:
-    """Kill a command's whole session, in which it leads, as soon as a process of `stage` has begun its log.
+    """Kill a command's whole session, in which it leads, as soon as an artifact of `stage` is begun for the first time.
 
-    The store must be a folder without an earlier log of the stage.
+    The store is a folder, in which each artifact that a process works on has a log.
     """
-    assert not list(store.glob(f"logs/{stage}-*.log")), f"{stage} has been at work before"
-    while not list(store.glob(f"logs/{stage}-*.log")):
+    before = set(store.glob(f"logs/{stage}-*.log"))
+    while set(store.glob(f"logs/{stage}-*.log")) == before:
         try:
             running.wait(timeout=0.05)
         except subprocess.TimeoutExpired:
