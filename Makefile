@@ -5,6 +5,7 @@
 # make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
 # make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
 # make check       formatting, lint and types
+# make docs        the documentation, in build/site
 # make install     the environment alone
 # make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
 # make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
@@ -51,7 +52,8 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check images engine wheels up down
+.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check docs images engine wheels up \
+        down
 
 install: .venv/installed
 
@@ -116,6 +118,11 @@ check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+
+docs: install
+	@$(bin)/python -c "import material, mkdocstrings" 2>/dev/null || $(bin)/pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
+	@echo "The documentation: build/site/index.html"
 
 images: $(addprefix image-,$(TARGETS))
 

@@ -1,9 +1,9 @@
-"""Win rates and length control on published verdicts: ours beside the leaderboard's.
+"""Compare our win rates and length control on published verdicts with the leaderboard's.
 
     .venv/bin/python benchmarks/win_rates.py DATA
 
-DATA has `leaderboard.csv` and a folder a model with `annotations.json.gz`, as in the AlpacaEval repository. The length
-control is made without instruction difficulties: how far is it from the published one, which has them?
+DATA has `leaderboard.csv` and a folder for each model with `annotations.json.gz`, as in the AlpacaEval repository. Our
+length control has no instruction difficulties, and the published one has. The table shows the distance between the two.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from montessori.evaluation import alpaca
 
 
 def main() -> None:
-    """A line a model."""
+    """Print a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     data: Path = parser.parse_args().data
@@ -26,7 +26,13 @@ def main() -> None:
     print(f"{'model':32} {'win rate':>9} {'published':>10} {'lengths alone':>14} {'error':>6} {'published LC':>13}")
     for path in sorted(data.glob("*/annotations.json.gz")):
         name = path.parent.name
-        found = alpaca.win_rates(_verdicts(path), name, "gpt4_1106_preview", "weighted_alpaca_eval_gpt4_turbo", "none")
+        found = alpaca.win_rates(
+            _verdicts(path),
+            model=name,
+            baseline="gpt4_1106_preview",
+            judge="weighted_alpaca_eval_gpt4_turbo",
+            difficulties="none",
+        )
         row = published[name]
         print(
             f"{name:32} {found.win_rate:9.4f} {float(row['win_rate']):10.4f} {found.length_controlled or 0:14.2f} "

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A Debian 12 base image, where no container registry can be reached: made by debootstrap, as root, in a minute.
-#   docker/base.sh [NAME [MIRROR]]      NAME (montessori-base), MIRROR (this machine's own, or debootstrap's)
+# Build a Debian 12 base image with debootstrap, for a machine that reaches no container registry. Needs root, takes a
+# minute.
+#   docker/base.sh [NAME [MIRROR]]      NAME (montessori-base), MIRROR (this machine's mirror, or debootstrap's default)
 # Then: make images BASE_IMAGE=NAME
 set -euo pipefail
 
@@ -15,7 +16,7 @@ quietly debootstrap --variant=minbase bookworm "$root" ${mirror:+"$mirror"}
 chmod 755 "$root"
 
 sources=$root/etc/apt/sources.list
-sed -i 's|//[^/@]*@|//|' "$sources" # a password stays out of the image
+sed -i 's|//[^/@]*@|//|' "$sources" # keeps a password out of the image
 mirror=$(awk '/^deb /{print $2; exit}' "$sources")
 if wget -q --spider "$mirror-security/dists/bookworm-security/Release"; then
   echo "deb $mirror-security bookworm-security main" >>"$sources"

@@ -1,6 +1,6 @@
-"""Is this container fit to work: does the Prefect API that it needs answer? Exit code 0 for yes, 1 for no.
+"""Check that the Prefect API of this container answers. Exit code 0 if it does, 1 if not.
 
-The address is HEALTH_URL, or PREFECT_API_URL with /health; a container that was given neither needs no API.
+The address is HEALTH_URL, or PREFECT_API_URL with /health. A container with neither needs no API.
 """
 
 import os

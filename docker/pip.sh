@@ -1,8 +1,8 @@
 #!/bin/sh
-# In a build: install into a virtual environment what pyproject.toml lists, and its named extras.
+# Install the dependencies in pyproject.toml and the named extras into a virtual environment, in an image build.
 #   pip.sh VENV [EXTRA]…
-# /context has pyproject.toml and wheels, a folder of wheels to prefer. The build secret `ca`, where it is given, holds
-# the certificates to trust. What only a compiler would want is left out.
+# /context holds pyproject.toml and wheels, a folder of preferred wheels. The optional build secret `ca` holds the
+# certificates to trust. Headers and static libraries are removed.
 set -eu
 venv=$1; shift
 [ ! -s /run/secrets/ca ] || export PIP_CERT=/run/secrets/ca

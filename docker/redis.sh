@@ -1,7 +1,7 @@
 #!/bin/sh
-# Redis in the foreground, every second's writes kept in the folder DIR.
+# Run Redis in the foreground. It saves its writes in the folder DIR every second.
 #   redis.sh DIR
-# Environment: REDIS_PASSWORD.
+# Environment: REDIS_PASSWORD, the password of all clients.
 set -eu
 : "${REDIS_PASSWORD:?the password}"
 exec redis-server - <<EOF

@@ -9,7 +9,7 @@ from flows.requests.night import Refresh
 from flows.requests.study_file import PreparedStudy
 from montessori.artifacts import Request, Store
 from montessori.errors import InputError, MontessoriError, StageError
-from montessori.evaluation.paired import Test
+from montessori.evaluation.paired import PairedTest
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import Night
 from tasks.runtime.executor import Executor, Record
@@ -32,17 +32,17 @@ def execute_refresh(ready: Refresh, executor: Executor) -> Address:
     """Run a night, and promote the challenger if its student is better. Any failure leaves the champion as it is."""
     store, date = ready.plan.store, ready.night.night
     tonight = nights.begin(store, ready.night).model_copy(update={"state": "running", "error": ""})
-    nights.tell(store, tonight)
+    nights.save(store, tonight)
     try:
         refresh = execute(ready.plan, executor)
         promoted = _promote_if_better(store, tonight, refresh)
     except Exception as error:
-        nights.tell(store, tonight.model_copy(update={"state": "failed", "error": str(error)}))
+        nights.save(store, tonight.model_copy(update={"state": "failed", "error": str(error)}))
         if isinstance(error, MontessoriError):
             raise type(error)(f"the refresh of {date} failed, and changed no champion: {error}") from error
         raise
     state = "promoted" if promoted else "kept"
-    nights.tell(store, tonight.model_copy(update={"state": state, "refresh": refresh}))
+    nights.save(store, tonight.model_copy(update={"state": state, "refresh": refresh}))
     return refresh
 
 
@@ -98,7 +98,9 @@ def _promote_if_better(store: Store, night: Night, refresh: Address) -> bool:
     """Enter the challenger into the champions' history if the comparison says so. Return whether it does."""
     summary = json.loads((store.open(refresh) / "summary.json").read_text())
     if summary["better"]:
-        test = Test.model_validate(summary["test"])
+        test = PairedTest.model_validate(summary["test"])
         challenger, champion = summary["challenger"], summary["champion"]
-        champions.promote_tested(store, night.name, challenger, champion, night.entry, refresh, test)
+        champions.promote_tested(
+            store, night.name, challenger, over=champion, after=night.entry, refresh=refresh, test=test
+        )
     return bool(summary["better"])

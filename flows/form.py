@@ -20,7 +20,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from montessori.errors import MontessoriError, StageError
 from montessori.settings import files, shipped
-from montessori.settings.schema import EstimatorName, Method, Settings
+from montessori.settings.influence import EstimatorName
+from montessori.settings.run import Method, Settings
 
 STARTS = 4  # of one run that crashes, before somebody must look
 
@@ -105,6 +106,7 @@ def final_state(work: Callable[[], str]) -> State[Any]:
 
 def settings_of(
     config: str,
+    *,
     method: str | None = None,
     iterations: int | None = None,
     teacher: str | None = None,
@@ -131,7 +133,7 @@ def settings_of(
 
 def filled(fields: dict[str, Any]) -> list[str]:
     """Return the overrides for a form's fields, without those that are left empty."""
-    return files.overrides({name: value for name, value in fields.items() if value != ""})
+    return files.format_overrides({name: value for name, value in fields.items() if value != ""})
 
 
 def _stop_after_crashes() -> None:

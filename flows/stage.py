@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Crashed, Failed
 
 from montessori.artifacts import Request
-from montessori.settings.schema import Vllm
+from montessori.settings.engines import Vllm
 from tasks import registry
 from tasks.runtime.places import StageCrash, environment, failed, interpreter
 

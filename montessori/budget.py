@@ -1,7 +1,7 @@
-"""What a run has cost so far, and whether it may go on: read off the manifests and journals of its parts.
+"""Compare the usage of a run with its budget.
 
-In: a store and the addresses of all parts.  Out: tokens, dollars and hours, or the sentence that says which is used up.
-So the count is right after any crash, and wherever the parts are made; it needs no account of its own.
+The usage is read from the manifests and journals of the run's tasks, in tokens, US dollars and hours. So it is right
+after any crash, and wherever the tasks run.
 """
 
 import time
@@ -11,12 +11,12 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import BudgetReached
-from montessori.settings.schema import OpenAI, Price
+from montessori.settings.engines import OpenAI, Price
 
-LOOK_EVERY_S = 2.0  # at what the other parts have used
+LOOK_EVERY_S = 2.0  # between two readings of the usage of other tasks
 
-# List prices in US dollars for a million tokens read and written, as published in 2025. Set generation.openai.price
-# where yours differ.
+# List prices in US dollars per million tokens of prompts and generated tokens, as published in 2025. Settings can
+# replace them (generation.openai.price).
 PRICES = {
     "gpt-4o": Price(input=2.5, output=10),
     "gpt-4o-mini": Price(input=0.15, output=0.6),
@@ -26,15 +26,15 @@ PRICES = {
 
 
 def price_of(endpoint: OpenAI) -> Price | None:
-    """The price that the settings give, or the list price, where it is known."""
+    """Return the price in the settings, or the list price if the model is known, or None."""
     return endpoint.price or PRICES.get(endpoint.model or "")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What something has used."""
+    """The usage of a task, of a run, or of something larger."""
 
-    tokens: float = 0.0  # read and written by the teacher
+    tokens: float = 0.0  # of prompts and generated, by the teacher or a judge
     usd: float = 0.0
     hours: float = 0.0
 
@@ -42,26 +42,29 @@ class Usage:
         return Usage(self.tokens + other.tokens, self.usd + other.usd, self.hours + other.hours)
 
     def scaled(self, factor: float) -> "Usage":
-        """`factor` times as much."""
+        """Return this usage times `factor`."""
         return Usage(self.tokens * factor, self.usd * factor, self.hours * factor)
 
 
 def dollars(price: Price, read: float, written: float) -> float:
-    """What so many tokens cost."""
+    """Return the price of `read` prompt tokens and `written` generated tokens, in US dollars."""
     return (read * price.input + written * price.output) / 1e6
 
 
 def usage(recorded: dict[str, float], price: Price | None = None) -> Usage:
-    """What a manifest or a journal tells; by `price`, where an endpoint was paid and the price was not known then."""
+    """Return the usage that a manifest or a journal recorded.
+
+    `price` is used where an endpoint was paid and the record has no dollars.
+    """
     read, written = recorded.get("prompt_tokens", 0), recorded.get("completion_tokens", 0)
     paid = recorded.get("usd", dollars(price, read, written) if price else 0.0)
     return Usage(read + written, paid, recorded.get("seconds", 0) / 3600)
 
 
-def reached(limits: dict[str, float | None], spent: Usage, coming: Usage | None = None) -> str | None:
-    """The sentence that says which limit (`usd`, `tokens`, `hours`) does not reach any more, or None.
+def over_limit(limits: dict[str, float | None], spent: Usage, coming: Usage | None = None) -> str | None:
+    """Return a message that names the limit (`usd`, `tokens`, `hours`) without room for more, or None.
 
-    `coming` may be used by what has been begun, or must be begun together.
+    `coming` is the usage that was already started, or that must start together.
     """
     for name, limit in limits.items():
         used, more = getattr(spent, name), getattr(coming, name) if coming else 0.0
@@ -76,13 +79,14 @@ def reached(limits: dict[str, float | None], spent: Usage, coming: Usage | None 
     return None
 
 
-def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[], Usage]:
-    """What all parts of a run (but `own`, if given) have used, looked up when it is asked for but not too often.
+def usage_of_others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[], Usage]:
+    """Return a function that returns the usage of all tasks of a run, except for the task `own`.
 
-    `budget` has `parts`, the addresses of a run's requests, and `paid`, the prices of those that an endpoint answers.
+    It reads the store at most every `LOOK_EVERY_S`. `budget` holds `parts`, the addresses of the run's requests, and
+    `paid`, the prices of those that an endpoint answers.
     """
     prices = {address: Price.model_validate(price) for address, price in budget["paid"].items()}
-    made: dict[str, Usage] = {}  # for good
+    made: dict[str, Usage] = {}  # of committed artifacts, which does not change
     missing = [address for address in budget["parts"] if address != own]
     last, total = -LOOK_EVERY_S, Usage()
 
@@ -91,13 +95,13 @@ def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[
         if time.monotonic() - last >= LOOK_EVERY_S:
             so_far = Usage()
             for address in list(missing):
-                there = store.exists(address)  # before it is read: it may be made in between
-                found = usage(store.usage(address), prices.get(address))
+                there = store.exists(address)  # asked before the usage is read, since a commit may come in between
+                used = usage(store.usage(address), prices.get(address))
                 if there:
-                    made[address] = found
+                    made[address] = used
                     missing.remove(address)
                 else:
-                    so_far += found
+                    so_far += used
             last, total = time.monotonic(), sum(made.values(), so_far)
         return total
 
@@ -105,7 +109,7 @@ def others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[
 
 
 def check(request: Request, store: Store) -> None:
-    """Raise BudgetReached when the run that `request` belongs to has used up what it may."""
+    """Raise BudgetReached when the run of `request` has used up its budget."""
     budget = request.means.get("budget")
-    if budget and (sentence := reached(budget["limits"], others(store, budget)())):
+    if budget and (sentence := over_limit(budget["limits"], usage_of_others(store, budget)())):
         raise BudgetReached(sentence)

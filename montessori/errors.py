@@ -1,11 +1,11 @@
-"""What can go wrong, as one small tree.
+"""The errors of this package, as one tree.
 
 MontessoriError
-├── InputError    the user can mend it: a setting, a file, a model folder.  Exit code 2, never retried.
-├── StageError    a stage could not do its work (a teacher that only repeats itself, a training that diverged).
-│   └── BudgetReached    what the run may cost is used up; what was made is kept.
-├── StoreUnreachable  the store does not answer, or says that it cannot: worth another try.
-└── ArtifactError the store holds something that it should not: a missing or a changed file.
+├── InputError        the user can fix it: a setting, a file, a model folder. Exit code 2, never retried.
+├── StageError        a task failed on good input, for example because a training diverged.
+│   └── BudgetReached     the run has used up its budget. Its artifacts are kept.
+├── StoreUnreachable  the store does not answer, or says that it cannot. A retry may help.
+└── ArtifactError     an artifact is missing or has changed.
 """
 
 
@@ -14,20 +14,20 @@ class MontessoriError(Exception):
 
 
 class InputError(MontessoriError):
-    """Wrong input: the message names the field or the line, and what would be right."""
+    """Wrong input. The message names the field or the line, and what would be right."""
 
 
 class StageError(MontessoriError):
-    """A stage ran on good input and still could not produce its artifact."""
+    """A task that ran on good input and still could not produce its artifact."""
 
 
 class BudgetReached(StageError):
-    """What a run may cost is used up: nothing was lost, and with a larger budget it goes on."""
+    """A run that has used up its budget. Nothing is lost, and it goes on with a larger budget."""
 
 
 class StoreUnreachable(MontessoriError):
-    """The store's server does not answer, even after tries for a minute, or says that it cannot."""
+    """A store whose server does not answer within a minute of retries, or says that it cannot."""
 
 
 class ArtifactError(MontessoriError):
-    """An artifact is missing, incomplete, or its bytes are not those that were committed."""
+    """An artifact that is missing, incomplete, or differs from what was committed."""

@@ -1,26 +1,27 @@
-"""How far the stage at hand is: one function for library code to report it, one place to say who listens.
+"""Report the progress of a task.
 
-A listener gets (done, total, unit, note). In a stage process it writes JSON lines, in a terminal it moves a bar.
+Library code calls `report`. The caller of the library says where the reports go. A worker sends them as JSON lines,
+a terminal moves a bar.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-Listener = Callable[[int, int, str, str], None]
+OnProgress = Callable[[int, int, str, str], None]
 T = TypeVar("T")
 
-_listeners: list[Listener] = []
+_receivers: list[OnProgress] = []
 
 
 def report(done: int, total: int, unit: str, note: str = "") -> None:
-    """Tell who listens that `done` of `total` `unit` are finished."""
-    if _listeners:
-        _listeners[-1](done, total, unit, note)
+    """Report that `done` of `total` `unit` are finished."""
+    if _receivers:
+        _receivers[-1](done, total, unit, note)
 
 
 def track(items: Iterable[T], total: int, unit: str, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """`items` as they are, reporting after each how much of `total` is finished; `size` is what an item counts."""
+    """Yield the items, and report after each how much of `total` is finished. `size` is the count of an item."""
     report(0, total, unit)
     done = 0
     for item in items:
@@ -30,10 +31,10 @@ def track(items: Iterable[T], total: int, unit: str, size: Callable[[T], int] = 
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Send reports to `listener` inside the block."""
-    _listeners.append(listener)
+def send_to(on_progress: OnProgress) -> Iterator[None]:
+    """Send the reports inside the block to `on_progress`, as (done, total, unit, note)."""
+    _receivers.append(on_progress)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _receivers.remove(on_progress)

@@ -14,8 +14,8 @@ from montessori.evaluation.metrics import bits_per_byte, exact_match, measure, n
 from montessori.influence import reference_loss
 from montessori.influence.batches import answer_tokens, first_answer_token
 from montessori.models import loading
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.run import Evaluation
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.runtime.job import Job
 
@@ -23,7 +23,7 @@ from tasks.runtime.job import Job
 class Settings(Frozen):
     """How the student is loaded and answers."""
 
-    evaluation: schema.Evaluation
+    evaluation: Evaluation
     dtype: str
     max_length: int
     trust_remote_code: bool

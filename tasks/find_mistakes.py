@@ -13,8 +13,8 @@ from montessori.errors import StageError
 from montessori.evaluation.metrics import exact_match
 from montessori.influence import reference_loss
 from montessori.models import loading
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.run import Evaluation
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.runtime.job import Job
 
@@ -22,7 +22,7 @@ from tasks.runtime.job import Job
 class Settings(Frozen):
     """How the student is loaded, and what counts as wrong."""
 
-    evaluation: schema.Evaluation
+    evaluation: Evaluation
     dtype: str
     max_length: int
     trust_remote_code: bool

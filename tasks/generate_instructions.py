@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from montessori.data.rows import write_rows
-from montessori.settings import schema
+from montessori.settings.generation import Instructions
 from montessori.synthesis import instructions
 from tasks.runtime.generation import Writing, asker, provenance
 from tasks.runtime.job import Job
@@ -13,7 +13,7 @@ from tasks.runtime.job import Job
 class Settings(Writing):
     """How many instructions, and how they are asked for and filtered."""
 
-    instructions: schema.Instructions
+    instructions: Instructions
     target: int
     prompt: str  # a hash of the prompt's wording
 
@@ -22,7 +22,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Rounds of few-shot prompts until `target` instructions have passed the filters."""
     teacher = asker(job, settings)
     seeds = job.rows("seeds", "rows.parquet")
-    written = instructions.write(teacher.ask, seeds, settings.instructions, settings.target, job.seed)
+    written = instructions.generate_instructions(
+        teacher.generate, seeds, settings.instructions, target=settings.target, seed=job.seed
+    )
     source = {**provenance(job, settings, settings.instructions.sampling), "prompt_version": settings.prompt}
     write_rows(job.out / "instructions.parquet", [{**row, **source} for row in written.rows])
     rejected = {"counts": dict(written.rejected), "samples": written.samples}

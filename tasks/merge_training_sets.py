@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from montessori.data.rows import write_rows
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job
 
 

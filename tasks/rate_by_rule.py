@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from montessori.data.rows import write_rows
 from montessori.pocket.world import answer_of
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job
 
 RIGHT, WRONG = 5.0, 1.0

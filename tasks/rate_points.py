@@ -9,7 +9,7 @@ from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import RATING
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from tasks.runtime.generation import Judging, asker
 from tasks.runtime.job import Job
 
@@ -36,10 +36,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             for row in points
         ],
         Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=settings.max_tokens),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     table = [
         {

@@ -6,7 +6,8 @@ A row has `id, instruction, response`, of a conversation also `messages`, of the
 from typing import Any
 
 from montessori.data import rows as data
-from montessori.settings.schema import DataSource, Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.data import DataSource
 from tasks.runtime.job import Job, location
 
 

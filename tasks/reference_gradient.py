@@ -5,7 +5,7 @@ from typing import Any
 from montessori.errors import InputError
 from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
 from montessori.models import loading
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.inputs import encode, fitting_budget, optimizer_step
 from tasks.runtime.job import Job
 

@@ -8,7 +8,7 @@ import random
 from typing import Any, Literal
 
 from montessori.data.rows import Row, write_rows
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job
 
 

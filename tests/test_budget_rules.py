@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from montessori.artifacts import Folder, Store
-from montessori.budget import Usage, others, price_of, reached
-from montessori.settings.schema import OpenAI, Price
+from montessori.budget import Usage, over_limit, price_of, usage_of_others
+from montessori.settings.engines import OpenAI, Price
 
 PRICE = {"input": 1.0, "output": 2.0}
 READ, WRITTEN = 1000, 500
@@ -20,7 +20,7 @@ def make(store: Store, address: str, **usage: float) -> None:
 
 def spent(store: Store, paid: list[str]) -> Usage:
     budget = {"parts": ["a/1", "b/2", "own/0"], "paid": dict.fromkeys(paid, PRICE)}
-    return others(store, budget, "own/0")()
+    return usage_of_others(store, budget, "own/0")()
 
 
 def test_parts_of_other_runs_and_parts_at_work_count(tmp_path: Path):
@@ -50,17 +50,17 @@ def test_a_part_that_is_made_while_it_is_looked_at_is_looked_at_again(tmp_path: 
             make(store, "a/1", usd=3)
         return found
 
-    look = others(store, {"parts": ["a/1"], "paid": {}}, "own/0")
+    look = usage_of_others(store, {"parts": ["a/1"], "paid": {}}, "own/0")
     monkeypatch.setattr(Store, "usage", made_in_between)
     look()
     assert look().usd == 3
 
 
 def test_the_sentence_names_the_limit_and_what_to_do():
-    assert reached({"usd": 5.0, "tokens": None}, Usage(tokens=1e9, usd=4.99)) is None
-    sentence = reached({"usd": 5.0}, Usage(usd=5.01))
+    assert over_limit({"usd": 5.0, "tokens": None}, Usage(tokens=1e9, usd=4.99)) is None
+    sentence = over_limit({"usd": 5.0}, Usage(usd=5.01))
     assert sentence and sentence.startswith("budget.usd = 5 is reached (5.01 used)")
-    coming = reached({"tokens": 1000}, Usage(tokens=10), Usage(tokens=995))
+    coming = over_limit({"tokens": 1000}, Usage(tokens=10), Usage(tokens=995))
     assert coming and "does not reach for more (10 used, up to 995 by what comes next)" in coming
     assert "raise budget.tokens and run the same command" in coming
 

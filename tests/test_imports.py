@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks import registry
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ from montessori import progress
 def test_reports_reach_the_innermost_listener_and_stop_with_it():
     outer, inner = [], []
     progress.report(0, 1, "nobody listens")
-    with progress.listening(lambda *report: outer.append(report)):
-        with progress.listening(lambda *report: inner.append(report)):
+    with progress.send_to(lambda *report: outer.append(report)):
+        with progress.send_to(lambda *report: inner.append(report)):
             progress.report(1, 2, "steps", "half way")
         progress.report(2, 2, "steps")
     progress.report(3, 3, "nobody listens")
@@ -18,7 +18,7 @@ def test_reports_reach_the_innermost_listener_and_stop_with_it():
 def test_a_listener_leaves_when_the_work_fails():
     heard = []
     try:
-        with progress.listening(lambda *report: heard.append(report)):
+        with progress.send_to(lambda *report: heard.append(report)):
             raise ZeroDivisionError
     except ZeroDivisionError:
         progress.report(1, 1, "steps")
@@ -27,7 +27,7 @@ def test_a_listener_leaves_when_the_work_fails():
 
 def test_items_and_batches_pass_unchanged_and_are_counted_when_they_are_finished():
     heard = []
-    with progress.listening(lambda *report: heard.append(report[:3])):
+    with progress.send_to(lambda *report: heard.append(report[:3])):
         assert list(progress.track("ab", 2, "letters")) == ["a", "b"]
         assert list(progress.track([[1, 2], [3]], 3, "points", size=len)) == [[1, 2], [3]]
     assert heard == [

@@ -10,8 +10,8 @@ from montessori.errors import InputError
 if TYPE_CHECKING:
     from montessori.artifacts import Store
     from montessori.artifacts.store import Manifest
-    from montessori.evaluation.paired import Test
-    from montessori.refresh.champions import Entry
+    from montessori.evaluation.paired import PairedTest
+    from montessori.refresh.champions import Change
 
 EXAMPLES = """examples:
   montessori champion show                                the champion, since when and why
@@ -58,7 +58,7 @@ def champion(options: argparse.Namespace) -> int:
     from montessori.refresh import champions, nights
 
     store = store_of(options)
-    name = options.name or _only(champions.known(store), options)
+    name = options.name or _only(champions.names(store), options)
     if options.action in ("promote", "rollback"):
         store.check_writable()
         entry = (
@@ -69,9 +69,9 @@ def champion(options: argparse.Namespace) -> int:
         _show(store, name, entry)
         return 0
     entries = champions.history(store, name)
-    kept = nights.kept(store, name) if options.action == "history" else []
+    kept = nights.with_kept_champion(store, name) if options.action == "history" else []
     if not entries and not kept:
-        others = ", ".join(champions.known(store)) or "none"
+        others = ", ".join(champions.names(store)) or "none"
         raise InputError(f"--name = {name}: no such champion in {store.uri}, which has: {others}")
     if options.action == "show":
         _show(store, name, entries[-1])
@@ -88,7 +88,7 @@ def _only(known: list[str], options: argparse.Namespace) -> str:
     return known[0]
 
 
-def _show(store: "Store", name: str, entry: "Entry") -> None:
+def _show(store: "Store", name: str, entry: "Change") -> None:
     """One entry, a line a fact."""
     lines = {
         "champion": f"{name}, entry {entry.number}",
@@ -107,14 +107,14 @@ def _show(store: "Store", name: str, entry: "Entry") -> None:
         sys.stdout.write(f"{what:<9} {value}\n")
 
 
-def _list(entries: list["Entry"], kept: list["Manifest"]) -> None:
+def _list(entries: list["Change"], kept: list["Manifest"]) -> None:
     """The history, a line an entry, and among them a line for each night that kept the champion; by their time."""
-    from montessori.evaluation.paired import Test
+    from montessori.evaluation.paired import PairedTest
 
     rows = [(e.who, f"{e.number:>4}", e.teacher, HOW[e.how], _found(e.test) if e.test else "") for e in entries]
     for manifest in kept:
         night = manifest["summary"]
-        found = f"night {night['night']}, {night['challenger']}: {_found(Test.model_validate(night['test']))}"
+        found = f"night {night['night']}, {night['challenger']}: {_found(PairedTest.model_validate(night['test']))}"
         rows.append((manifest["made_by"], "   –", night["champion"], "kept", found))
     width = max(len(teacher) for _, _, teacher, _, _ in rows)
     for who, number, teacher, how, found in sorted(rows, key=lambda row: row[0]["time"]):
@@ -122,7 +122,7 @@ def _list(entries: list["Entry"], kept: list["Manifest"]) -> None:
         sys.stdout.write(f"{line}  {found}".rstrip() + "\n")
 
 
-def _found(test: "Test") -> str:
+def _found(test: "PairedTest") -> str:
     """How much lower the reference loss of the challenger's student is than the champion's."""
     word = "lower" if test.difference >= 0 else "higher"
     return f"{abs(test.difference):.4g} ± {test.standard_error:.2g} {word}, p = {test.p_value:.2g}"

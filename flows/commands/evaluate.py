@@ -57,17 +57,17 @@ def evaluate(options: argparse.Namespace) -> int:
     from flows.commands import follow, terminal
     from flows.execution import execute
     from flows.requests import suite
-    from montessori.evaluation import cost
+    from montessori.evaluation import judge_cost
 
     overrides = [
         *overrides_of(options),
-        *files.overrides({"reference": options.reference, "trained_on": options.trained_on}),
+        *files.format_overrides({"reference": options.reference, "trained_on": options.trained_on}),
     ]
     given = {"baseline": options.baseline, "judge": options.judge}
     ready = suite.prepare(options.models, options.suite, overrides, **given, connect=not options.dry_run)
     plan, console = ready.plan, Console()
     if ready.suite.judge:
-        price = cost.sentence(ready.suite, list(plan.requests.values()), plan.store, ready.questions)
+        price = judge_cost.describe(ready.suite, list(plan.requests.values()), plan.store, ready.questions)
         console.print(price, highlight=False, soft_wrap=True)
     if options.dry_run:
         terminal.show_plan(console, plan)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from montessori.errors import InputError
 from montessori.settings import files, shipped
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 
 if TYPE_CHECKING:
     from montessori.artifacts import Store
@@ -42,7 +42,7 @@ def add_start(command: ArgumentParser, dry_run: str) -> None:
 def overrides_of(options: Namespace) -> list[str]:
     """What `--set` says, and then the options that are short for it."""
     short = {setting: getattr(options, name, None) for name, setting in SHORT.items()}
-    return [*options.overrides, *files.overrides(short)]
+    return [*options.overrides, *files.format_overrides(short)]
 
 
 def settings_of(options: Namespace) -> Settings:

@@ -64,7 +64,7 @@ def status(options: argparse.Namespace) -> int:
 
 def _look(store: "Store", run: str | None, console: "Console") -> tuple["RenderableType", bool]:
     """What to show now, and whether it is worth another look."""
-    from montessori.artifacts.catalogue import meant
+    from montessori.artifacts.catalogue import resolve
     from tasks.runtime import status as told
 
     runs, now = told.known(store), told.now()
@@ -76,7 +76,7 @@ def _look(store: "Store", run: str | None, console: "Console") -> tuple["Rendera
     for found in runs:  # of several that begin so, the one that spoke last
         if found.run.startswith(asked) or found.run.partition("/")[2].startswith(asked):
             return _one(found, now, console), found.state == "running"
-    meant(asked, [found.run for found in runs])  # none, so this says what is near
+    resolve(asked, [found.run for found in runs])  # none, so this says what is near
     return "", False
 
 

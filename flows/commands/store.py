@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from montessori.artifacts import Store
     from montessori.artifacts.catalogue import Entry
-    from montessori.artifacts.gc import Plan
+    from montessori.artifacts.gc import Garbage
 
 EXAMPLES = """examples:
   montessori store ls                             all artifacts: runs and refreshes, then the others, the newest first
@@ -131,11 +131,11 @@ def _as_json(entry: "Entry") -> dict[str, Any]:
 
 
 def _show(store: "Store", options: argparse.Namespace) -> int:
-    from montessori.artifacts.catalogue import Entry, meant
+    from montessori.artifacts.catalogue import Entry, resolve
     from montessori.reporting.text import duration
     from montessori.settings import files
 
-    address = meant(options.address, store.addresses())
+    address = resolve(options.address, store.addresses())
     manifest = store.manifest(address)
     entry = Entry(address, manifest)
     request = manifest.get("request", {})
@@ -169,15 +169,15 @@ def _verify(store: "Store", options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from montessori.artifacts.catalogue import Entry, entries, meant
-    from montessori.artifacts.verify import damage
+    from montessori.artifacts.catalogue import Entry, entries, resolve
+    from montessori.artifacts.store import find_damage
 
     if options.delete_damaged:
         store.check_writable()
     found = entries(store)
     if options.addresses:
         by_address = {entry.address: entry for entry in found}
-        asked = dict.fromkeys(meant(address, by_address) for address in options.addresses)
+        asked = dict.fromkeys(resolve(address, by_address) for address in options.addresses)
         found = [by_address[address] for address in asked]
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -186,7 +186,7 @@ def _verify(store: "Store", options: argparse.Namespace) -> int:
         task = bar.add_task("", total=sum(entry.bytes for entry in found))
 
         def check(entry: Entry) -> str | None:
-            return damage(store, entry.address, lambda count: bar.advance(task, count))
+            return find_damage(store, entry.address, lambda count: bar.advance(task, count))
 
         wrong = {e.address: what for e, what in zip(found, pool.map(check, found), strict=True) if what}
     gone = set(wrong) - set(store.addresses()) if wrong else set()  # somebody has deleted them meanwhile
@@ -218,7 +218,7 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
     kept = [e.address for e in runs if e.address not in dropped and (not e.made or e.made.timestamp() >= oldest)]
     if options.delete:
         store.check_writable()
-    planned = gc.plan(store, retention.roots(store, kept, options.grace), options.grace, dropped)
+    planned = gc.find_garbage(store, retention.roots(store, kept, options.grace), options.grace, dropped)
     console = Console()
     _show_plan(console, planned)
     if not options.delete:
@@ -229,7 +229,7 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("removing", total=len(planned.removed))
         in_use = partial(retention.in_use, store, options.grace)
-        removed = gc.carry_out(store, planned, in_use, lambda: bar.advance(task))
+        removed = gc.collect(store, planned, in_use, lambda: bar.advance(task))
     retention.forget(store, options.grace)
     sys.stdout.write(f"\nRemoved {count(len(removed), 'artifact')}, {_size(sum(e.bytes for e in removed))}.\n")
     return 0
@@ -237,16 +237,16 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
 
 def _exactly(name: str, runs: list[str]) -> str:
     """The run of that name. Raises InputError with the nearest: a beginning will not do to remove something."""
-    from montessori.artifacts.catalogue import meant
+    from montessori.artifacts.catalogue import resolve
 
     for address in runs:
         if name.rstrip("/") in (address, address.partition("/")[2]):
             return address
-    near = meant(name, runs)
+    near = resolve(name, runs)
     raise InputError(f"--drop {name}: not the whole name of a run; do you mean {near}?")
 
 
-def _show_plan(console: "Console", planned: "Plan") -> None:
+def _show_plan(console: "Console", planned: "Garbage") -> None:
     """What goes and what stays, a line a stage."""
     from rich.table import Table
 

@@ -71,7 +71,7 @@ def estimate(options: argparse.Namespace) -> int:
 
     from flows.commands import terminal
     from flows.requests import study_file
-    from montessori.evaluation import cost
+    from montessori.evaluation import judge_cost
     from tasks.runtime.estimate import estimate_all
 
     ready, console = study_file.prepare(options.config, overrides_of(options), connect=False), Console()
@@ -83,6 +83,6 @@ def estimate(options: argparse.Namespace) -> int:
     if ready.suite:
         console.print("\nNot in it: the benchmarks (docs/how-to/evaluate.md says what they take).", highlight=False)
         if ready.suite.judge:
-            said = cost.sentence(ready.suite, list(ready.grid.requests.values()), ready.plan.store, {})
+            said = judge_cost.describe(ready.suite, list(ready.grid.requests.values()), ready.plan.store, {})
             console.print(said, highlight=False, soft_wrap=True)
     return 0

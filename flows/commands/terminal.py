@@ -18,7 +18,7 @@ from flows.requests.builder import Plan
 from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
 from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
-from montessori.settings.schema import Budget
+from montessori.settings.execution import Budget
 from tasks.registry import TASKS
 from tasks.runtime.estimate import Line, total
 from tasks.runtime.executor import Progress as Step

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from montessori.artifacts import Request, Store
 from montessori.budget import price_of
-from montessori.settings.schema import Budget, Compute, OpenAI
+from montessori.settings.engines import OpenAI
+from montessori.settings.execution import Budget, Compute
 from tasks.registry import TASKS
 
 Address = str

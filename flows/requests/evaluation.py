@@ -12,17 +12,13 @@ from flows.requests.builder import NOBODY, Address, Requests, Who
 from montessori.artifacts import Request
 from montessori.evaluation import judging
 from montessori.evaluation.subjects import Subject
-from montessori.settings import schema
-from montessori.settings.suite import Benchmark, Judge, Suite
+from montessori.settings.base import identity
+from montessori.settings.data import DataSource
+from montessori.settings.generation import Sampling
+from montessori.settings.judge import Judge
+from montessori.settings.run import Evaluation
+from montessori.settings.suite import Benchmark, Suite
 
-# Settings that change no artifact, and so are no part of an evaluation.
-CHANGES_NOTHING: Any = {
-    "store": True,
-    "compute": True,
-    "budget": True,
-    "vllm": True,
-    "judge": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
-}
 JUDGED = ("verdicts", "grades")  # the stages in which the judge is asked
 # MT-Bench's own temperatures, by category (FastChat, llm_judge/common.py).
 TEMPERATURES = {
@@ -90,7 +86,7 @@ class _Planner:
         source = self._suite.reference
         assert source, "its address was found"
         rows = self._add("reference", NOBODY, "reference set", _cut(source), {"source": [self._found["reference"]]})
-        settings = {"evaluation": schema.Evaluation(), "max_length": self._suite.max_length, **self._loading}
+        settings = {"evaluation": Evaluation(), "max_length": self._suite.max_length, **self._loading}
         inputs: dict[str, list[Address]] = {"student": [subject.address], "reference": [rows], "test": []}
         self._inputs[f"{number}:losses"] = [self._add("evaluation", Who(subject.label), "losses", settings, inputs)]
 
@@ -144,7 +140,7 @@ class _Planner:
             return
         references = {"references": [self._found["mt_references"]]} if "mt_references" in self._found else {}
         questions = self._questions("mt_bench", asked.questions, "MT-Bench's questions", references)
-        sampling = schema.Sampling(temperature=0.7, top_p=1, presence_penalty=0, max_tokens=asked.max_tokens)
+        sampling = Sampling(temperature=0.7, top_p=1, presence_penalty=0, max_tokens=asked.max_tokens)
         for number, subject in enumerate(self._subjects):
             answers = self._answers(subject, questions, "MT-Bench", sampling, TEMPERATURES, asked.shards)
             inputs = {"answers": answers, "questions": [questions]}
@@ -189,7 +185,7 @@ class _Planner:
 
     def _scorecard(self, command: str) -> None:
         settings = {
-            "suite": self._suite.model_dump(mode="json", exclude=CHANGES_NOTHING),
+            "suite": identity(self._suite),
             "models": [subject.label for subject in self._subjects],
             "baseline": self._baseline,
         }
@@ -207,7 +203,7 @@ class _Planner:
         )
 
     def _questions(
-        self, kind: str, source: schema.DataSource, role: str, more: dict[str, list[Address]] | None = None
+        self, kind: str, source: DataSource, role: str, more: dict[str, list[Address]] | None = None
     ) -> Address:
         inputs = {"source": [self._found[kind]], **(more or {})}
         self._asked[kind] = self._add("questions", NOBODY, role, {"kind": kind, **_cut(source)}, inputs)
@@ -218,7 +214,7 @@ class _Planner:
         subject: Subject,
         questions: Address,
         name: str,
-        sampling: schema.Sampling,
+        sampling: Sampling,
         temperatures: dict[str, float] | None,
         shards: int,
     ) -> list[Address]:
@@ -292,5 +288,5 @@ def _of_judge(judge: Judge, stage: str) -> dict[str, Any]:
     }
 
 
-def _cut(source: schema.DataSource) -> dict[str, Any]:
+def _cut(source: DataSource) -> dict[str, Any]:
     return {"split": source.split, "skip": source.skip, "limit": source.limit}

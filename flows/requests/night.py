@@ -10,7 +10,7 @@ from montessori.data import sources
 from montessori.errors import InputError
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import Night
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from tasks.runtime import engines
 from tasks.runtime.job import location
 

@@ -13,7 +13,7 @@ from montessori.data import sources
 from montessori.errors import InputError
 from montessori.evaluation.subjects import Subject
 from montessori.settings import files, shipped
-from montessori.settings.schema import Settings
+from montessori.settings.run import Settings
 from tasks.runtime import engines, places
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from flows.requests.builder import Address, Requests
 from montessori.artifacts import Request
-from montessori.settings.schema import WarmUp
 from montessori.settings.score import Scoring
+from montessori.settings.training import WarmUp
 
 # A shard is what a kill can lose, and costs one loading of the student. `exact` reads the whole reference set a point.
 POINTS_A_SHARD = {"taylor": 256, "directional": 256, "exact": 16}

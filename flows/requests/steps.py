@@ -11,21 +11,14 @@ from flows.requests.builder import NOBODY, Address, Requests, Shards, Who
 from montessori.artifacts import Request
 from montessori.data.sources import POCKET
 from montessori.evaluation import judging
-from montessori.settings.schema import DataSource, Model, Settings
+from montessori.settings.base import identity
+from montessori.settings.data import DataSource
+from montessori.settings.models import Model
+from montessori.settings.run import Settings
 from montessori.synthesis import prompts
 from tasks.runtime.job import location
 
 Against = dict[str, list[Address]]  # by the name of the input
-
-# Settings that change no artifact, and so are no part of a run.
-CHANGES_NOTHING: Any = {
-    "store": True,
-    "compute": True,
-    "budget": True,
-    "refresh": True,
-    "generation": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
-    "rating": {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}},
-}
 
 
 class Steps:
@@ -250,7 +243,7 @@ class Steps:
 
     def _run(self) -> dict[str, Any]:
         """The settings, but for those that change no artifact of a run."""
-        run = self.settings.model_dump(mode="json", exclude=CHANGES_NOTHING)
+        run = identity(self.settings)
         run["compute"] = {"threads": self.settings.compute.threads}
         for role, address in self.sources.items():
             if address.startswith("file:"):  # a replay may start in another folder

@@ -17,10 +17,9 @@ from montessori.artifacts import Request
 from montessori.data import sources
 from montessori.errors import InputError
 from montessori.evaluation.subjects import REFERENCE, Subject
-from montessori.reporting.study.data import SYSTEMS, TRANSFER
 from montessori.settings import files
-from montessori.settings.schema import Model
-from montessori.settings.study import NO_FINE_TUNING, SELF_INSTRUCT, Change, Study
+from montessori.settings.models import Model
+from montessori.settings.study import NO_FINE_TUNING, SELF_INSTRUCT, SYSTEMS, TRANSFER, Change, Study
 from montessori.settings.suite import Suite
 from tasks.runtime import engines
 

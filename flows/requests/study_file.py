@@ -14,7 +14,7 @@ from flows.requests.suite import check_benchmarks, judge_overrides, suite_of
 from montessori.artifacts import open_store
 from montessori.errors import InputError
 from montessori.settings import files, shipped
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 from tasks.runtime import engines, places
@@ -41,7 +41,7 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
     if not files.is_study(tree) and "teacher" in tree:
         raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
     _check_names(tree, overrides)
-    asked = whole(files.block(Study, files.changed(tree, list(overrides)), str(path)), path)
+    asked = whole(files.block(Study, files.with_overrides(tree, list(overrides)), str(path)), path)
     store = open_store(asked.store)
     store.check_readable()
     suite: Suite | None = None
@@ -100,7 +100,11 @@ def whole(study: Study, path: Path) -> Study:
     """The study with all that its file names in it, so that it can be read without them, in another folder."""
     settings = study.settings
     if isinstance(settings, str):
-        settings = files.read(_named(path, "settings", settings))
+        ships = shipped.is_name(settings) and not (path.parent / settings).is_file()
+        field = f"{path}: settings"
+        settings = files.read(
+            shipped.path_of(settings, "settings", field) if ships else _named(path, "settings", settings)
+        )
     if "budget" in settings:
         raise InputError(f"{path}: settings.budget: a study has one for all of its cells; set budget there")
     suite = study.suite
@@ -112,9 +116,10 @@ def whole(study: Study, path: Path) -> Study:
     if suite is not None:
         if "budget" in suite:
             raise InputError(f"{path}: suite.budget: a study has one for all that it does; set budget there")
-        suite = files.changed(suite, judge_overrides(study.judge, f"{path}: judge ="))
+        suite = files.with_overrides(suite, judge_overrides(study.judge, f"{path}: judge ="))
     compute = study.compute or files.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
-    told = files.grounded({**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None})
+    told = {**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None}
+    told = files.with_absolute_paths(told)
     return files.block(type(study), {**told, "compute": compute}, str(path))
 
 

@@ -1,6 +1,5 @@
 """A study's own artifact: which of the grid's artifacts it is drawn from, and what is missing in it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,8 @@ from flows.methods.montessori_instruct import System
 from flows.requests.builder import Address, Requests, Shards
 from flows.requests.study import Grid
 from montessori.artifacts import Request
-from montessori.reporting.study.data import ASIDE
+from montessori.settings.base import identity
+from montessori.settings.study import ASIDE
 
 
 def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
@@ -57,7 +57,7 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
     for (student, seed), card in grid.cards.items():
         if there("benchmarks", ASIDE, student, seed, card):
             inputs[f"card-{seed}:{student}"] = [card]
-    told = json.loads(grid.study.model_dump_json(exclude={"store": True, "compute": True, "budget": True}))
+    told = identity(grid.study)
     assert grid.study.compute, "it is whole"
     told["compute"] = {"threads": grid.study.compute.threads}  # their number changes last bits on a CPU
     settings = {

@@ -13,11 +13,11 @@ from flows.requests.builder import Plan
 from montessori.artifacts import Request, Store, open_store
 from montessori.data import rows, sources
 from montessori.errors import InputError
-from montessori.evaluation import agreement, alpaca_library, catalogue, judging, local
+from montessori.evaluation import agreement, alpaca_library, harness_data, harness_tasks, judging
 from montessori.evaluation import subjects as models_of
-from montessori.evaluation.subjects import REFERENCE, Subject, compared_with
+from montessori.evaluation.subjects import REFERENCE, Subject, default_baseline
 from montessori.settings import files, shipped
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 from montessori.settings.suite import Suite
 from tasks.benchmarks import read_questions
 from tasks.runtime import engines, places
@@ -101,13 +101,13 @@ def check_benchmarks(suite: Suite, requests: Iterable[Request], store: Store, co
     for name, asked in suite.benchmarks.items():
         if (field := f"benchmarks.{name}") in missing:
             items, shots = (
-                local.read(file.source, asked.task, f"{field}.{role}") if file else None
+                harness_data.read(file.source, asked.task, f"{field}.{role}") if file else None
                 for role, file in (("file", asked.file), ("shots_file", asked.shots_file))
             )
             if find_spec("lm_eval"):  # else workers have it
-                needed[field] = catalogue.check(asked, field, items, shots)
+                needed[field] = harness_tasks.check(asked, field, items, shots)
     if connect and suite.compute.place != "pool":
-        catalogue.check_hub(needed)
+        harness_tasks.check_hub(needed)
 
 
 def _check_sense(suite: Suite, subjects: Sequence[Subject]) -> None:
@@ -159,7 +159,7 @@ def _baseline(given: str | None, subjects: Sequence[Subject], suite: Suite) -> t
     if given is None:
         if len(labels) == 1:
             return (REFERENCE if suite.alpaca_eval else None), None
-        return compared_with(labels), None
+        return default_baseline(labels), None
     if given == REFERENCE and not suite.alpaca_eval:
         raise InputError(f"--baseline {given}: its answers are AlpacaEval's; add --set 'alpaca_eval={{}}'")
     if given in labels or given == REFERENCE:
@@ -224,7 +224,7 @@ def _addresses(suite: Suite, outputs: str | None) -> tuple[dict[str, str], dict[
         )
     if suite.people:
         found["people"] = sources.rows(DataSource(source=suite.people.source), "people")
-        counts["people"] = len(agreement.people(suite.people.source))
+        counts["people"] = len(agreement.read_pairs(suite.people.source))
     if judge := suite.judge:
         if judge.prompts:
             found["prompts"] = sources.rows(DataSource(source=judge.prompts), "judge.prompts")

@@ -1,4 +1,4 @@
-"""Artifacts: folders of files under the fingerprint of what made them, committed whole or not at all."""
+"""Store artifacts: folders of files under the fingerprint of their request, committed whole or not at all."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from montessori.errors import InputError
 
 
 def open_store(uri: str | Path) -> Store:
-    """The store that `uri` names: a local folder, or s3://bucket/prefix. Raises InputError for what is neither."""
+    """Return the store at `uri`, a local folder or s3://bucket/prefix. Raises InputError for anything else."""
     if not str(uri).strip():
         raise InputError("store is empty: expected a folder, for example ./store, or s3://bucket/prefix")
-    scheme, found, _ = str(uri).partition("://")
-    if not found:
+    scheme, separator, _ = str(uri).partition("://")
+    if not separator:
         return Folder(uri)
     if scheme != "s3":
         raise InputError(f"store = {uri}: expected a folder, for example ./store, or s3://bucket/prefix")

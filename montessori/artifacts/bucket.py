@@ -1,13 +1,13 @@
-"""The store in S3-compatible storage, with a cache on this machine.
+"""A store in S3-compatible storage, with a cache on this machine.
 
     s3://bucket/prefix[?endpoint=http://127.0.0.1:9000&addressing=path]
 
     <prefix>/<stage>/<fingerprint>/<room>/files      uploaded first, by each writer into a room of its own
     <prefix>/<stage>/<fingerprint>/manifest.json     put last, on condition that there is none: it names the room
 
-So an artifact is there whole or not at all, and of two writers one wins: it takes nothing but a conditional put, which
-`check_writable` tries, since some servers take the condition and ignore it. What a killed writer leaves is in no
-manifest, and `sweep` removes it. Of the server's checksums none is relied on.
+So an artifact is whole or not there, and of two writers one wins. This needs only a conditional put, which
+`check_writable` tries, since some servers accept the condition and ignore it. The files of a killed writer are in no
+manifest, and `sweep` removes them. The server's checksums are not used.
 """
 
 import json
@@ -32,27 +32,27 @@ from montessori.artifacts.store import (
     Manifest,
     Store,
     Unfinished,
-    checked,
-    decoded,
-    described,
-    encoded,
-    sha256_of,
-    spoilt,
+    build_manifest,
+    check_address,
+    decode_manifest,
+    encode_manifest,
+    find_spoilt,
+    sha256_of_chunks,
 )
 from montessori.errors import ArtifactError, InputError, StoreUnreachable
 
-FILES_AT_ONCE, PARTS_AT_ONCE = 4, 4  # so at most 16 parts are in memory
-PART = 8 << 20  # bytes; a smaller file is one request
+FILES_AT_ONCE, PARTS_AT_ONCE = 4, 4  # at most 16 parts in memory
+PART = 8 << 20  # bytes. A smaller file takes one request.
 REQUESTS_AT_ONCE = 16
 PROBES = ".probes"
 
 
 class Bucket(Store):
-    """The artifacts under one prefix of one bucket."""
+    """The store under one prefix of a bucket."""
 
     def __init__(self, uri: str):
         self.uri = uri
-        self._bucket, self._prefix, self._options = s3.parsed(uri)
+        self._bucket, self._prefix, self._options = s3.parse_uri(uri)
         self._s3 = s3.client(uri, self._options)
         given = {"ServerSideEncryption": self._options.sse, "SSEKMSKeyId": self._options.kms_key}
         self._sealed = {name: value for name, value in given.items() if value}
@@ -61,17 +61,20 @@ class Bucket(Store):
         self.logs = self._cache.root / "logs"
 
     def check_readable(self) -> None:
-        """One look, that does not wait for long."""
+        """Raise InputError when the bucket does not answer one request within a few seconds."""
         quick = s3.client(self.uri, self._options, patient=False)
-        with self._told(InputError):
-            s3.again(lambda: quick.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1), patience_s=3)
+        with self._plain_errors(InputError):
+            s3.retry(lambda: quick.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1), patience_s=3)
 
     def check_writable(self) -> None:
-        """Put a document twice on condition that there is none: the second must be refused. InputError otherwise."""
+        """Put a document twice on condition that there is none.
+
+        Raises InputError unless the server refuses the second put.
+        """
         self.check_readable()
         self._cache.check_writable()
         name = f"{PROBES}/{uuid.uuid4().hex}"
-        with self._told(InputError):
+        with self._plain_errors(InputError):
             both = [self._put_new(self._key(name), b"probe") for _ in range(2)]
             self._ask("delete_object", Key=self._key(name))
         if both != [True, False]:
@@ -81,45 +84,45 @@ class Bucket(Store):
             )
 
     def exists(self, address: str) -> bool:
-        """Whether the artifact has been committed."""
-        return self._exists(self._key(checked(address), MANIFEST))
+        """Tell whether the artifact has been committed."""
+        return self._exists(self._key(check_address(address), MANIFEST))
 
     def manifest(self, address: str) -> Manifest:
-        """The committed manifest."""
-        text = self._get(self._key(checked(address), MANIFEST))
+        """Return the committed manifest. Raises ArtifactError when it is missing or spoilt."""
+        text = self._get(self._key(check_address(address), MANIFEST))
         if text is None:
             raise ArtifactError(f"{address} is not in the store {self.uri}")
-        found = decoded(text, f"{self.locate(address)}/{MANIFEST}", _mend(address))
-        if not isinstance(found.get("room"), str):  # a copy of a folder's
+        manifest = decode_manifest(text, f"{self.locate(address)}/{MANIFEST}", _mend(address))
+        if not isinstance(manifest.get("room"), str):  # copied from a local folder
             raise ArtifactError(f"{self.locate(address)}/{MANIFEST} does not say where its files are; {_mend(address)}")
-        return found
+        return manifest
 
     def open(self, address: str) -> Path:
-        """The artifact's folder in the cache, downloaded when it is not there."""
-        if (cached := self._cache.get(checked(address))) is not None:
+        """Return the artifact's folder in the cache, and download it if it is not there."""
+        if (cached := self._cache.get(check_address(address))) is not None:
             return cached
         manifest = self.manifest(address)
-        with self._cache.staging() as folder, self._told(), ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        with self._cache.staging() as folder, self._plain_errors(), ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             for failure in pool.map(lambda name: self._download(address, manifest, name, folder), manifest["files"]):
                 if failure:
                     raise ArtifactError(failure)
             return self._cache.put(address, folder, manifest)
 
     def staging(self) -> AbstractContextManager[Path]:
-        """A folder in the cache."""
+        """Yield an empty folder in the cache."""
         return self._cache.staging()
 
     def commit(self, address: str, folder: Path, about: Manifest) -> bool:
         """Upload the files of `folder`, then try to put the manifest."""
         room = uuid.uuid4().hex
-        manifest = {**described(address, folder, about), "room": room}
+        manifest = {**build_manifest(address, folder, about), "room": room}
         if self.exists(address):
             return False
-        with self._told():
+        with self._plain_errors():
             with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
                 keys = {name: self._key(address, room, name) for name in manifest["files"]}
                 list(pool.map(lambda name: self._upload(folder / name, keys[name]), keys))
-            won = self._put_new(self._key(address, MANIFEST), encoded(manifest))
+            won = self._put_new(self._key(address, MANIFEST), encode_manifest(manifest))
         if not won:
             self._remove(keys.values())
             return False
@@ -128,111 +131,113 @@ class Bucket(Store):
         return True
 
     def addresses(self, stage: str = "") -> Iterator[str]:
-        """All committed artifacts, or those of one stage, sorted."""
-        found = (self._parts(key) for key in self._keys(self._key(stage, "") if stage else self._key("")))
-        yield from sorted("/".join(parts[:2]) for parts in found if _is_manifest(parts))
+        """Yield the addresses of all committed artifacts, or of those of one stage, sorted."""
+        keys = (self._parts(key) for key in self._keys(self._key(stage, "") if stage else self._key("")))
+        yield from sorted("/".join(parts[:2]) for parts in keys if _is_manifest(parts))
 
     def delete(self, address: str) -> None:
-        """Remove the manifest, then the files that it names: whoever writes the artifact again has others."""
+        """Remove the manifest, then the files that it names. A later writer has a room of its own."""
         try:
             manifest = self.manifest(address)
         except ArtifactError:
-            manifest = None  # `sweep` finds the files
-        with self._told():
-            self._ask("delete_object", Key=self._key(checked(address), MANIFEST))
+            manifest = None  # `sweep` removes the files
+        with self._plain_errors():
+            self._ask("delete_object", Key=self._key(check_address(address), MANIFEST))
         if manifest:
             self._remove(self._keys(self._key(address, manifest["room"], "")))
         self._cache.delete(address)
 
     @contextmanager
     def journal(self, address: str) -> Iterator[Journal]:
-        """The journal of `address`. Two writers at once each keep what they get; neither sees the other's."""
+        """Open the journal of `address`. Two writers at once each keep their own entries."""
         yield PartedJournal(self, f"{JOURNALS}/{address.replace('/', '+')}")
 
     def journals(self) -> Iterator[Unfinished]:
-        """All journals that are there."""
-        found: dict[str, Unfinished] = {}
+        """Yield all journals."""
+        by_address: dict[str, Unfinished] = {}
         start = len(self._key(JOURNALS, ""))
         for item in self._objects(self._key(JOURNALS, "")):
             address = item["Key"][start:].partition("/")[0].replace("+", "/")
-            before = found.get(address, Unfinished(address, 0, 0.0))
+            before = by_address.get(address, Unfinished(address, 0, 0.0))
             written = max(before.written, item["LastModified"].timestamp())
-            found[address] = Unfinished(address, before.bytes + item["Size"], written)
-        yield from found.values()
+            by_address[address] = Unfinished(address, before.bytes + item["Size"], written)
+        yield from by_address.values()
 
     def drop_journal(self, address: str) -> None:
         """Remove the journal of `address`."""
         self._remove(self._keys(self._journal(address) + "/"))
 
-    def hashed(self, address: str, manifest: Manifest, name: str, on_bytes: Callable[[int], None]) -> str:
-        """The SHA-256 of one file as the server gives it; tells `on_bytes` how many it has read."""
+    def hash_file(self, address: str, manifest: Manifest, name: str, on_bytes: Callable[[int], None]) -> str:
+        """Return the SHA-256 of one file on the server. `on_bytes` gets the size of each chunk."""
         key = self._key(address, manifest["room"], name)
 
         def hashed() -> str:
             body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]
-            return sha256_of(body.iter_chunks(1 << 20), on_bytes)
+            return sha256_of_chunks(body.iter_chunks(1 << 20), on_bytes)
 
-        with self._told():
+        with self._plain_errors():
             try:
-                return s3.again(hashed)
+                return s3.retry(hashed)
             except self._s3.exceptions.NoSuchKey:
                 raise FileNotFoundError(key) from None
 
     def read(self, name: str) -> bytes | None:
-        """The document `name`, or None."""
+        """Return the document `name`, or None."""
         return self._get(self._key(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Put the document: S3 has no half ones."""
-        with self._told():
+        """Put the document. S3 never shows half a document."""
+        with self._plain_errors():
             self._ask("put_object", Key=self._key(name), Body=content, **self._sealed)
 
     def create(self, name: str, content: bytes) -> bool:
         """Put the document on condition that there is none."""
-        with self._told():
+        with self._plain_errors():
             return self._put_new(self._key(name), content)
 
     def remove(self, name: str) -> None:
         """Remove the document `name`, if there is one."""
-        with self._told():
+        with self._plain_errors():
             self._s3.delete_object(Bucket=self._bucket, Key=self._key(name))
 
     def names(self, prefix: str) -> list[str]:
-        """The documents whose names begin with `prefix`, sorted."""
+        """Return the names of the documents that begin with `prefix`, sorted."""
         assert prefix.startswith(".") and "/" in prefix, prefix
         return sorted(key[len(self._key("")) :] for key in self._keys(self._key(prefix)))
 
     def sweep(self, older_than_s: float, dry: bool = False) -> int:
-        """Remove what writers left that were killed so long ago; they must not be at work still.
+        """Remove the objects that killed writers left at least `older_than_s` seconds ago.
 
-        That is files of no manifest, journals of what is committed, probes, and uploads of which parts miss.
+        No writer may run for longer than that. The objects are files of no manifest, journals of committed artifacts,
+        probes, and incomplete uploads.
         """
         before = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        there = [(self._parts(item["Key"]), item) for item in self._objects(self._key(""))]
-        rooms = {(m["address"], m["room"]) for m in self.manifests()}  # after the files, or new ones would be orphans
-        made = {address.replace("/", "+") for address, _ in rooms}
+        objects = [(self._parts(item["Key"]), item) for item in self._objects(self._key(""))]
+        # Listed after the files, or new files would look like orphans.
+        rooms = {(m["address"], m["room"]) for m in self.manifests()}
+        journaled = {address.replace("/", "+") for address, _ in rooms}
         left = [
             item
-            for parts, item in there
+            for parts, item in objects
             if item["LastModified"] < before
             and (
                 (len(parts) > 3 and not parts[0].startswith(".") and ("/".join(parts[:2]), parts[2]) not in rooms)
-                or (parts[0] == JOURNALS and parts[1] in made)
+                or (parts[0] == JOURNALS and parts[1] in journaled)
                 or parts[0] == PROBES
             )
         ]
-        with self._told():
+        with self._plain_errors():
             pages = self._s3.get_paginator("list_multipart_uploads")
-            found = s3.again(lambda: list(pages.paginate(Bucket=self._bucket, Prefix=self._key(""))))
-            torn = [one for page in found for one in page.get("Uploads", []) if one["Initiated"] < before]
+            uploads = s3.retry(lambda: list(pages.paginate(Bucket=self._bucket, Prefix=self._key(""))))
+            incomplete = [one for page in uploads for one in page.get("Uploads", []) if one["Initiated"] < before]
             if not dry:
                 self._remove(item["Key"] for item in left)
-                for one in torn:
+                for one in incomplete:
                     self._ask("abort_multipart_upload", Key=one["Key"], UploadId=one["UploadId"])
         return sum(item["Size"] for item in left)
 
     def manifests(self, stage: str = "") -> Iterator[Manifest]:
-        """As everywhere, several at once."""
+        """Yield the manifests, several requests at a time. Deleted and spoilt ones are left out."""
 
         def manifest(address: str) -> Manifest | None:
             try:
@@ -241,11 +246,11 @@ class Bucket(Store):
                 return None
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            yield from (found for found in pool.map(manifest, self.addresses(stage)) if found)
+            yield from filter(None, pool.map(manifest, self.addresses(stage)))
 
     def _journaled_usage(self, address: str) -> dict[str, float]:
-        found: dict[str, float] = json.loads(self.read(f"{JOURNALS}/{address.replace('/', '+')}/usage.json") or "{}")
-        return found
+        used: dict[str, float] = json.loads(self.read(f"{JOURNALS}/{address.replace('/', '+')}/usage.json") or "{}")
+        return used
 
     def _journal(self, address: str) -> str:
         return self._key(JOURNALS, address.replace("/", "+"))
@@ -257,10 +262,13 @@ class Bucket(Store):
         return key[len(self._key("")) :].split("/")
 
     def _ask(self, what: str, **parameters: Any) -> Any:
-        return s3.again(lambda: getattr(self._s3, what)(Bucket=self._bucket, **parameters))
+        return s3.retry(lambda: getattr(self._s3, what)(Bucket=self._bucket, **parameters))
 
     def _put_new(self, key: str, content: bytes) -> bool:
-        """Put on condition that there is none. An answer that was lost is recognised by the writer's mark."""
+        """Put on condition that there is none.
+
+        The writer's mark shows whether a put succeeded when its answer was lost.
+        """
         mark = uuid.uuid4().hex
         given = {"Key": key, "Body": content, "Metadata": {"writer": mark}, **self._sealed}
         if self._options.unconditional:
@@ -276,16 +284,16 @@ class Bucket(Store):
                 if s3.status(error) != 412:
                     raise
             try:
-                found = self._ask("head_object", Key=key)
+                head = self._ask("head_object", Key=key)
             except aws.ClientError as error:
                 if s3.status(error) != 404:
                     raise
             else:
-                return bool(found["Metadata"].get("writer") == mark)
-            time.sleep(0.1)  # who came first has been deleted meanwhile
+                return bool(head["Metadata"].get("writer") == mark)
+            time.sleep(0.1)  # the object that was there first has been deleted meanwhile
 
     def _exists(self, key: str) -> bool:
-        with self._told():
+        with self._plain_errors():
             try:
                 self._ask("head_object", Key=key)
             except aws.ClientError as error:
@@ -295,9 +303,9 @@ class Bucket(Store):
         return True
 
     def _get(self, key: str) -> bytes | None:
-        with self._told():
+        with self._plain_errors():
             try:
-                content: bytes = s3.again(lambda: self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+                content: bytes = s3.retry(lambda: self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read())
             except self._s3.exceptions.NoSuchKey:
                 return None
         return content
@@ -307,10 +315,10 @@ class Bucket(Store):
             self._ask("put_object", Key=key, Body=path.read_bytes(), **self._sealed)
             return
         with self._transfers() as manager:
-            s3.again(lambda: manager.upload(str(path), self._bucket, key, extra_args=self._sealed).result())
+            s3.retry(lambda: manager.upload(str(path), self._bucket, key, extra_args=self._sealed).result())
 
     def _download(self, address: str, manifest: Manifest, name: str, folder: Path) -> str | None:
-        """Bring one file and check it, twice if it must be; what is wrong with it, or None."""
+        """Download one file and check it, at most twice. Returns the error message, or None."""
         target, about = folder / name, manifest["files"][name]
         target.parent.mkdir(parents=True, exist_ok=True)
         key = self._key(address, manifest["room"], name)
@@ -319,7 +327,7 @@ class Bucket(Store):
                 self._bring(key, target, about["bytes"])
             except FileNotFoundError:
                 break
-            if spoilt(folder, {name: about}) is None:
+            if find_spoilt(folder, {name: about}) is None:
                 return None
         return f"{self.locate(address)}/{name} is missing or differs from what was committed; {_mend(address)}"
 
@@ -331,7 +339,7 @@ class Bucket(Store):
             return
         with self._transfers() as manager:
             try:
-                s3.again(lambda: manager.download(self._bucket, key, str(target)).result())
+                s3.retry(lambda: manager.download(self._bucket, key, str(target)).result())
             except aws.ClientError as error:
                 if s3.status(error) != 404:
                     raise
@@ -341,7 +349,7 @@ class Bucket(Store):
         return create_transfer_manager(s3.client(self.uri, self._options, attempts=5), _PARTS)
 
     def _objects(self, prefix: str) -> Iterator[dict[str, Any]]:
-        with self._told():
+        with self._plain_errors():
             token: dict[str, str] = {}
             while True:
                 page = self._ask("list_objects_v2", Prefix=prefix, **token)
@@ -354,11 +362,11 @@ class Bucket(Store):
         return [item["Key"] for item in self._objects(prefix)]
 
     def _remove(self, keys: Iterable[str]) -> None:
-        with self._told(), ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            list(pool.map(lambda key: self._ask("delete_object", Key=key), keys))  # not every server knows "many"
+        with self._plain_errors(), ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            list(pool.map(lambda key: self._ask("delete_object", Key=key), keys))  # some servers have no delete of many
 
-    def _told(self, unreachable: type[Exception] = StoreUnreachable) -> AbstractContextManager[None]:
-        return s3.told(self.uri, unreachable)
+    def _plain_errors(self, unreachable: type[Exception] = StoreUnreachable) -> AbstractContextManager[None]:
+        return s3.plain_errors(self.uri, unreachable)
 
 
 _PARTS = TransferConfig(

@@ -1,9 +1,7 @@
-"""What a store may lose: all that nothing kept was made from.
+"""Remove the artifacts of a store that nothing kept was made from.
 
-In: the artifacts to keep, as roots.  Out: a plan of what goes, and, when it is carried out, a smaller store.
-
-What is kept is closed under parents, and what goes, goes children first: whenever it is killed, each artifact that is
-left has its parents, and a second time takes the rest.
+The artifacts to keep are the roots. The kept artifacts include all their parents. Children are removed before their
+parents, so every artifact that is left after a kill still has its parents. A second call removes the rest.
 """
 
 import time
@@ -17,59 +15,64 @@ from montessori.errors import ArtifactError
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What would go, and what stays."""
+class Garbage:
+    """The artifacts to remove and to keep."""
 
     kept: list[Entry]
     removed: list[Entry]  # children before their parents
-    journals: list[Unfinished]  # of artifacts that nobody has gone on with
-    orphans: int  # bytes that killed writers left
+    journals: list[Unfinished]  # of artifacts that no run has continued
+    orphans: int  # bytes that killed writers left behind
     grace_s: float
 
 
-def plan(store: Store, roots: Iterable[str], grace_s: float, dropped: Iterable[str] = ()) -> Plan:
-    """What `store` may lose; keeps the `roots`, what is younger than `grace_s`, and what either was made from.
+def find_garbage(store: Store, roots: Iterable[str], grace_s: float, dropped: Iterable[str] = ()) -> Garbage:
+    """Find the artifacts that `store` may lose.
 
-    The `dropped` are not kept for their youth. Raises ArtifactError when a manifest that this depends on is spoilt.
+    The `roots` are kept, and artifacts younger than `grace_s` seconds, and all that either was made from. An artifact
+    in `dropped` is not kept for its age. Raises ArtifactError when a manifest that this depends on is spoilt.
     """
-    found = {entry.address: entry for entry in entries(store)}
+    by_address = {entry.address: entry for entry in entries(store)}
     before = time.time() - grace_s
     dropped = set(dropped)
-    young = {a for a, e in found.items() if a not in dropped and (e.made is None or e.made.timestamp() > before)}
-    kept = reached({*roots, *young}, found, store.uri)
+    young = {a for a, e in by_address.items() if a not in dropped and (e.made is None or e.made.timestamp() > before)}
+    kept = reachable({*roots, *young}, by_address, store.uri)
     journals = [left for left in store.journals() if left.written <= before and left.address not in kept]
-    return Plan(
-        kept=[entry for address, entry in found.items() if address in kept],
-        removed=children_first([e for a, e in found.items() if a not in kept], store.uri),
+    return Garbage(
+        kept=[entry for address, entry in by_address.items() if address in kept],
+        removed=children_first([e for a, e in by_address.items() if a not in kept], store.uri),
         journals=journals,
         orphans=store.sweep(grace_s, dry=True),
         grace_s=grace_s,
     )
 
 
-def carry_out(
-    store: Store, planned: Plan, wanted: Callable[[], set[str]], on_each: Callable[[], None] = lambda: None
+def collect(
+    store: Store, garbage: Garbage, wanted: Callable[[], set[str]], on_each: Callable[[], None] = lambda: None
 ) -> list[Entry]:
-    """Remove what was `planned`, but for what `wanted`, asked before each, says that a run has begun to use since.
+    """Remove the garbage, and return the removed entries.
 
-    Returns what was removed; calls `on_each` after each that was looked at.
+    `wanted` returns the addresses that runs use. It is called before each removal, since a run may have started
+    meanwhile. `on_each` is called after each entry.
     """
-    by_address = {entry.address: entry for entry in [*planned.kept, *planned.removed]}
+    by_address = {entry.address: entry for entry in [*garbage.kept, *garbage.removed]}
     removed = []
-    for entry in planned.removed:
-        if entry.address not in reached(wanted(), by_address, store.uri):
+    for entry in garbage.removed:
+        if entry.address not in reachable(wanted(), by_address, store.uri):
             store.delete(entry.address)
             removed.append(entry)
         on_each()
-    for journal in planned.journals:
+    for journal in garbage.journals:
         if journal.address not in wanted():
             store.drop_journal(journal.address)
-    store.sweep(planned.grace_s)
+    store.sweep(garbage.grace_s)
     return removed
 
 
-def reached(roots: Iterable[str], found: dict[str, Entry], uri: str) -> set[str]:
-    """The `roots` and all that they were made from. Raises ArtifactError when the manifest of one is spoilt."""
+def reachable(roots: Iterable[str], by_address: dict[str, Entry], uri: str) -> set[str]:
+    """Return the `roots` and all addresses that they were made from.
+
+    Raises ArtifactError when the manifest of one of them is spoilt.
+    """
     seen: set[str] = set()
     todo = list(roots)
     while todo:
@@ -77,7 +80,7 @@ def reached(roots: Iterable[str], found: dict[str, Entry], uri: str) -> set[str]
         if address in seen:
             continue
         seen.add(address)
-        if (entry := found.get(address)) is None:  # deleted by hand: nothing says what it was made from
+        if (entry := by_address.get(address)) is None:  # deleted by hand, so its parents are unknown
             continue
         if entry.manifest is None:
             raise ArtifactError(
@@ -88,12 +91,12 @@ def reached(roots: Iterable[str], found: dict[str, Entry], uri: str) -> set[str]
     return seen
 
 
-def children_first(found: list[Entry], uri: str) -> list[Entry]:
-    """The entries, each before those that it was made from."""
-    by_address = {entry.address: entry for entry in found}
+def children_first(listed: list[Entry], uri: str) -> list[Entry]:
+    """Return the entries, each before the entries that it was made from."""
+    by_address = {entry.address: entry for entry in listed}
     ordered: dict[str, Entry] = {}  # parents first
     entered: set[str] = set()
-    for entry in found:
+    for entry in listed:
         todo = [(entry, False)]
         while todo:
             at, done = todo.pop()
@@ -108,13 +111,13 @@ def children_first(found: list[Entry], uri: str) -> list[Entry]:
 
 
 def parents(manifest: Manifest, uri: str) -> list[str]:
-    """What an artifact was made from, of the store at `uri`."""
+    """Return the addresses that an artifact was made from, in the store at `uri`."""
     inputs = manifest.get("request", {}).get("inputs", {})
     return [a for a in manifest.get("parents", []) if is_artifact(a)] + artifacts_in(inputs, uri)
 
 
 def artifacts_in(inputs: dict[str, list[str]], uri: str) -> list[str]:
-    """The artifacts among a request's inputs, those included that settings named as files of this store."""
+    """Return the artifacts among a request's inputs, including files of this store that settings name."""
     given = [address for addresses in inputs.values() for address in addresses]
     here = f"file:{uri}/"
     files = [address[len(here) :].split("/") for address in given if address.startswith(here)]

@@ -1,9 +1,9 @@
-"""A journal: what a stage has received so far towards an artifact that is not made yet, so that no kill loses it.
+"""A journal of the answers that a task has received so far, so that a kill loses none of them.
 
     <store>/.journals/<stage>+<fingerprint>/answers.jsonl + usage.json
 
-Each entry is a line. A line counts when it is whole; the one that a kill has torn is left behind and asked for again.
-The folder goes when the artifact has been committed.
+Each entry is a line. A line torn by a kill is dropped, and its question is asked again. The journal is deleted when
+the artifact has been committed.
 """
 
 import json
@@ -22,56 +22,62 @@ SYNC_EVERY_S = 2.0
 READ_AT_ONCE = 16
 log = logging.getLogger(__name__)
 
-Entry = dict[str, Any]
+Record = dict[str, Any]
 
 
 class Journal(Protocol):
-    """What has come so far, to read once and to add to."""
+    """The entries so far, to read once and to extend."""
 
-    def entries(self) -> list[Entry]:
-        """All whole entries, in the order in which they were added."""
+    def entries(self) -> list[Record]:
+        """Return all whole entries, in the order in which they were added."""
 
-    def add(self, entry: Entry, usage: dict[str, float]) -> None:
-        """Add `entry`; `usage` is the stage's so far."""
+    def add(self, entry: Record, usage: dict[str, float]) -> None:
+        """Add an entry. `usage` is the task's usage so far."""
 
     def sync(self, usage: dict[str, float]) -> None:
-        """Make sure of all that was added, and let other stages see what was used."""
+        """Save all entries, and show other tasks the usage so far."""
 
 
 class Documents(Protocol):
-    """What a journal needs of a store."""
+    """The part of a store that a journal needs."""
 
     def read(self, name: str) -> bytes | None:
-        """The document of that name."""
+        """Return the document `name`, or None."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Make `content` the document of that name."""
+        """Make `content` the document `name`."""
 
     def names(self, prefix: str) -> list[str]:
-        """The documents whose names begin so, sorted."""
+        """Return the names of the documents that begin with `prefix`, sorted."""
 
 
 class FileJournal:
-    """The journal in `folder`. One process at a time writes it: see `Folder.journal`."""
+    """A journal in `folder`, for one writer at a time (`Folder.journal`)."""
 
     def __init__(self, folder: Path):
         self._lines, self._usage = folder / "answers.jsonl", folder / "usage.json"
         self._synced = 0.0
         self._file: BinaryIO | None = None
 
-    def entries(self) -> list[Entry]:
-        """All whole entries, in the order in which they were added. Cuts off a torn end, so that adding is safe."""
+    def entries(self) -> list[Record]:
+        """Return all whole entries, in the order in which they were added.
+
+        Cuts off a torn last line, so that entries can be added.
+        """
         if not self._lines.is_file():
             return []
         text = self._lines.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
             os.truncate(self._lines, whole)
-        found = (_parsed(line) for line in text[:whole].splitlines())
-        return [entry for entry in found if entry is not None]
+        entries = (_parse_line(line) for line in text[:whole].splitlines())
+        return [entry for entry in entries if entry is not None]
 
-    def add(self, entry: Entry, usage: dict[str, float]) -> None:
-        """Add `entry`; `usage` is the stage's so far. Outlives this process at once, this machine within seconds."""
+    def add(self, entry: Record, usage: dict[str, float]) -> None:
+        """Add an entry. `usage` is the task's usage so far.
+
+        The entry survives the end of this process at once, and that of this machine after `SYNC_EVERY_S`.
+        """
         if self._file is None:
             self._file = self._lines.open("ab", buffering=0)
         self._file.write(json.dumps(entry).encode() + b"\n")
@@ -79,7 +85,7 @@ class FileJournal:
             self.sync(usage)
 
     def sync(self, usage: dict[str, float]) -> None:
-        """Bring all that was added onto the disk, and what was used to where other stages see it."""
+        """Write all entries to the disk, and the usage to where other tasks read it."""
         if self._file is not None:
             os.fsync(self._file.fileno())
         new = self._usage.with_suffix(".new")
@@ -88,21 +94,21 @@ class FileJournal:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Nothing more is added."""
+        """Close the file. No entry can be added after this."""
         if self._file is not None:
             self._file.close()
 
     def usage(self) -> dict[str, float]:
-        """What was used so far; empty when nothing was."""
+        """Return the usage so far, empty at the start."""
         try:
-            found: dict[str, float] = json.loads(self._usage.read_text())
+            used: dict[str, float] = json.loads(self._usage.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return found
+        return used
 
 
 class PartedJournal:
-    """The journal as documents of a store, a new one every few seconds; a kill loses what came since the last."""
+    """A journal as documents of a store, a new one every `SYNC_EVERY_S`. A kill loses the entries since the last."""
 
     def __init__(self, store: Documents, name: str):
         self._store, self._name = store, name
@@ -111,15 +117,18 @@ class PartedJournal:
         self._timer: threading.Timer | None = None
         self._adding, self._writing = threading.Lock(), threading.Lock()
 
-    def entries(self) -> list[Entry]:
-        """All entries, in the order in which they were added."""
+    def entries(self) -> list[Record]:
+        """Return all entries, in the order in which they were added."""
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
             parts = list(pool.map(self._store.read, self._store.names(f"{self._name}/part-")))
-        found = (_parsed(line) for part in parts for line in (part or b"").splitlines())
-        return [entry for entry in found if entry is not None]
+        entries = (_parse_line(line) for part in parts for line in (part or b"").splitlines())
+        return [entry for entry in entries if entry is not None]
 
-    def add(self, entry: Entry, usage: dict[str, float]) -> None:
-        """Add `entry`; `usage` is the stage's so far. It outlives this process within seconds, come another or not."""
+    def add(self, entry: Record, usage: dict[str, float]) -> None:
+        """Add an entry. `usage` is the task's usage so far.
+
+        The entry survives the end of this process after `SYNC_EVERY_S`, also when no other entry follows.
+        """
         with self._adding:
             self._lines.append(json.dumps(entry).encode())
             self._usage = dict(usage)
@@ -129,13 +138,13 @@ class PartedJournal:
                 self._timer.start()
 
     def sync(self, usage: dict[str, float]) -> None:
-        """Write what was added since the last time, and what was used."""
+        """Write the entries since the last time, and the usage."""
         with self._adding:
             self._usage = dict(usage)
         self._write()
 
     def _write_soon(self) -> None:
-        """What the timer does. While the store is away all is kept for the next time."""
+        """Write when the timer ends. Keep the entries for the next time when the store does not answer."""
         try:
             if self._lines:
                 self._write()
@@ -161,9 +170,9 @@ class PartedJournal:
                 raise
 
 
-def _parsed(line: bytes) -> Entry | None:
+def _parse_line(line: bytes) -> Record | None:
     try:
-        entry: Entry = json.loads(line)
-    except ValueError:  # blocks that a power cut left unwritten
+        entry: Record = json.loads(line)
+    except ValueError:  # a power cut left a block unwritten
         return None
     return entry

@@ -1,7 +1,7 @@
-"""What a stage is asked to do, and the fingerprint under which its result is kept.
+"""The request of a task, and the fingerprint of its artifact.
 
-A stage is a pure function of its name and version, the settings that it reads, its inputs and the seed, so those
-and nothing else make the fingerprint. An input is one of
+A task is a pure function of its name, its version, the settings that it reads, its inputs and the seed. The
+fingerprint is a hash of these and of nothing else. An input is one of
 
     instructions/3f2a…                    an artifact
     file:/data/seeds.jsonl#9c1e…          a file or folder outside the store, with the SHA-256 of its content
@@ -9,7 +9,7 @@ and nothing else make the fingerprint. An input is one of
     api:gpt-4o@https://api.openai.com/v1  a model behind an endpoint
     pocket                                the pocket world
 
-A file's path says where to read, not what: only its hash is in the fingerprint.
+The path of a file says only where to read it. The fingerprint contains its hash.
 """
 
 import hashlib
@@ -20,32 +20,32 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Request(BaseModel):
-    """One task, or one shard of it, with all that it needs.
+    """One task, or one shard of it, with everything that it needs.
 
-    `system`, `iteration`, `part`, `role` and `cell` say what the artifact is for. They are for people and for grouping,
-    and are in no fingerprint: what two runs share was asked for by the first.
+    `system`, `iteration`, `part`, `role` and `cell` say what the artifact is for. They serve display and grouping, and
+    are not in the fingerprint. An artifact that two runs share keeps the values of the first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stage: str  # the task, as the registry names it
+    stage: str  # name of the task in the registry
     version: int
     settings: dict[str, Any]
     inputs: dict[str, list[str]]
     seed: int
     shard: tuple[int, int] = (0, 1)  # index, count
-    system: str = ""  # Montessori, Self-Instruct, a model that is evaluated
+    system: str = ""  # Montessori, Self-Instruct, or an evaluated model
     iteration: int | None = None  # of the system, from 1
-    part: str = ""  # of the system's work: "training set", "after the update"
-    role: str = ""  # what the artifact is there: "instructions"; "" is the task's name
-    cell: str = ""  # of a study
-    means: dict[str, Any] = {}  # how it may be made, not what: an endpoint's limits, a budget; not in the fingerprint
-    kept_as: str | None = None  # an address of its own in place of stage/fingerprint (a run's)
+    part: str = ""  # part of the system's work: "training set", "after the update"
+    role: str = ""  # the artifact in that part: "instructions". Empty: the task's name
+    cell: str = ""  # cell of a study
+    means: dict[str, Any] = {}  # how to run the task: an endpoint's limits, a budget; not in the fingerprint
+    kept_as: str | None = None  # address in place of stage/fingerprint, for example a run's
 
     @model_validator(mode="before")
     @classmethod
     def _read_a_label(cls, data: Any) -> Any:
-        """Take the label of a manifest from before the fields above as the role."""
+        """Read the label of a manifest without these fields as its role."""
         if isinstance(data, dict) and "label" in data:
             data = {**data, "role": data["label"]}
             del data["label"]
@@ -53,7 +53,7 @@ class Request(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """20 hexadecimal digits (80 bits) of the SHA-256 over all that determines the result."""
+        """Return 20 hexadecimal digits (80 bits) of the SHA-256 of everything that decides the result."""
         what = {
             "stage": self.stage,
             "version": self.version,
@@ -67,37 +67,37 @@ class Request(BaseModel):
 
     @property
     def address(self) -> str:
-        """Where the artifact is in a store: `stage/fingerprint`."""
+        """Return the artifact's address in a store: `stage/fingerprint`."""
         return self.kept_as or f"{self.stage}/{self.fingerprint}"
 
     @property
     def who(self) -> str:
-        """The system, its iteration and the part of its work, as one display text."""
+        """Return the system, its iteration and the part of its work, for display."""
         named = f"{self.system} iteration {self.iteration}" if self.iteration else self.system
         return ", ".join(part for part in (named, self.part) if part)
 
     @property
     def label(self) -> str:
-        """What the artifact is, as one display text without the cell and the shard."""
+        """Return what the artifact is, for display, without the cell and the shard."""
         return ": ".join(part for part in (self.who, self.role or self.stage) if part)
 
     @property
     def name(self) -> str:
-        """The label, and which shard of how many."""
+        """Return the label and the shard, for display."""
         index, count = self.shard
         return self.label + (f" {index + 1}/{count}" if count > 1 else "")
 
     @property
     def title(self) -> str:
-        """The name, after the study's cell where there is one."""
+        """Return the name, after the study's cell if there is one."""
         return f"{self.cell} · {self.name}" if self.cell else self.name
 
 
 def identity(address: str) -> str:
-    """The part of an input's address that says what it is, not where."""
+    """Return the part of an input's address that says which input it is, without its place."""
     return "file#" + address.rpartition("#")[2] if address.startswith("file:") else address
 
 
 def is_artifact(address: str) -> bool:
-    """Whether `address` names an artifact of the store."""
+    """Tell whether `address` is the address of an artifact."""
     return "/" in address and not address.startswith(("file:", "hub:", "api:"))

@@ -1,6 +1,6 @@
-"""What a store in S3-compatible storage needs of it: an address with options, a client, tries again, plain errors.
+"""The S3 client of a store: its address with options, retries, and error messages in one sentence.
 
-In: s3://bucket/prefix[?endpoint=http://127.0.0.1:9000&addressing=path].  Out: clients, and errors in one sentence.
+s3://bucket/prefix[?endpoint=http://127.0.0.1:9000&addressing=path]
 """
 
 import itertools
@@ -22,7 +22,7 @@ from s3transfer.exceptions import RetriesExceededError
 from montessori.errors import InputError, StoreUnreachable
 from montessori.settings import files
 
-PATIENCE_S = 60.0  # how long a request is tried again
+PATIENCE_S = 60.0  # how long to retry a request
 CONNECTIONS = 32
 UNREACHABLE = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, RetriesExceededError)
 BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"}
@@ -31,17 +31,17 @@ T = TypeVar("T")
 
 
 class Options(BaseModel):
-    """What may follow the `?`. Credentials come from where boto3 looks for them."""
+    """The options after the `?` of an address. Credentials come from the places where boto3 looks for them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint: str | None = None  # default: AWS_ENDPOINT_URL_S3, else Amazon's
     region: str | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    checksums: Literal["when_required", "when_supported"] = "when_required"  # the SDK's own; some servers refuse them
+    checksums: Literal["when_required", "when_supported"] = "when_required"  # some servers refuse the SDK's checksums
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key: str | None = None
-    unconditional: bool = False  # go on with a server that has no conditional put
+    unconditional: bool = False  # use a server without conditional puts
 
     @model_validator(mode="after")
     def _key_fits(self) -> "Options":
@@ -50,8 +50,8 @@ class Options(BaseModel):
         return self
 
 
-def parsed(uri: str) -> tuple[str, str, Options]:
-    """Bucket, prefix and options in `uri`. Raises InputError that says what is wrong with it."""
+def parse_uri(uri: str) -> tuple[str, str, Options]:
+    """Return the bucket, prefix and options in `uri`. Raises InputError for a wrong address."""
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -67,7 +67,10 @@ def parsed(uri: str) -> tuple[str, str, Options]:
 
 
 def client(uri: str, options: Options, attempts: int = 1, patient: bool = True) -> Any:
-    """An S3 client whose SDK makes so many attempts; one for requests that `again` makes, more for transfers."""
+    """Return an S3 client whose SDK makes `attempts` attempts.
+
+    One attempt is for requests under `retry`, more are for transfers. Without `patient` the timeouts are short.
+    """
     settings = Config(
         connect_timeout=10 if patient else 5,
         read_timeout=60 if patient else 10,
@@ -78,7 +81,7 @@ def client(uri: str, options: Options, attempts: int = 1, patient: bool = True) 
         response_checksum_validation=options.checksums,
         user_agent_extra="montessori",
     )
-    with told(uri, InputError):
+    with plain_errors(uri, InputError):
         try:
             return boto3.session.Session().client(
                 "s3", endpoint_url=options.endpoint, region_name=options.region, config=settings
@@ -87,29 +90,29 @@ def client(uri: str, options: Options, attempts: int = 1, patient: bool = True) 
             raise InputError(f"store = {uri}: {error}") from None
 
 
-def again(ask: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `ask` returns, tried again while the server is busy, cannot be reached, or breaks off."""
+def retry(ask: Callable[[], T], patience_s: float | None = None) -> T:
+    """Return the result of `ask`. Ask again while the server is busy, cannot be reached, or breaks off."""
     until = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     for attempt in itertools.count():
         try:
             return ask()
         except (aws.ClientError, *UNREACHABLE) as error:
-            # What takes longer than one's patience is tried three times all the same.
-            if not _passing(error) or (time.monotonic() > until and attempt >= 2):
+            # A request that takes longer than `patience_s` is still tried three times.
+            if not _may_succeed_later(error) or (time.monotonic() > until and attempt >= 2):
                 raise
             log.info("asked again: %s", error)
         time.sleep(min(5, 0.1 * 2**attempt) * random.uniform(0.5, 1))
-    raise AssertionError("it returns or raises")
+    raise AssertionError("unreachable")
 
 
 def status(error: aws.ClientError) -> int:
-    """The HTTP status of the server's answer."""
+    """Return the HTTP status of the server's answer."""
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 @contextmanager
-def told(uri: str, unreachable: type[Exception] = StoreUnreachable) -> Iterator[None]:
-    """Say what the server or the SDK has against it, in one sentence."""
+def plain_errors(uri: str, unreachable: type[Exception] = StoreUnreachable) -> Iterator[None]:
+    """Turn errors of the server and of the SDK into errors with one plain sentence."""
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
@@ -134,8 +137,8 @@ def told(uri: str, unreachable: type[Exception] = StoreUnreachable) -> Iterator[
         raise InputError(f"store = {uri}: {_plain(error)}") from None
 
 
-def _passing(error: Exception) -> bool:
-    """Whether the same request may well succeed later."""
+def _may_succeed_later(error: Exception) -> bool:
+    """Tell whether the same request may succeed later."""
     if not isinstance(error, aws.ClientError):
         return not isinstance(error, aws.SSLError)
     return (status(error) >= 500 and status(error) != 501) or status(error) == 429 or _code(error) in BUSY

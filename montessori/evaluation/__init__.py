@@ -1,1 +1,1 @@
-"""What a trained student is measured on."""
+"""Measure models: losses, benchmarks, verdicts of judges, and the tests between two models."""

@@ -1,7 +1,7 @@
-"""Does the judge agree with people? Measured on pairs of answers that three people compared.
+"""Measure how often the judge agrees with people, on pairs of answers that three people compared.
 
-In: a file in PandaLM's form (arXiv 2306.05087), and the judge's verdicts on its pairs in both orders.
-Out: a `card.JudgeAbility`. A verdict is right where it is the majority's: the first answer, the second, or a tie.
+The pairs come from a file in PandaLM's form (arXiv 2306.05087). The judge compares them in both orders. Its verdict is
+right where it is the people's majority: the first answer, the second, or a tie.
 """
 
 from collections import Counter
@@ -12,9 +12,9 @@ from pathlib import Path
 from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
 from montessori.evaluation.card import JudgeAbility, Measure
-from montessori.evaluation.duels import Outcome, outcomes
-from montessori.evaluation.local import table_rows
+from montessori.evaluation.harness_data import table_rows
 from montessori.evaluation.metrics import measure
+from montessori.evaluation.verdicts import Outcome, outcomes
 
 PEOPLE = ("annotator1", "annotator2", "annotator3")
 COLUMNS = ("instruction", "input", "response1", "response2", *PEOPLE)
@@ -23,40 +23,40 @@ SAID: dict[str, Outcome] = {"0": "tie", "1": "left", "2": "right"}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one instruction, and what three people said of them."""
+    """Two answers to one instruction, with the verdicts of three people."""
 
     id: str
-    question: str  # the instruction, and its input where it has one
+    question: str  # the instruction, with its input if it has one
     left: str
     right: str
     people: tuple[Outcome, ...]
 
     @property
     def majority(self) -> Outcome | None:
-        """What at least two of them said."""
+        """Return the verdict of at least two people, or None."""
         return _majority(self.people)
 
 
-def people(file: str | Path) -> list[Pair]:
-    """The pairs of a JSONL, JSON, CSV or Parquet file, gzip or not. Raises InputError that names what is wrong."""
+def read_pairs(file: str | Path) -> list[Pair]:
+    """Return the pairs of a JSONL, JSON, CSV or Parquet file, gzip or not. Raises InputError for a wrong row."""
     rows = list(table_rows(Path(file).expanduser(), "people"))
     if not rows:
         raise InputError(f"people.source = {file}: no rows")
     return [_pair(where, str(index), row) for index, (where, row) in enumerate(rows)]
 
 
-def as_answers(pairs: Sequence[Pair]) -> tuple[list[Row], list[Row]]:
-    """The first and the second answers as rows of `answers.parquet`, for a `verdicts` stage to compare."""
+def answer_rows(pairs: Sequence[Pair]) -> tuple[list[Row], list[Row]]:
+    """Return the first and the second answers as rows of `answers.parquet`, for a `verdicts` task to compare."""
     left = [_answer(index, pair, pair.left) for index, pair in enumerate(pairs)]
     right = [_answer(index, pair, pair.right) for index, pair in enumerate(pairs)]
     return left, right
 
 
-def ability(judge: str, pairs: Iterable[Pair], verdicts: Iterable[Row]) -> JudgeAbility:
-    """How often `judge` is with the majority, on the pairs that it judged readably and that have a majority.
+def measure_judge(judge: str, pairs: Iterable[Pair], verdicts: Iterable[Row]) -> JudgeAbility:
+    """Return how often `judge` agrees with the majority, over the pairs with a readable verdict and a majority.
 
-    Beside it, on the same pairs, how often one person is with the other two, where those agree: the mean of the three.
-    Raises StageError when no pair is left.
+    The agreement of people, on the same pairs, is how often one person agrees with the other two where those agree. It
+    is the mean over the three. Raises StageError when no pair is left.
     """
     judged = outcomes(verdicts)
     said = [(judged[pair.id], pair) for pair in pairs if pair.id in judged]
@@ -95,7 +95,7 @@ def _answer(index: int, pair: Pair, text: str) -> Row:
         "category": None,
         "turns": [pair.question],
         "answers": [text],
-        "tokens": [0],  # the file does not say whose tokens they were
+        "tokens": [0],  # unknown: the file does not name the tokenizer
         "finish_reasons": ["stop"],
     }
 
@@ -109,7 +109,7 @@ def _pair(where: str, id: str, row: object) -> Pair:
         if _number(row[name]) not in SAID:
             raise InputError(f"{where}: {name} is {row[name]!r}; expected 0 for a tie, 1 or 2 for the better response")
     instruction, extra, left, right = (_text(f"{where}: {name}", row[name]) for name in COLUMNS[:4])
-    # joined as everywhere that an instruction has an input
+    # joined as wherever an instruction has an input
     question = f"{instruction.strip()} {extra.strip()}".strip()
     return Pair(id, question, left, right, tuple(SAID[_number(row[name])] for name in PEOPLE))
 
@@ -121,6 +121,6 @@ def _number(value: object) -> str:
 def _text(where: str, value: object) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool | int | float):  # an answer of "True" that some JSON writer took for the value
+    if isinstance(value, bool | int | float):  # a JSON writer may turn the answer "True" into the value
         return str(value)
     raise InputError(f"{where} is {value!r}; expected text")

@@ -1,7 +1,7 @@
-"""AlpacaEval 2.0's win rates, plain and length-controlled, computed by the alpaca_eval library itself.
+"""Compute AlpacaEval 2.0's win rates, plain and length-controlled, with the alpaca_eval library.
 
-In: rows of `verdicts.parquet`, `left` being the baseline's answer and `right` the model's.  Out: `WinRates`.
-What the length-controlled rate is, and what it takes, is in `length_control.py`.
+In rows of `verdicts.parquet`, `left` is the baseline's answer and `right` the model's. `length_control.py` explains
+the length-controlled rate.
 """
 
 import statistics
@@ -17,26 +17,26 @@ from montessori.evaluation.alpaca_library import library
 
 @dataclass(frozen=True)
 class WinRates:
-    """A model's win rates against the baseline. Rates and their errors are in %, as the library's; items are shares."""
+    """A model's win rates against the baseline. Rates and errors are in %, items are shares."""
 
     win_rate: float
     standard_error: float
     n: int  # items with a readable verdict
     unreadable: int
     length_controlled: float | None  # None: the notes say why
-    lc_sampling_error: float | None  # of `linearised`
-    control: str  # what the length control used, in a sentence
+    lc_sampling_error: float | None  # standard error of the mean of `linearised`
+    control: str  # a sentence on the regression and the difficulties
     items: Mapping[str, float]  # by id: the judge's preference for the model, 0 to 1
-    linearised: Mapping[str, float]  # by id, unreadable ones too: what to compare two models' rates on
-    notes: Sequence[str]  # what a reader must know of the length-controlled rate
+    linearised: Mapping[str, float]  # by id, unreadable ones too: values to compare two models' rates with
+    notes: Sequence[str]  # caveats about the length-controlled rate
 
 
-def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, difficulties: str = "hub") -> WinRates:
-    """The win rates of `model`. `difficulties` is hub, a path to a file like the hub's df_gamed.csv, or none.
+def win_rates(verdicts: Sequence[Row], *, model: str, baseline: str, judge: str, difficulties: str = "hub") -> WinRates:
+    """Return the win rates of `model`.
 
-    With difficulties, an item's `index` must be its place among AlpacaEval's 805 instructions. Where the hub cannot be
-    reached there are none, and `control` says so. Raises InputError for a wrong file, StageError when no verdict could
-    be read.
+    `difficulties` is hub, a path to a file like the hub's df_gamed.csv, or none. With difficulties, an item's `index`
+    must be its place among AlpacaEval's 805 instructions. When the hub cannot be reached, there are none, and `control`
+    says so. Raises InputError for a wrong file, StageError when no verdict can be read.
     """
     rows = annotations(verdicts, model, baseline, judge)
     readable = [row for row in rows if row["preference"] is not None]
@@ -59,9 +59,9 @@ def win_rates(verdicts: Sequence[Row], model: str, baseline: str, judge: str, di
 
 
 def annotations(verdicts: Sequence[Row], model: str, baseline: str, judge: str) -> list[Row]:
-    """The verdicts in the library's form, an item each: of one judged in both orders, the mean of its verdicts.
+    """Return the verdicts in the library's form, one per item, the mean of an item judged in both orders.
 
-    `preference` is 1 for the baseline (output_1), 2 for the model (output_2), None where no verdict could be read.
+    `preference` is 1 for the baseline (output_1), 2 for the model (output_2), None without a readable verdict.
     """
     items: dict[str, Row] = {}
     preferences: dict[str, list[float]] = defaultdict(list)

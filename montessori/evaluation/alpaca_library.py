@@ -1,7 +1,7 @@
-"""The alpaca_eval library as it is used here: its module of win rates, and the file that its length control wants.
+"""Load the alpaca_eval library's win rates, and the file of difficulties for its length control.
 
-That file, df_gamed.csv, has the difficulty of each of AlpacaEval's 805 instructions, and the verdicts on GPT-4-turbo
-when told to be brief or verbose. The library takes it from the hub; here it may also be one's own, or missing.
+The file df_gamed.csv holds the difficulty of each of AlpacaEval's 805 instructions, and the verdicts on GPT-4-turbo
+when asked to be brief or verbose. The library downloads it from the hub. Here it may also be a local file, or missing.
 """
 
 import functools
@@ -20,10 +20,10 @@ import pyarrow.csv as csv
 from montessori.data.rows import Row
 from montessori.errors import InputError
 
-FULL, LENGTHS = "length_controlled_v1", "length_controlled_minimal"  # as the library calls its regressions
-BASELINE, JUDGE = "gpt4_1106_preview", "weighted_alpaca_eval_gpt4_turbo"  # of the published leaderboard
+FULL, LENGTHS = "length_controlled_v1", "length_controlled_minimal"  # the library's names of its regressions
+BASELINE, JUDGE = "gpt4_1106_preview", "weighted_alpaca_eval_gpt4_turbo"  # those of the published leaderboard
 DIFFICULTY = "instruction_difficulty"
-COLUMNS = {  # of the file
+COLUMNS = {  # of the file of difficulties
     "model": "text",
     "index": "whole numbers",
     "preference": "numbers",
@@ -37,23 +37,23 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def library() -> Any:
-    """The library's module of win rates, without what importing it does beside. InputError where it is missing."""
+    """Return the library's module of win rates, imported without side effects. Raises InputError if missing."""
     level = logging.getLogger().level
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it uses what setuptools has deprecated
+            warnings.simplefilter("ignore")  # the import uses deprecated parts of setuptools
             return importlib.import_module("alpaca_eval.metrics.glm_winrate")
     except ModuleNotFoundError as error:
         raise InputError(
             f"alpaca_eval: {error.name}, which win rates need, is not installed; pip install 'montessori[evaluation]'"
         ) from None
     finally:
-        logging.getLogger().setLevel(level)  # it sets it to INFO
+        logging.getLogger().setLevel(level)  # the import sets it to INFO
 
 
 @contextmanager
-def given(file: Path) -> Iterator[None]:
-    """While it lasts, the library finds `file` where it would download its own."""
+def use_file(file: Path) -> Iterator[None]:
+    """Let the library find `file` inside the block, in place of its download."""
     module = library()
     download = module.hf_hub_download
     module.hf_hub_download = lambda **_: str(file)
@@ -64,7 +64,7 @@ def given(file: Path) -> Iterator[None]:
 
 
 def check(difficulties: str) -> pa.Table:
-    """What is in a file of difficulties. Raises InputError unless it has the columns that the library reads."""
+    """Return the table in a file of difficulties. Raises InputError unless it has the library's columns."""
     where = f"alpaca_eval.difficulties = {difficulties}"
     try:
         table = csv.read_csv(Path(difficulties).expanduser())
@@ -75,7 +75,7 @@ def check(difficulties: str) -> pa.Table:
     for name, expected in COLUMNS.items():
         kind = table[name].type
         fits = {
-            "text": True,  # the library drops it
+            "text": True,  # the library drops this column
             "whole numbers": pa.types.is_integer(kind),
             "numbers": pa.types.is_integer(kind) or pa.types.is_floating(kind),
             "True and False": pa.types.is_boolean(kind),
@@ -86,7 +86,7 @@ def check(difficulties: str) -> pa.Table:
 
 
 def difficulties(where: str, rows: Sequence[Row], folder: Path) -> tuple[Path, str, str]:
-    """The file for the library, the regression that takes it, and a sentence on what that one uses."""
+    """Return the file for the library, the regression that reads it, and a sentence on that regression."""
     version = f"alpaca_eval {importlib.metadata.version('alpaca-eval')}"
     file = None if where == "none" else _published() if where == "hub" else Path(where).expanduser()
     if file is None:
@@ -98,18 +98,18 @@ def difficulties(where: str, rows: Sequence[Row], folder: Path) -> tuple[Path, s
             used = f"the hub could not be reached for instruction difficulties, so {used}"
         return _without(rows, folder), LENGTHS, used
     indices = check(str(file))["index"].to_pylist()
-    for index in (row["index"] for row in rows):  # the library takes a row's number for its index
+    for index in (row["index"] for row in rows):  # the library uses the number of a row as its index
         if index >= len(indices) or (where != "hub" and indices[index] != index):
             raise InputError(
                 f"alpaca_eval.difficulties = {where}: row {index + 1} is not that of the instruction with index {index}"
             )
     used = f"{FULL} of {version}, with instruction difficulties and gamed baselines from "
     used += "the hub" if where == "hub" else where
-    return file, FULL, used + _stranger(rows[0]["generator_1"], rows[0]["annotator"])
+    return file, FULL, used + _foreign_difficulties(rows[0]["generator_1"], rows[0]["annotator"])
 
 
-def _stranger(baseline: str, judge: str) -> str:
-    """What it means that the published difficulties are of another baseline or judge."""
+def _foreign_difficulties(baseline: str, judge: str) -> str:
+    """Return a warning when the published difficulties belong to another baseline or judge, or an empty string."""
     if baseline != BASELINE:
         return (
             f"; the published ones are of answers compared with GPT-4-turbo's ({BASELINE}), and the baseline here is "
@@ -121,9 +121,9 @@ def _stranger(baseline: str, judge: str) -> str:
     return ""
 
 
-@functools.cache  # an unreachable hub takes half a minute to say so
+@functools.cache  # an unreachable hub takes half a minute to fail
 def _published() -> Path | None:
-    """The file from the hub, asked for as the library does, or None where the hub does not give it."""
+    """Return the file from the hub, downloaded as the library does, or None when the hub does not give it."""
     constants = library().constants
     try:
         return Path(
@@ -136,13 +136,13 @@ def _published() -> Path | None:
                 cache_dir=constants.DEFAULT_CACHE_DIR,
             )
         )
-    except OSError as error:  # as all of the hub's errors are
+    except OSError as error:  # the base of all of the hub's errors
         logger.warning("the hub does not give AlpacaEval's instruction difficulties: %s", error)
         return None
 
 
 def _without(rows: Sequence[Row], folder: Path) -> Path:
-    """A file without difficulties: the library looks for them even where its regression leaves them out."""
+    """Write a file without difficulties, since the library reads one even where its regression ignores it."""
     count = 1 + max(row["index"] for row in rows)
     zeros = dict.fromkeys(("preference", "std_delta_len", DIFFICULTY), [0.0] * count)
     same = {"model": ["none"] * count, "index": list(range(count)), "not_gamed_baseline": [False] * count}

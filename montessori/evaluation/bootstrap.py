@@ -1,33 +1,31 @@
-"""What a difference between two models is worth: a paired bootstrap over the items that both were measured on.
+"""Compare two models with a paired bootstrap over the items that both were measured on.
 
-In: values by item.  Out: the mean difference with its interval and p-value, and which models a table may call the best.
-Only items vary here: another training seed, or another judge, can differ by more.
+The result is the mean difference with its interval and p-value. It also decides which models a table may call the
+best. Only the items vary here. Another training seed or another judge can make a larger difference.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from montessori.evaluation import paired
-from montessori.evaluation.card import Card, Column
+from montessori.evaluation.card import Card, Column, Mark
 
 RESAMPLES = 10_000
 LEVEL = 0.05
-SMALL = 30  # items: below, resampled means vary less than means would, and a t-test has the last word
-EVEN = 0.5  # the preference for an answer over itself: what a baseline has in a column of win rates
-FEW = 16  # different values, up to which it is faster to draw how often each comes than to draw items
-AT_ONCE = 2_000_000  # items drawn before they are added up: 30 MB
+SMALL = 30  # items. With fewer, resampled means vary too little, and the p-value is at least that of a t-test.
+EVEN = 0.5  # preference for an answer over itself: a baseline's value in a column of win rates
+FEW = 16  # different values. Up to here, drawing their counts is faster than drawing items.
+AT_ONCE = 2_000_000  # items to draw at a time: 30 MB
 
-Mark = Literal["best", "second"]
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger one model's values are than another's, in the items' own scale."""
+    """By how much one model's values exceed another's, in the items' own scale."""
 
     mean: float
     low: float  # of the 95% interval, by percentiles
@@ -37,7 +35,7 @@ class Difference:
 
 
 def difference(left: Mapping[str, float], right: Mapping[str, float], seed: int = 0) -> Difference | None:
-    """`left` minus `right` on the items that both have; None where there are none."""
+    """Return `left` minus `right` over the items that both have, or None without such items."""
     gaps = np.array([left[item] - right[item] for item in sorted(left.keys() & right.keys())])
     if not len(gaps):
         return None
@@ -47,35 +45,35 @@ def difference(left: Mapping[str, float], right: Mapping[str, float], seed: int 
 
 
 def compare(card: Card, column: Column, left: str, right: str) -> Difference | None:
-    """`left` minus `right` in a column of `card`; None where they share no items.
+    """Return `left` minus `right` in a column of `card`, or None when they share no items.
 
-    The column's own baseline has no items: it stands at an even preference on all of the other's.
+    The column's own baseline has no items. It counts as an even preference on all items of the other model.
     """
-    found = {model: score.items for model in (left, right) if (score := card.scores.get((model, column.key)))}
-    if len(found) == 1 and column.baseline in {left, right} - found.keys():
-        (items,) = found.values()
-        found[column.baseline] = dict.fromkeys(items, EVEN)
-    return difference(found[left], found[right], card.seed) if len(found) == 2 else None
+    items_of = {model: score.items for model in (left, right) if (score := card.scores.get((model, column.key)))}
+    if len(items_of) == 1 and column.baseline in {left, right} - items_of.keys():
+        (shared,) = items_of.values()
+        items_of[column.baseline] = dict.fromkeys(shared, EVEN)
+    return difference(items_of[left], items_of[right], card.seed) if len(items_of) == 2 else None
 
 
 def against_baseline(card: Card) -> dict[tuple[str, str], Difference]:
-    """Every other model minus the card's baseline, by model and column key."""
+    """Return each other model minus the card's baseline, by model and column key."""
     if card.baseline is None:
         return {}
     pairs = [(model, column) for column in card.columns for model in card.models if model != card.baseline]
-    found = {(model, column.key): compare(card, column, model, card.baseline) for model, column in pairs}
-    return {key: gap for key, gap in found.items() if gap}
+    gaps = {(model, column.key): compare(card, column, model, card.baseline) for model, column in pairs}
+    return {key: gap for key, gap in gaps.items() if gap}
 
 
 def marks(card: Card, column: Column) -> dict[str, Mark]:
-    """The best model of a column, and the second, as far as their leads exceed the noise.
+    """Return the best model of a column and the second, as far as their leads exceed the noise.
 
-    The best leads every other model with p < 0.05, by Holm's correction for as many pairs. The second leads all the
-    rest in the same way, and is only looked for behind a best: of two that cannot be told apart neither is second.
+    The best leads every other model with p < 0.05 after Holm's correction. The second leads all the rest in the same
+    way. There is no second without a best, since of two models that cannot be told apart neither is second.
     """
     sign = -1 if column.lower_is_better else 1
-    found = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
-    means = {model: score.measure.mean for model, score in found.items() if math.isfinite(score.measure.mean)}
+    scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
+    means = {model: score.measure.mean for model, score in scores.items() if math.isfinite(score.measure.mean)}
     if column.baseline is not None and column.baseline in card.models:
         means.setdefault(column.baseline, EVEN)
     if not means:
@@ -97,7 +95,7 @@ def _leads(card: Card, column: Column, leader: str, rest: Sequence[str], sign: i
 
 
 def _resampled_means(gaps: Array, draw: np.random.Generator) -> Array:
-    """The means of as many items drawn with replacement, RESAMPLES times."""
+    """Return the means of `RESAMPLES` draws with replacement, each of as many items."""
     n = len(gaps)
     values, counts = np.unique(gaps, return_counts=True)
     if len(values) <= FEW:
@@ -112,12 +110,12 @@ def _resampled_means(gaps: Array, draw: np.random.Generator) -> Array:
 
 
 def _p_value(gaps: Array, means: Array) -> float:
-    """Twice the smaller share of means on one side of zero; one is added to both counts, so that none is 0.
+    """Return twice the smaller share of means on one side of zero.
 
-    Where the few items that differ all differ in one direction, resamples nearly always agree. A p-value below that of
-    the sign test, 2^(1 − items that differ), would claim more than so few items can show.
+    One is added to both counts, so that it is never 0. The value is at least that of the sign test, 2^(1 − items that
+    differ), since resamples nearly always agree when few items differ, all in one direction.
     """
-    nothing = 1e-12 * np.abs(gaps).max()  # sums of floats that are zero on paper
+    nothing = 1e-12 * np.abs(gaps).max()  # rounding errors of sums that are zero
     below, above = int((means <= nothing).sum()), int((means >= -nothing).sum())
     share = 2 * (1 + min(below, above)) / (1 + len(means))
     fewest = 2.0 ** (1 - int((np.abs(gaps) > nothing).sum()))

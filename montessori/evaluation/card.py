@@ -1,17 +1,20 @@
-"""The results of a suite in memory: what the stages measured, ready to be compared, tabled and drawn.
+"""The results of an evaluation in memory, ready to compare, tabulate and plot.
 
-A `Score` keeps the value of every item, so that two models are compared on the same ones.
+A `Score` keeps the value of every item, so that two models are compared on the same items.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-SPENT = ("the models", "the judge", "the rest")  # what takes time: the stages of an evaluation by kind
+SPENT = ("the models", "the judge", "the rest")  # kinds of tasks, for the usage of an evaluation
+
+Mark = Literal["best", "second"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean with what it is worth."""
+    """A mean with its standard error."""
 
     mean: float
     standard_error: float
@@ -20,27 +23,27 @@ class Measure:
 
 @dataclass(frozen=True)
 class Column:
-    """Something that models are measured on."""
+    """A quantity that models are measured on."""
 
-    name: str  # as the table's header shows it: "MMLU", "AlpacaEval LC"
-    key: str  # as metrics.json calls it: "mmlu", "alpaca_eval_lc"
+    name: str  # in the table's header: "MMLU", "AlpacaEval LC"
+    key: str  # in metrics.json: "mmlu", "alpaca_eval_lc"
     unit: str  # "%", "1–10", "nats/token", "bits/byte"
     lower_is_better: bool = False
-    scale: float = 1.0  # from an item's value to `unit`
+    scale: float = 1.0  # factor from an item's value to `unit`
     protocol: str = ""  # "25-shot, acc_norm"
-    baseline: str | None = None  # what it is measured against: then that model has no value of its own
+    baseline: str | None = None  # model that the others are compared with in this column, without a value of its own
 
 
 @dataclass(frozen=True)
 class Score:
-    """One model in one column. Means and items are in the items' own scale (a share, a grade, nats)."""
+    """The result of one model in one column. Means and items are in the items' own scale (a share, a grade, nats)."""
 
     measure: Measure
-    items: Mapping[str, float]  # by the item's id; those without a readable verdict are left out
+    items: Mapping[str, float]  # by the item's id, without items whose verdict is unreadable
     groups: Mapping[str, Measure] = field(default_factory=dict)  # by category or subject
     turns: Mapping[str, Measure] = field(default_factory=dict)  # "first turn", "second turn", where there are some
-    unreadable: int = 0  # verdicts that could not be read, after all tries
-    notes: Sequence[str] = ()  # what a reader must know of this number
+    unreadable: int = 0  # verdicts that stayed unreadable after all tries
+    notes: Sequence[str] = ()  # caveats about this number
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class Example:
-    """A verdict to look at."""
+    """A verdict to show."""
 
     column: str
     question: str
@@ -67,7 +70,7 @@ class Example:
     other_answer: str
     value: float  # the judge's preference for `model`, 0 to 1, or its grade
     said: str  # the judge's reply
-    first: str = ""  # whose answer the judge was shown first, as A
+    first: str = ""  # model whose answer the judge saw first, as A
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ class Overlap:
     benchmark: str
     items: int
     exact: int  # items whose text is a training instruction
-    ngram: int  # items that share `words` words in a row with a training point
+    ngram: int  # items that share `words` consecutive words with a training point
     examples: Sequence[str] = ()
-    data: str = ""  # whose training data it is
+    data: str = ""  # name of the training data
     words: int = 13
 
 
@@ -88,32 +91,32 @@ class JudgeAbility:
     """How often the judge agrees with people."""
 
     judge: str
-    accuracy: Measure  # against the majority of the people
-    agreement_of_people: float | None  # of one of them with the majority of the others, on the same pairs
+    accuracy: Measure  # share of verdicts that agree with the majority of people
+    agreement_of_people: float | None  # share of one person's verdicts that agree with the others' majority
     ties: int
     unreadable: int
 
 
 @dataclass(frozen=True)
 class Card:
-    """All results of one evaluation."""
+    """All results of an evaluation."""
 
     name: str
     id: str  # evaluations/<id>
-    models: Sequence[str]  # labels, in the order that was asked for
+    models: Sequence[str]  # labels, in the order of the request
     columns: Sequence[Column]
     scores: Mapping[tuple[str, str], Score]  # by model label and column key
-    baseline: str | None = None  # a model's label: whom the others are compared with
+    baseline: str | None = None  # label of the model that the others are compared with
     duels: Sequence[Duel] = ()
     examples: Sequence[Example] = ()
     overlaps: Sequence[Overlap] = ()
     ability: JudgeAbility | None = None
     judge: str | None = None
     warnings: Sequence[str] = ()
-    published: str | None = None  # "8B" or "1.1B": whose rows of the paper stand beside
+    published: str | None = None  # "8B" or "1.1B": size of the paper's students to show beside the models
     seed: int = 0  # of the bootstrap
     settings_yaml: str = ""
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # prompts, tokens, usd, seconds, by `SPENT`
-    missing: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why a model has no score in a column
+    missing: Mapping[tuple[str, str], str] = field(default_factory=dict)  # reason for each missing score

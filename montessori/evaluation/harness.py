@@ -1,9 +1,8 @@
-"""Benchmarks of lm-evaluation-harness, item by item, so that they can be sharded and models compared in pairs.
+"""Run tasks of lm-evaluation-harness item by item, so that they can be sharded and models compared in pairs.
 
-In: tasks of `catalogue.load`, and a model behind the harness's interface.  Out: a row an item, and from the rows of
-all shards a score. Prompts, filters, metrics and how they are averaged are the harness's own. The loop over the items
-is ours, in place of `lm_eval.evaluator.evaluate`, which takes all or the first: the examples before an item are drawn
-one item after the other, so a shard builds every prompt and asks only its own.
+Prompts, filters, metrics and averages are the harness's own. The loop over the items replaces
+`lm_eval.evaluator.evaluate`, which runs all items or the first ones. The few-shot examples before an item are drawn one
+item after the other, so a shard builds every prompt and asks only its own.
 """
 
 import json
@@ -19,27 +18,27 @@ from montessori import progress
 from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.evaluation.card import Measure
-from montessori.evaluation.catalogue import Task
+from montessori.evaluation.harness_tasks import Task
 
 LanguageModel = Any  # lm_eval.api.model.TemplateLM
 
 
 @dataclass(frozen=True)
-class Question:
-    """An item of a task, with what the model is asked about it."""
+class Item:
+    """An item of a task, with its requests to the model."""
 
     task: Task
     doc: int
-    requests: Sequence[Any]  # lm_eval.api.instance.Instance: one a choice, or a single one for a text
+    requests: Sequence[Any]  # lm_eval.api.instance.Instance: one for each choice, or one for a generation
 
     @property
     def id(self) -> str:
-        """As in the items' table."""
+        """Return the item's id in the table of items."""
         return f"{self.task.task_name}/{self.doc}"
 
     @property
     def prompt(self) -> str:
-        """What the model reads; where every choice has a prompt of its own, that of the first."""
+        """Return the model's prompt. Where every choice has a prompt of its own, it is the first one's."""
         return str(self.requests[0].args[0])
 
 
@@ -47,23 +46,24 @@ def measure(
     lm: LanguageModel,
     tasks: Mapping[str, Task],
     metric: str,
+    *,
     room: int,
     at_once: int,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> tuple[list[Row], dict[str, Any]]:
-    """A row for each item of this shard, and of these `prompts_cut`, and as `example` the first of them.
+    """Return a row for each item of this shard, and a summary: `prompts_cut`, `too_long` and the first item, `example`.
 
-    Items of which a choice, or all that may be written, is longer than the model's context are left out: the harness
-    cannot measure them. They are counted as `too_long`.
+    Items are left out as `too_long` when a choice, or the most tokens to generate, exceed the model's context. The
+    harness cannot measure those.
 
-    `room` is how many tokens of a prompt with its choice the harness reads, `at_once` how many items it gets, `limit`
-    how many items a task has.
+    `room` is the number of tokens that the harness reads of a prompt with its choice, `at_once` the number of items
+    that it gets at a time, and `limit` the number of items of each task.
     """
     asked_for = [question for task in tasks.values() for question in _questions(task, limit, shard)]
     questions = [question for question in asked_for if _fits(lm, question, room)]
-    cut = {question.id for question in questions if _cut_to_write(lm, question)}
-    by_length = sorted(questions, key=lambda question: -len(question.prompt))  # together they are padded the least
+    cut = {question.id for question in questions if _is_cut(lm, question)}
+    by_length = sorted(questions, key=lambda question: -len(question.prompt))  # least padding
     progress.report(0, len(questions), "items")
     with _long_prompts(lm, room) as long:
         for start in range(0, len(by_length), at_once):
@@ -77,19 +77,19 @@ def measure(
 
 
 def score(rows: Sequence[Row], metric: str) -> tuple[float, float, int, dict[str, Measure]]:
-    """Mean, standard error and number of the items of all shards, and of a group the measure of each of its tasks.
+    """Return the mean, standard error and number of the items of all shards, and the measure of each task of a group.
 
-    As the harness has them: of a group the mean over its items, and the pooled error of its tasks. Where it has none,
-    since no task has two items, the error is that over all items; of a single item it is 0.
+    These are the harness's: of a group the mean over its items, and the pooled error of its tasks. When no task has two
+    items, the error is that over all items. With a single item it is 0.
     """
     from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 
     values: dict[str, list[float]] = {}
     for row in sorted(rows, key=lambda row: (row["task"], row["doc"])):
-        found = json.loads(row["values"])
-        if metric not in found:
-            raise InputError(f"metric = {metric}: item {row['id']} has {', '.join(found)}")
-        values.setdefault(row["task"], []).append(found[metric])
+        metrics = json.loads(row["values"])
+        if metric not in metrics:
+            raise InputError(f"metric = {metric}: item {row['id']} has {', '.join(metrics)}")
+        values.setdefault(row["task"], []).append(metrics[metric])
     if not values:
         raise InputError(f"metric = {metric}: there are no items")
     tasks = {task.removeprefix("mmlu_"): _measure(own) for task, own in values.items()}
@@ -110,17 +110,17 @@ def _measure(values: list[float]) -> Measure:
     return Measure(float(mean(values)), float(mean_stderr(values)) if len(values) > 1 else 0.0, len(values))
 
 
-def _questions(task: Task, limit: int | None, shard: tuple[int, int]) -> list[Question]:
+def _questions(task: Task, limit: int | None, shard: tuple[int, int]) -> list[Item]:
     index, count = shard
     task.build_all_requests(limit=limit)
     by_doc: dict[int, list[Any]] = {}
     for request in task.instances:
         if request.doc_id % count == index:
             by_doc.setdefault(request.doc_id, []).append(request)
-    return [Question(task, doc, sorted(requests, key=lambda request: request.idx)) for doc, requests in by_doc.items()]
+    return [Item(task, doc, sorted(requests, key=lambda request: request.idx)) for doc, requests in by_doc.items()]
 
 
-def _ask(lm: LanguageModel, questions: Sequence[Question]) -> None:
+def _ask(lm: LanguageModel, questions: Sequence[Item]) -> None:
     """Put the model's answers into the requests of `questions`."""
     requests = [request for question in questions for request in question.requests for _ in range(request.repeats)]
     for kind in sorted({request.request_type for request in requests}):
@@ -131,40 +131,40 @@ def _ask(lm: LanguageModel, questions: Sequence[Question]) -> None:
 
 @contextmanager
 def _long_prompts(lm: LanguageModel, room: int) -> Iterator[set[str]]:
-    """Collect the prompts that with a choice exceed `room` tokens, as the model reads them, so tokenized only once."""
-    found: set[str] = set()
+    """Collect the prompts that exceed `room` tokens with a choice, from the tokens that the model gets."""
+    prompts: set[str] = set()
     inner = lm._loglikelihood_tokens
 
     def read(requests: Sequence[Any], *args: Any, **options: Any) -> Any:
         for (prompt, _), prompt_ids, choice_ids in requests:
             if len(prompt_ids) + len(choice_ids) > room:
-                found.add(prompt)
+                prompts.add(prompt)
         return inner(requests, *args, **options)
 
     lm._loglikelihood_tokens = read
     try:
-        yield found
+        yield prompts
     finally:
-        del lm._loglikelihood_tokens  # of this object; its class has its own
+        del lm._loglikelihood_tokens  # the attribute of this object, which hid the method
 
 
-def _fits(lm: LanguageModel, question: Question, room: int) -> bool:
-    """Whether each choice, or what may be written, leaves room for a token of the prompt at least."""
-    if (written := _written(lm, question)) is not None:
+def _fits(lm: LanguageModel, question: Item, room: int) -> bool:
+    """Tell whether each choice, or the most tokens to generate, leaves room for a token of the prompt."""
+    if (written := _max_generated(lm, question)) is not None:
         return bool(written < lm.max_length)
-    # A token has a byte at least, so most choices need not be tokenized to know.
+    # A token has at least one byte, so only choices of at least `room` bytes need tokenizing.
     long = [request.args for request in question.requests if len(request.args[1].encode()) >= room]
     return all(len(lm._encode_pair(*pair)[1]) < room for pair in long)
 
 
-def _cut_to_write(lm: LanguageModel, question: Question) -> bool:
-    """Whether a prompt that a text is to follow is cut, so that all that may be written has room behind it."""
-    written = _written(lm, question)
+def _is_cut(lm: LanguageModel, question: Item) -> bool:
+    """Tell whether the prompt of a generation is cut to leave room for the most tokens to generate."""
+    written = _max_generated(lm, question)
     return written is not None and bool(len(lm.tok_encode(question.prompt)) > lm.max_length - written)
 
 
-def _written(lm: LanguageModel, question: Question) -> int | None:
-    """How many tokens the model may write; None where it has choices."""
+def _max_generated(lm: LanguageModel, question: Item) -> int | None:
+    """Return the most tokens to generate, or None for a task with choices."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     request = question.requests[0]
@@ -173,7 +173,7 @@ def _written(lm: LanguageModel, question: Question) -> int | None:
     return int(normalize_gen_kwargs(request.args[1], lm.max_gen_toks)["max_gen_toks"])
 
 
-def _rows(questions: Sequence[Question], metric: str) -> list[Row]:
+def _rows(questions: Sequence[Item], metric: str) -> list[Row]:
     for task in {question.task.task_name: question.task for question in questions}.values():
         asked = [question.requests for question in questions if question.task is task]
         task._instances = [request for requests in asked for request in requests]
@@ -181,7 +181,7 @@ def _rows(questions: Sequence[Question], metric: str) -> list[Row]:
     return [_row(question, metric) for question in questions]
 
 
-def _row(question: Question, metric: str) -> Row:
+def _row(question: Item, metric: str) -> Row:
     task, requests = question.task, question.requests
     doc = requests[0].doc
     values: dict[str, float] = {}
@@ -203,16 +203,16 @@ def _row(question: Question, metric: str) -> Row:
 
 
 def _text(task: Task, doc: Any) -> tuple[str, str, str]:
-    """An item's question alone; that with its choices and its answer; the answer alone."""
+    """Return an item's question, the question with its choices and answer, and the answer."""
     prompt, target = task.doc_to_text(doc), task.doc_to_target(doc)
     choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
-    if isinstance(prompt, int):  # the choices are texts that go on in the same way
+    if isinstance(prompt, int):  # the choices are the start, and the target is a common end
         whole, answers = f"{choices[prompt]} {target}", [prompt]
     else:
         whole, answers = str(prompt), target if isinstance(target, list) else [target]
     answer = ", ".join(str(choices[one] if choices and isinstance(one, int) else one) for one in answers)
     whole = re.sub(r"^\s*(question|q):\s*|\s*\n(answer|a):\s*$", "", whole, flags=re.IGNORECASE)
-    question = next((doc[name] for name in ("question", "Question", "query") if isinstance(doc.get(name), str)), whole)
+    question = next((doc[name] for name in ("question", "Item", "query") if isinstance(doc.get(name), str)), whole)
     texts = [whole]
     for text in (*choices, answer):
         if not any(text in before for before in texts):
@@ -220,8 +220,8 @@ def _text(task: Task, doc: Any) -> tuple[str, str, str]:
     return question, "\n".join(texts), answer
 
 
-def _said(question: Question, metric: str) -> str:
-    """The choice that `metric` takes for the model's, or the text that it wrote."""
+def _said(question: Item, metric: str) -> str:
+    """Return the choice that `metric` takes for the model's, or the generated text."""
     task, requests = question.task, question.requests
     answers = [request.resps[0] for request in requests]
     if requests[0].request_type == "generate_until":

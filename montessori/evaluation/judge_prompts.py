@@ -1,7 +1,7 @@
-"""What a judge is told: our own wording, or a file of grading prompts in MT-Bench's form.
+"""The prompts of a judge: Montessori's own, or a file of grading prompts in MT-Bench's form.
 
-A grading prompt has one of four names, for a first or a second turn, with or without a reference answer. MT-Bench's
-file has a JSON object a line: `name`, `system_prompt`, and `prompt_template` with placeholders like {question}.
+There are four grading prompts, for a first or a second turn, with or without a reference answer. MT-Bench's file has
+one JSON object per line: `name`, `system_prompt`, and `prompt_template` with placeholders like {question}.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from montessori.data.chat import Message, user
 from montessori.errors import InputError
 
-# The placeholders of each grading prompt; those without which there is nothing to grade.
+# The placeholders that each grading prompt may have, and those that it needs.
 SINGLE = {"question", "answer"}
 SECOND = {"question_1", "answer_1", "question_2", "answer_2"}
 PLACEHOLDERS = {
@@ -30,13 +30,13 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with placeholders, and the system message before it, where there is one."""
+    """A prompt with placeholders, and an optional system message before it."""
 
     text: str
     system: str = ""
 
     def chat(self, **values: str) -> list[Message]:
-        """The conversation to which the judge's reply is the answer."""
+        """Return the conversation for the judge to answer."""
         system = [{"role": "system", "content": self.system.strip()}] if self.system.strip() else []
         return [*system, *user(self.text.format(**values))]
 
@@ -140,7 +140,7 @@ you can show that both are right. {_CRITERIA}
     ),
 }
 
-# Self-Reward's scale is additive (arXiv 2401.10020, figure 2): a point for each of five things. The words are ours.
+# Self-Reward's additive scale (arXiv 2401.10020, figure 2), a point for each of five criteria, in our own words.
 RATING = Template(
     """\
 Rate an assistant's answer to a task by adding up points. Start at 0 and give one point for each of these that holds:
@@ -165,33 +165,33 @@ square brackets, as in: Points: [[3]]"""
 
 
 def version(templates: Mapping[str, Template]) -> str:
-    """12 hexadecimal digits that another wording changes."""
+    """Return 12 hexadecimal digits that change with the wording."""
     text = json.dumps({name: [one.system, one.text] for name, one in sorted(templates.items())})
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def load(path: str | Path) -> dict[str, Template]:
-    """The four grading prompts of a file in MT-Bench's form; what else it has is not read.
+    """Return the four grading prompts of a file in MT-Bench's form. Other lines are ignored.
 
-    Raises InputError for a file that lacks one of them, or has one whose placeholders are not its own.
+    Raises InputError when one of them is missing or has wrong placeholders.
     """
     field = f"judge.prompts = {path}"
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{field}: cannot be read ({error})") from None
-    found = {}
+    templates = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             name, template = _template(line, f"{field}: line {number}")
-            found[name] = template
+            templates[name] = template
     for name, (known, needed) in PLACEHOLDERS.items():
-        if name not in found:
+        if name not in templates:
             raise InputError(
                 f"{field}: the prompt {name} is missing; a file like MT-Bench's judge_prompts.jsonl has it"
             )
-        _check(found[name].text, known, needed, f"{field}: the prompt {name}")
-    return {name: found[name] for name in PLACEHOLDERS}
+        _check(templates[name].text, known, needed, f"{field}: the prompt {name}")
+    return {name: templates[name] for name in PLACEHOLDERS}
 
 
 def _template(line: str, where: str) -> tuple[str, Template]:

@@ -1,7 +1,6 @@
-"""A judge at work: which prompts it gets, what its replies mean, and how often it is asked when they mean nothing.
+"""Ask a judge, read its replies, and ask again when a reply cannot be read.
 
-In: questions with their answers, and an `Asker`.  Out: for each a preference from 0 to 1 or a grade from 1 to 10, or
-None where the judge said neither after all tries: nothing is guessed.
+Each question gets a preference from 0 to 1 or a grade from 1 to 10. It gets None when no try gives a readable reply.
 """
 
 import math
@@ -13,24 +12,24 @@ from montessori.data.chat import Message
 from montessori.errors import StageError
 from montessori.evaluation import judge_prompts
 from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, RATING, Template
-from montessori.settings.schema import Sampling
-from montessori.synthesis.asking import Asker
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Generation
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
+from montessori.synthesis.journaled_engine import JournaledEngine
 
-FIRST_CHUNK, CHUNK = 32, 256  # prompts between two looks at whether the judge makes sense
-LETTER_TOKENS = 16  # of a reply that should be a letter
-TOP_LOGPROBS = 5  # as AlpacaEval 2 asks for; some endpoints give no more
-# Of the first token's probability, on both letters: below it the judge is about to say something else.
+FIRST_CHUNK, CHUNK = 32, 256  # prompts between two checks of the share of unreadable verdicts
+LETTER_TOKENS = 16  # most tokens of a reply that should be a letter
+TOP_LOGPROBS = 5  # as in AlpacaEval 2. Some endpoints give no more.
+# Least probability of both letters as the first token. Below it the reply starts with something else.
 LEAST_SHARE = 0.1
-AGAIN = 0.7  # temperature of the second and later tries: at 0 the judge would say the same
-FINAL = ("too_long", "content_filter")  # finish reasons of prompts that no other try helps
+AGAIN = 0.7  # temperature of later tries. At 0 the reply would be the same.
+FINAL = ("too_long", "content_filter")  # finish reasons after which another try cannot help
 
 OTHER_WORDING = (
     "wording: the judge's prompts are others here than where this was planned; run both with the same Montessori"
 )
 
-# A line with nothing but the letter, whatever the marks around it: "A", " b.", "[[B]]", "Answer: **A**"
+# A line with only the letter and punctuation: "A", " b.", "[[B]]", "Answer: **A**"
 _LETTER = re.compile(r"^[\W_]*(?:answer[\W_]+)?([ab])[\W_]*$", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*(?:5|10)\s*)?\]\]")
 _OURS = {"verdicts": {"pairwise": PAIRWISE}, "grades": GRADING, "ratings": {"rating": RATING}}
@@ -38,41 +37,41 @@ _OURS = {"verdicts": {"pairwise": PAIRWISE}, "grades": GRADING, "ratings": {"rat
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to judge."""
+    """A question to the judge."""
 
-    id: str  # its own: it makes the seeds
+    id: str  # unique: the seeds derive from it
     chat: list[Message]
-    read: Callable[[Generation], float | None]  # what a reply to it means
+    read: Callable[[Generation], float | None]  # the value of a reply, or None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of asking."""
+    """The judge's verdict on a question."""
 
     value: float | None
     reply: Generation  # the last one
     tries: int
-    cut: bool  # the prompt lost its start, for want of room in the judge's context
+    cut: bool  # the start of the prompt was cut to fit the judge's context
 
 
 def wording(stage: str) -> str:
-    """The version of our own prompts for `verdicts`, `grades` or `ratings`: part of what these stages read."""
+    """Return the version of our own prompts for `verdicts`, `grades` or `ratings`, a setting of these tasks."""
     return judge_prompts.version(_OURS[stage])
 
 
 def check(path: str) -> None:
-    """Raise InputError when the file of grading prompts is not in MT-Bench's form."""
+    """Raise InputError when a file of grading prompts is not in MT-Bench's form."""
     judge_prompts.load(path)
 
 
 def comparison(question: str, left: str, right: str, swapped: bool) -> list[Message]:
-    """The prompt that asks which answer is better; `swapped` shows `right` first, as A."""
+    """Return the prompt that compares two answers. `swapped` shows `right` first, as A."""
     first, second = (right, left) if swapped else (left, right)
     return PAIRWISE.chat(question=question, first=first, second=second)
 
 
 def letters(reply: Generation) -> dict[str, float]:
-    """The probabilities that the first token is A or B; both 0 where none are known."""
+    """Return the probabilities that the first token is A or B, both 0 where they are unknown."""
     shares = {"a": 0.0, "b": 0.0}
     for token, logprob in (reply.first or {}).items():
         if (letter := token.strip().lower()) in shares:
@@ -81,10 +80,10 @@ def letters(reply: Generation) -> dict[str, float]:
 
 
 def preference(reply: Generation, swapped: bool) -> float | None:
-    """How much the judge prefers `right`, from 0 to 1.
+    """Return how much the judge prefers `right`, from 0 to 1.
 
-    By the probabilities of the two letters, the rest left out; where they are unknown or next to nothing, 0 or 1 by the
-    letter it wrote.
+    It is the share of the letter's probability. Where the two letters are unknown or nearly impossible, it is 0 or 1 by
+    the letter in the text.
     """
     right = "a" if swapped else "b"
     shares = letters(reply)
@@ -98,10 +97,11 @@ def grading(
     prompts: Mapping[str, Template],
     turns: Sequence[str],
     answers: Sequence[str],
+    *,
     references: Sequence[str] | None,
     turn: int,
 ) -> list[Message]:
-    """The prompt that asks for a grade of the answer to `turn` (0 or 1), with its reference where there is one."""
+    """Return the prompt that grades the answer to `turn` (0 or 1), with its reference if there is one."""
     given = list(references or [""] * len(turns))
     name = ("single-math-v1" if given[turn] else "single-v1") + ("-multi-turn" if turn else "")
     values = {"question": turns[0], "answer": answers[0]}
@@ -112,69 +112,72 @@ def grading(
 
 
 def grade(reply: Generation) -> float | None:
-    """The grade in double brackets, where there is one from 1 to 10, and no other."""
+    """Return the only grade from 1 to 10 in double brackets, or None."""
     return _bracketed(reply, 10)
 
 
 def rating(reply: Generation) -> float | None:
-    """The rating in double brackets, where there is one from 1 to 5, and no other."""
+    """Return the only rating from 1 to 5 in double brackets, or None."""
     return _bracketed(reply, 5)
 
 
 def _bracketed(reply: Generation, highest: int) -> float | None:
-    found = {float(number) for number in _NUMBER.findall(reply.text)}
-    return next((number for number in found if 1 <= number <= highest), None) if len(found) == 1 else None
+    numbers = {float(number) for number in _NUMBER.findall(reply.text)}
+    return next((number for number in numbers if 1 <= number <= highest), None) if len(numbers) == 1 else None
 
 
 def judge(
-    asker: Asker,
+    asker: JournaledEngine,
     questions: Sequence[Question],
     sampling: Sampling,
+    *,
     max_tokens: int,
     seed: int,
     tries: int,
     max_unreadable: int,
 ) -> list[Verdict]:
-    """A verdict on each question, in order.
+    """Return a verdict on each question, in order.
 
-    The first try is made with `sampling`, later ones warmer and with `max_tokens`. Raises StageError when more than
+    The first try uses `sampling`, later ones a higher temperature and `max_tokens`. Raises StageError when more than
     `max_unreadable` verdicts, and more than half of those so far, stay unreadable.
     """
-    found: list[Verdict] = []
+    given: list[Verdict] = []
     again = sampling.model_copy(update={"temperature": AGAIN, "max_tokens": max_tokens})
     size = FIRST_CHUNK
-    while (start := len(found)) < len(questions):
+    while (start := len(given)) < len(questions):
         verdicts: dict[int, Verdict] = {}
         asked = list(range(start, min(start + size, len(questions))))
         for number in range(1, tries + 1):
             chats = [questions[i].chat for i in asked]
-            seeds = [number_from(f"{seed}-{questions[i].id}-{number}") for i in asked]
+            seeds = [stable_seed(f"{seed}-{questions[i].id}-{number}") for i in asked]
             before = start + len(verdicts) - len(asked) if verdicts else start
-            answers = asker.ask(chats, sampling if number == 1 else again, 1, seeds, before, len(questions))
+            answers = asker.generate(
+                chats, sampling if number == 1 else again, 1, seeds, before=before, total=len(questions)
+            )
             for i, answer in zip(asked, answers, strict=True):
                 (reply,) = answer.generations
                 verdicts[i] = Verdict(questions[i].read(reply), reply, number, answer.cut)
             asked = [i for i in asked if verdicts[i].value is None and verdicts[i].reply.finish_reason not in FINAL]
             if not asked:
                 break
-        found += [verdicts[i] for i in sorted(verdicts)]
-        _check_sense(found, max_unreadable)
+        given += [verdicts[i] for i in sorted(verdicts)]
+        _check_sense(given, max_unreadable)
         size = min(2 * size, CHUNK)
-    return found
+    return given
 
 
-def _check_sense(found: Sequence[Verdict], max_unreadable: int) -> None:
-    unreadable = [verdict for verdict in found if verdict.value is None]
-    if len(unreadable) > max_unreadable and 2 * len(unreadable) > len(found):
+def _check_sense(verdicts: Sequence[Verdict], max_unreadable: int) -> None:
+    unreadable = [verdict for verdict in verdicts if verdict.value is None]
+    if len(unreadable) > max_unreadable and 2 * len(unreadable) > len(verdicts):
         said = " ".join(unreadable[-1].reply.text.split())[:200]
         raise StageError(
-            f"the judge does not judge: {len(unreadable)} of its first {len(found)} verdicts cannot be read, for "
+            f"the judge does not judge: {len(unreadable)} of its first {len(verdicts)} verdicts cannot be read, for "
             f"example {said!r}; use one that follows instructions, or raise judge.max_unreadable ({max_unreadable})"
         )
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The counts of a stage's summary."""
+    """Return the counts for a task's summary."""
     return {
         "unreadable": sum(verdict.value is None for verdict in verdicts),
         "asked_again": sum(verdict.tries > 1 for verdict in verdicts),

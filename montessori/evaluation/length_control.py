@@ -1,8 +1,7 @@
-"""AlpacaEval's length-controlled win rate: what it would be were the answers as long as the baseline's.
+"""Compute AlpacaEval's length-controlled win rate: the rate if the answers were as long as the baseline's.
 
-In: annotations in the alpaca_eval library's form.  Out: `Controlled`. The library regresses the verdicts on the
-difference in length, and on how hard each instruction is where a file says so, and predicts them for no difference
-(arXiv 2404.04475).
+The library regresses the verdicts on the difference in length and on the difficulty of each instruction, if a file
+gives it. Then it predicts the verdicts for no difference in length (arXiv 2404.04475).
 """
 
 import tempfile
@@ -18,33 +17,34 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from montessori.data.rows import Row
-from montessori.evaluation.alpaca_library import DIFFICULTY, difficulties, given, library
+from montessori.evaluation.alpaca_library import DIFFICULTY, difficulties, library, use_file
 
-LENGTH, MODEL = "np.tanh(std_delta_len)", "not_gamed_baseline.astype(float)"  # effects, as the library calls them
-GAMED_WEIGHT = 0.1  # of a verdict on the brief or the verbose GPT-4-turbo: the library's lambda of 0.2, halved
-SPLITS = 5  # of the cross-validation that chooses the regression's penalty
-NOTHING_KNOWN = 100 / 12**0.5  # the spread, in %, of a rate that may be anything from 0 to 100
+LENGTH, MODEL = "np.tanh(std_delta_len)", "not_gamed_baseline.astype(float)"  # the library's names of the effects
+GAMED_WEIGHT = 0.1  # weight of a verdict on the brief or verbose GPT-4-turbo: half of the library's lambda of 0.2
+SPLITS = 5  # in the cross-validation that chooses the regression's penalty
+NOTHING_KNOWN = 100 / 12**0.5  # standard deviation, in %, of a uniform rate between 0 and 100
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Controlled:
-    """A length-controlled win rate, in %, and what it is worth. By item ids: shares."""
+    """A length-controlled win rate in %, its standard error and its caveats. Values by item id are shares."""
 
     rate: float | None
-    used: str  # what it was made with, in a sentence
-    sampling_error: float | None = None  # of `linearised`: the library's own leaves out what the regression may miss by
-    # Values with the rate as their mean, which vary as the rate would over other instructions: two models are compared
-    # on these, since predictions of a regression hardly vary. They may lie outside of 0 to 1.
+    used: str  # a sentence on the regression and the difficulties
+    sampling_error: float | None = None  # in %, of the mean of `linearised`. The library's leaves out the regression's
+    # Values whose mean is the rate and whose spread is that of the rate over other instructions. They compare two
+    # models, since the predictions of a regression hardly vary. They may lie outside of 0 to 1.
     linearised: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
 def control(rows: Sequence[Row], win_rate: float, where: str) -> Controlled:
-    """The rate of the model whose annotations are `rows`; `win_rate` is its plain one, in %.
+    """Return the length-controlled rate of the model with the annotations `rows`. `win_rate` is its plain rate, in %.
 
-    `where` the difficulties are is hub, a path to a file like the hub's, or none. Raises InputError for a wrong file.
+    `where` says where the difficulties are: hub, a path to a file like the hub's, or none. Raises InputError for a
+    wrong file.
     """
     if not any(_lengths(rows)):
         return _as_long(rows, win_rate)
@@ -52,16 +52,16 @@ def control(rows: Sequence[Row], win_rate: float, where: str) -> Controlled:
         return Controlled(None, "no length control", notes=[f"no length-controlled win rate: {why}"])
     with tempfile.TemporaryDirectory() as folder:
         file, regression, used = difficulties(where, rows, Path(folder))
-        return _controlled(rows, win_rate, regression, file, used, Path(folder))
+        return _controlled(rows, win_rate, regression=regression, file=file, used=used, folder=Path(folder))
 
 
 def _lengths(rows: Sequence[Row]) -> list[int]:
-    """By how many characters each of the baseline's answers is longer."""
+    """Return the number of characters by which each of the baseline's answers is longer."""
     return [len(row["output_1"]) - len(row["output_2"]) for row in rows]
 
 
 def _as_long(rows: Sequence[Row], win_rate: float) -> Controlled:
-    """Of answers that are all as long as the baseline's; the library would divide by the spread of the differences."""
+    """Return the plain rate, for answers all as long as the baseline's. The library would divide by zero."""
     values = {row["id"]: row["preference"] - 1 for row in rows if row["preference"] is not None}
     return Controlled(
         rate=win_rate,
@@ -72,7 +72,7 @@ def _as_long(rows: Sequence[Row], win_rate: float) -> Controlled:
 
 
 def _impossible(rows: Sequence[Row]) -> str | None:
-    """Why the regression would crash or say nothing, where it would."""
+    """Return the reason why the regression would crash or be meaningless, or None."""
     verdicts = [row["preference"] for row in rows if row["preference"] is not None]
     if len(verdicts) < SPLITS:
         return f"it takes {SPLITS} readable verdicts at least, and there are {len(verdicts)}"
@@ -84,16 +84,16 @@ def _impossible(rows: Sequence[Row]) -> str | None:
 
 
 def _controlled(
-    rows: Sequence[Row], win_rate: float, regression: str, file: Path, used: str, folder: Path
+    rows: Sequence[Row], win_rate: float, *, regression: str, file: Path, used: str, folder: Path
 ) -> Controlled:
-    """What the library finds."""
-    # It makes a file's name of the baseline's, and adds its predictions to the table.
+    """Return the rate that the library computes."""
+    # The library makes a file name of the baseline's name, and adds its predictions to the table.
     named = [{**row, "generator_1": row["generator_1"].replace("/", "_")} for row in rows]
     table = pa.Table.from_pylist(named).to_pandas()
     try:
-        with given(file), warnings.catch_warnings(record=True) as caught:
+        with use_file(file), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = library().get_length_controlled_winrate(
+            result = library().get_length_controlled_winrate(
                 table, glm_name=regression, save_weights_dir=folder, is_warn_extreme_changes=False
             )
     except ValueError as error:
@@ -101,7 +101,7 @@ def _controlled(
     (written,) = (folder / regression).glob("*.csv")
     (weights,) = csv.read_csv(written).to_pylist()
     weights = {name: weights[name] for name in (LENGTH, DIFFICULTY, MODEL) if name in weights}
-    rate = float(found["length_controlled_winrate"])
+    rate = float(result["length_controlled_winrate"])
     values = _linearised(rows, weights, csv.read_csv(file)).tolist()
     spread = _error(values)
     if not any(weights.values()):
@@ -120,7 +120,7 @@ def _controlled(
 
 
 def _notes(win_rate: float, rate: float, warned: set[str]) -> list[str]:
-    """What a reader must know of a rate."""
+    """Return the caveats about a rate."""
     notes = []
     if library().get_is_extreme_changes(win_rate, rate):
         notes.append(
@@ -133,10 +133,10 @@ def _notes(win_rate: float, rate: float, warned: set[str]) -> list[str]:
 
 
 def _linearised(rows: Sequence[Row], weights: Mapping[str, float], table: pa.Table) -> Array:
-    """An item's prediction, and by how much its verdict moved all predictions through the weights, `[items]`.
+    """Return each item's prediction plus its verdict's effect on all predictions through the weights, `[items]`.
 
-    The delta method: a verdict y where p was expected moves the weights by H⁻¹x(y − p), H being the information in all
-    verdicts. What the penalty does is left out.
+    This is the delta method. A verdict y with expectation p moves the weights by H⁻¹x(y − p), where H is the
+    information in all verdicts. The penalty is ignored.
     """
     w, lengths = np.array(list(weights.values())), np.array(_lengths(rows))
     hard = np.array(table[DIFFICULTY])[[row["index"] for row in rows]]
@@ -153,21 +153,21 @@ def _linearised(rows: Sequence[Row], weights: Mapping[str, float], table: pa.Tab
     predicted = _logistic(x_as_long @ w)
     slope = (predicted * (1 - predicted)) @ x_as_long
     moved = x @ np.linalg.pinv(information) @ slope * np.nan_to_num(y - _logistic(x @ w))
-    values: Array = predicted + moved - moved.mean()  # a mean that the penalty leaves
+    values: Array = predicted + moved - moved.mean()  # the mean effect is not 0 because of the penalty
     return values
 
 
 def _information(x: Array, w: Array) -> Array:
     p = _logistic(x @ w)
-    found: Array = (x.T * (p * (1 - p))) @ x
-    return found
+    information: Array = (x.T * (p * (1 - p))) @ x
+    return information
 
 
 def _logistic(x: Array) -> Array:
-    found: Array = np.exp(-np.logaddexp(0, -x))
-    return found
+    probability: Array = np.exp(-np.logaddexp(0, -x))
+    return probability
 
 
 def _error(values: Sequence[float]) -> float:
-    """The standard error of the mean of shares, in %."""
+    """Return the standard error of the mean of shares, in %."""
     return float(np.std(values, ddof=1)) / len(values) ** 0.5 * 100 if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Per-example measurements of a student, and over them a mean, or a ratio of sums, with its standard error."""
+"""Measure a student on each example, and compute means and ratios of sums with their standard errors."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING
 
 from montessori.data.chat import Example, prompt_of
 from montessori.data.rows import Row
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 
-if TYPE_CHECKING:  # only named here: a mean needs no torch
+if TYPE_CHECKING:  # not imported at run time, since a mean needs no torch
     import torch
 
     from montessori.synthesis.engines.transformers import TransformersEngine
 
 
 def measure(values: Sequence[float]) -> dict[str, float]:
-    """`mean`, `standard_error` (of the mean; 0 for a single value) and `n`."""
+    """Return `mean`, `standard_error` (of the mean, 0 for a single value) and `n`."""
     n = len(values)
     spread = statistics.stdev(values) / n**0.5 if n > 1 else 0.0
     return {"mean": statistics.fmean(values), "standard_error": spread, "n": n}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
-    """Σ numerators / Σ denominators as `mean`, its `standard_error` and `n`; an example, or a cluster of them, each."""
+    """Return Σ numerators / Σ denominators as `mean`, with `standard_error` and `n`, over examples or clusters."""
     return measure(linearised(numerators, denominators))
 
 
 def linearised(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Values with Σ numerators / Σ denominators as their mean, which vary as that does from sample to sample.
+    """Return values whose mean is Σ numerators / Σ denominators, and whose spread gives its standard error.
 
-    To first order (Cochran, Sampling Techniques, 6.3): the ratio, and what each numerator exceeds it by. The
-    denominators' sum must not be 0.
+    To first order (Cochran, Sampling Techniques, section 6.3) a value is the ratio plus the excess of its numerator.
+    The sum of the denominators must not be 0.
     """
     whole = math.fsum(denominators)
     mean, size = math.fsum(numerators) / whole, whole / len(denominators)
@@ -41,16 +41,16 @@ def linearised(numerators: Sequence[float], denominators: Sequence[float]) -> li
 
 
 def bits_per_byte(losses: Sequence[float], tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, float]:
-    """The `ratio` of the bits to predict all answers and the bytes of their text, which no tokenizer changes.
+    """Return the `ratio` of bits to predict all answers to the UTF-8 bytes of their text, the same for every tokenizer.
 
-    In: of each example the nats per answer token, the tokens, and the UTF-8 bytes of the answer.
+    For each example, `losses` holds the nats per answer token, `tokens` the answer tokens, and `sizes` the bytes.
     """
     bits = [loss * count / math.log(2) for loss, count in zip(losses, tokens, strict=True)]
     return ratio(bits, sizes)
 
 
 def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int) -> list[float]:
-    """1 where the greedy answer to a row's prompt equals its response, white space aside."""
+    """Return 1 for each row whose greedy answer equals its response, up to white space, and 0 otherwise."""
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=max_tokens)
     answers = dict(engine.generate([prompt_of(row) for row in rows], greedy, 1, [0] * len(rows)))
     texts = [answers[i].generations[0].text for i in range(len(rows))]
@@ -58,7 +58,7 @@ def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int
 
 
 def next_token_accuracy(model: torch.nn.Module, examples: Sequence[Example]) -> list[float]:
-    """For each example, the share of its answer's tokens that the model ranks first, given those before."""
+    """Return, for each example, the share of its answer's tokens that the model ranks first."""
     import torch
 
     from montessori.models.loading import device

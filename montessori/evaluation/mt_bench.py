@@ -1,7 +1,7 @@
-"""MT-Bench scores: grades of 1 to 10 for both turns of every question, as one number and by category and turn.
+"""Compute MT-Bench scores from grades of 1 to 10 for both turns of each question.
 
-In: rows of `grades.parquet`.  Out: a `card.Score`. The score is the mean over all graded turns, as MT-Bench has it; the
-two turns of a question are not independent, so its standard error is over questions.
+The rows are those of `grades.parquet`. As in MT-Bench the score is the mean over all graded turns. Its standard error
+is over questions, since the two turns of a question are not independent.
 """
 
 from collections import defaultdict
@@ -16,9 +16,9 @@ TURNS = ("first turn", "second turn")
 
 
 def score(grades: Sequence[Row]) -> Score:
-    """The score, with a question's mean grade as its item, and the categories and turns by themselves. n: questions.
+    """Return the score, with a question's mean grade as its item, and the measures by category and by turn.
 
-    Grades that could not be read count nowhere. Raises StageError when there is none that could.
+    `n` is the number of questions. Unreadable grades are left out. Raises StageError when no grade can be read.
     """
     readable = [row for row in grades if row["grade"] is not None]
     if not readable:
@@ -38,10 +38,10 @@ def _of_turn(readable: Iterable[Row], turn: int) -> list[Row]:
 
 
 def _measure(readable: Iterable[Row]) -> Measure:
-    """The mean grade, its standard error over questions, and how many there are."""
+    """Return the mean grade, its standard error over questions, and the number of questions."""
     questions = _by_question(readable).values()
-    found = ratio([sum(given) for given in questions], [len(given) for given in questions])
-    return Measure(found["mean"], found["standard_error"], len(questions))
+    mean = ratio([sum(given) for given in questions], [len(given) for given in questions])
+    return Measure(mean["mean"], mean["standard_error"], len(questions))
 
 
 def _by_question(readable: Iterable[Row]) -> dict[str, list[float]]:

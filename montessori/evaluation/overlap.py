@@ -1,8 +1,7 @@
-"""How much of a benchmark is in the training data: items whose text is a training instruction, and shared words.
+"""Count the items of a benchmark that are in the training data.
 
-In: the texts of a benchmark's items, the points that a student learned from.  Out: an `Overlap` a benchmark.
-Texts are compared by their words, in lower case and without punctuation, so `2 + 2` and `2 - 2` are the same here: it
-counts rather too much than too little. A paraphrase is not found.
+Texts are compared by their words, in lower case and without punctuation. So `2 + 2` and `2 - 2` are the same here, and
+the count is rather too high than too low. Paraphrases are missed.
 """
 
 import re
@@ -12,47 +11,47 @@ from itertools import islice
 
 from montessori.evaluation.card import Overlap
 
-N = 13  # words in a row: as GPT-3's authors counted (Brown et al. 2020, appendix C)
+N = 13  # consecutive words, as in GPT-3's analysis (Brown et al. 2020, appendix C)
 EXAMPLES = 5
 WORD = re.compile(r"\w+")  # letters and digits of any script
 
-Item = Sequence[str]  # an item's texts: the turns of a question, or its one text
-Point = tuple[str, str]  # a training point: its instruction; all that it says
+Item = Sequence[str]  # texts of an item: the turns of a question, or one text
+Point = tuple[str, str]  # a training point: its instruction, and its whole text
 
 
 def overlaps(benchmarks: Mapping[str, Sequence[Item]], training: Iterable[Point], n: int = N) -> list[Overlap]:
-    """What the items of each benchmark share with the training points, which are read once.
+    """Return the overlap of each benchmark with the training points, which are read once.
 
-    An item counts as exact when all words of one of its texts are those of a training instruction, and by n-gram when
-    `n` words in a row of one text are in a training point. A text shorter than `n` words can only be exact.
+    An item is exact when all words of one of its texts are those of a training instruction. It overlaps by n-gram when
+    `n` consecutive words of one text are in a training point. A text shorter than `n` words can only be exact.
     """
-    # Hashes find what might be shared, and take an eighth of the memory; below the words themselves are compared.
+    # Hashes take an eighth of the memory and find candidates, whose words are compared below.
     hashes = {hash(gram) for items in benchmarks.values() for item in items for text in item for gram in grams(text, n)}
     instructions: set[str] = set()
     shared: set[str] = set()
     for instruction, whole in training:
-        instructions.add(normalised(instruction))
+        instructions.add(normalise(instruction))
         shared.update(gram for gram in grams(whole, n) if hash(gram) in hashes)
     instructions.discard("")
     return [_overlap(name, items, instructions, shared, n) for name, items in benchmarks.items()]
 
 
-def normalised(text: str) -> str:
-    """The words of a text, in lower case, with a space between them."""
+def normalise(text: str) -> str:
+    """Return the words of a text, in lower case, separated by spaces."""
     return " ".join(_words(text))
 
 
 def grams(text: str, n: int) -> Iterator[str]:
-    """Every `n` words in a row of a text, normalised."""
+    """Yield every `n` consecutive words of a text, normalised."""
     words = _words(text)
     for start in range(len(words) - n + 1):
         yield " ".join(words[start : start + n])
 
 
 def _overlap(name: str, items: Sequence[Item], instructions: set[str], shared: set[str], n: int) -> Overlap:
-    exact = [text for item in items if (text := next((t for t in item if normalised(t) in instructions), None))]
-    ngram = [found for item in items if (found := next((g for t in item for g in grams(t, n) if g in shared), None))]
-    # What is shared, not the whole item: some benchmarks ask not to be printed where crawlers read.
+    exact = [text for item in items if (text := next((t for t in item if normalise(t) in instructions), None))]
+    ngram = [gram for item in items if (gram := next((g for t in item for g in grams(t, n) if g in shared), None))]
+    # The shared words, not the whole item, since some benchmarks ask not to be published.
     examples = dict.fromkeys(" ".join(islice(_words(text), n)) for text in exact) | dict.fromkeys(ngram)
     return Overlap(name, len(items), len(exact), len(ngram), list(examples)[:EXAMPLES], words=n)
 

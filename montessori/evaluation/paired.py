@@ -1,36 +1,34 @@
-"""Is one student better than another? A paired test on their losses on the same examples.
+"""Test whether one student is better than another, with a paired test on their losses on the same examples.
 
-In: for each pair of students (a training seed each) the losses of both, example by example.
-Out: by how much the second is lower, the standard error of that, and a one-sided p-value.
-With one pair this is the paired t-test. With more, the pairs' own variation is in the error: docs/method.md.
+Each pair of students has a training seed of its own. With one pair this is the paired t-test. With more, the variation
+between the pairs is in the error (docs/method.md).
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 
-Losses = Sequence[float]  # nats/token, an example each, in the same order for all students
+Losses = Sequence[float]  # nats per token of each example, in the same order for all students
 
 
-class Test(Frozen):
-    """What came of comparing."""
+class PairedTest(Frozen):
+    """The result of a comparison."""
 
-    difference: float  # nats/token; positive: the challenger's loss is lower
+    difference: float  # nats per token. Positive: the challenger's loss is lower
     standard_error: float
-    p_value: float  # of a difference this large where the challenger is no better
-    n: int  # examples
-    seeds: int  # pairs of students
-
-    __test__ = False  # pytest takes it for one of its own
+    p_value: float  # one-sided: of a difference this large if the challenger is no better
+    n: int  # number of examples
+    seeds: int  # number of pairs of students
 
 
-def compare(champion: Sequence[Losses], challenger: Sequence[Losses]) -> Test:
-    """Test whether the challenger's students have the lower loss; a sequence a training seed, two examples at least.
+def compare(champion: Sequence[Losses], challenger: Sequence[Losses]) -> PairedTest:
+    """Test whether the challenger's students have the lower loss.
 
-    Differences are averaged over seeds for each example, and over examples for each seed. The error is made of the
-    spread of both, with Satterthwaite's degrees of freedom; the spread of a single seed is unknown, and left out.
+    Each argument has one sequence of losses per training seed, of two examples at least. Differences are averaged over
+    seeds for each example, and over examples for each seed. The standard error contains the spread of both, with
+    Satterthwaite's degrees of freedom. The spread of a single seed is unknown and left out.
     """
     gains = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(champion, challenger, strict=True)]
     by_example = [statistics.fmean(example) for example in zip(*gains, strict=True)]
@@ -44,7 +42,7 @@ def compare(champion: Sequence[Losses], challenger: Sequence[Losses]) -> Test:
         p_value = above(difference / math.sqrt(variance), freedom)
     else:  # the same difference everywhere
         p_value = 0.0 if difference > 0 else 1.0
-    return Test(
+    return PairedTest(
         difference=difference,
         standard_error=math.sqrt(variance),
         p_value=p_value,
@@ -54,16 +52,16 @@ def compare(champion: Sequence[Losses], challenger: Sequence[Losses]) -> Test:
 
 
 def above(t: float, freedom: float) -> float:
-    """The probability that Student's t, with `freedom` degrees of freedom, exceeds `t`."""
+    """Return the probability that Student's t with `freedom` degrees of freedom exceeds `t`."""
     square = t * t
     tail = 0.5 * _incomplete_beta(freedom / (freedom + square), square / (freedom + square), freedom / 2, 0.5)
     return tail if t > 0 else 1 - tail
 
 
 def _incomplete_beta(x: float, rest: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction where that converges fast.
+    """Return the regularised incomplete beta function I_x(a, b), by its continued fraction where that converges fast.
 
-    `rest` is 1 − x, which the caller has more digits of.
+    `rest` is 1 − x, which the caller knows with more digits.
     """
     if x <= 0 or rest <= 0:
         return float(rest <= 0)
@@ -74,7 +72,7 @@ def _incomplete_beta(x: float, rest: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁/(1 + d₂/(1 + …)), by Lentz's method (Press et al., Numerical Recipes, 6.4)."""
+    """Return 1 + d₁/(1 + d₂/(1 + …)), by Lentz's method (Press et al., Numerical Recipes, section 6.4)."""
     tiny = 1e-300
     value, c, d = 1.0, 1.0, 0.0
     for term in range(1, 10_000):

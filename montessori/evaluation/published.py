@@ -1,8 +1,8 @@
-"""What the paper reports, to stand beside one's own results: Table 1 of Montessori-Instruct (arXiv 2410.14208v1).
+"""The results in the paper, to show beside one's own: Table 1 of Montessori-Instruct (arXiv 2410.14208v1).
 
-Facts only, as printed there: win rates and accuracies in %, MT-Bench from 1 to 10; no errors are given. A star means
-that GPT-4o taught, everything else learned from Llama3-8B-Instruct. The win rates are against the paper's own
-Self-Instruct students, so that those stand at 50.
+Values are as printed there: win rates and accuracies in %, MT-Bench from 1 to 10, without errors. A star means that
+GPT-4o was the teacher. The other students learned from Llama3-8B-Instruct. The win rates are against the paper's own
+Self-Instruct students, which therefore stand at 50.
 """
 
 import re
@@ -11,16 +11,16 @@ from montessori.evaluation.card import Column
 
 TITLE = "Montessori-Instruct, Table 1 (arXiv 2410.14208)"
 COLUMNS = ("alpaca_eval_lc", "alpaca_eval", "mt_bench", "mmlu", "gpqa", "arc_challenge", "gsm8k", "hellaswag")
-NAMES = {  # other names of the same columns, letters and digits alone
+NAMES = {  # other names of these columns, reduced to letters and digits
     "alpaca_eval_lc": ("alpacaevallcwr", "alpacaevallcwinrate", "lcwr"),
     "alpaca_eval": ("alpacaevalwr", "alpacaevalwinrate", "wr"),
     "gpqa": ("gpqamain", "gpqamainzeroshot"),
     "arc_challenge": ("arcc",),
 }
 
-Row = tuple[float, float, float, float, float, float, float, float]  # as COLUMNS
+Values = tuple[float, float, float, float, float, float, float, float]  # in the order of COLUMNS
 
-ROWS: dict[str, dict[str, Row]] = {
+ROWS: dict[str, dict[str, Values]] = {
     "8B": {
         "No fine-tuning": (2.09, 3.39, 5.597, 62.15, 24.33, 57.85, 51.25, 81.96),
         "Self-Instruct": (50, 50, 6.490, 62.42, 31.92, 59.98, 58.76, 80.93),
@@ -47,13 +47,13 @@ ROWS: dict[str, dict[str, Row]] = {
 
 
 def column_of(column: Column) -> str | None:
-    """Which of COLUMNS a column is, by its key or its name."""
-    known = {_folded(name): key for key in COLUMNS for name in (key, *NAMES.get(key, ()))}
-    return known.get(_folded(column.key)) or known.get(_folded(column.name))
+    """Return the name in COLUMNS of a column, by its key or its name, or None."""
+    known = {_fold(name): key for key in COLUMNS for name in (key, *NAMES.get(key, ()))}
+    return known.get(_fold(column.key)) or known.get(_fold(column.name))
 
 
 def values(size: str | None, column: Column) -> dict[str, str]:
-    """What the paper prints in a column for students of this size, by method; empty where it has no such column."""
+    """Return the paper's values of a column for students of this size, by method. Empty without such a column."""
     key = column_of(column)
     if size not in ROWS or key is None:
         return {}
@@ -61,5 +61,5 @@ def values(size: str | None, column: Column) -> dict[str, str]:
     return {method: f"{row[COLUMNS.index(key)]:.{digits}f}" for method, row in ROWS[size].items()}
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())

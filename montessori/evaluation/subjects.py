@@ -1,67 +1,67 @@
-"""The models of an evaluation: what each MODEL on the command line stands for.
+"""Resolve each MODEL on the command line of an evaluation.
 
 models/student              a folder with safetensors and a tokenizer
 user/name[@revision]        a name on the hub
-student/3f2a…               an artifact of the store, or how its address begins
-tiny-1a2b3c4d               a run: all of its students; tiny-1a2b3c4d:Self-Instruct: one of them
-better=models/student       any of these under a name of one's own
+student/3f2a…               an artifact of the store, or the start of its address
+tiny-1a2b3c4d               all students of a run, or one of them as tiny-1a2b3c4d:Self-Instruct
+better=models/student       any of these under another name
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from montessori.artifacts import Store
-from montessori.artifacts.catalogue import meant
+from montessori.artifacts import Request, Store
+from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import ADDRESS
 from montessori.data import sources
 from montessori.errors import InputError
 
-MODELS = ("student", "warm-up", "teacher", "scratch-student", "scratch-teacher")  # stages that leave a model
+MODELS = ("student", "warm-up", "teacher", "scratch-student", "scratch-teacher")  # stages whose artifact is a model
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured."""
+    """A model to measure."""
 
     label: str
     address: str
-    data: tuple[str, ...] = ()  # the artifacts that it was trained on, where a run tells
-    metrics: str | None = None  # its losses, where a run has measured them
+    data: tuple[str, ...] = ()  # artifacts of its training set, if it is a run's
+    metrics: str | None = None  # artifact with its losses, if a run has measured them
     reference: str | None = None  # the reference set of that run
 
 
-REFERENCE = "reference"  # as a baseline: the answers that come with AlpacaEval
+REFERENCE = "reference"  # baseline: the answers that come with AlpacaEval
 
 
-def compared_with(labels: Sequence[str]) -> str:
-    """Which model the others are compared with, where nobody says: a run's Self-Instruct student, else the first."""
+def default_baseline(labels: Sequence[str]) -> str:
+    """Return the default baseline: a run's Self-Instruct student, else the first model."""
     return "Self-Instruct" if "Self-Instruct" in labels else labels[0]
 
 
 def find(given: Sequence[str], store: Store) -> list[Subject]:
-    """The models that `given` stands for, in order. Raises InputError that names the one that is none."""
-    found = [(text, subject) for text in given for subject in _named(text, store)]
-    labels = [subject.label for _, subject in found]
-    for text, subject in found:
+    """Return the models of the arguments `given`, in order. Raises InputError for an argument that is no model."""
+    pairs = [(text, subject) for text in given for subject in _named(text, store)]
+    labels = [subject.label for _, subject in pairs]
+    for text, subject in pairs:
         if labels.count(subject.label) > 1:
             raise InputError(f"MODEL = {text}: two are called {subject.label!r}; name one, for example mine={text}")
         if subject.label == REFERENCE:
             raise InputError(f"MODEL = {text}: {REFERENCE} means AlpacaEval's own answers; name it otherwise")
-    return [subject for _, subject in found]
+    return [subject for _, subject in pairs]
 
 
 def _named(text: str, store: Store) -> Iterator[Subject]:
     label, equals, rest = text.partition("=")
     if "/" in label:  # a path with a = in it
         label, equals, rest = "", "", ""
-    found = list(_meant(rest if equals else text, store))
-    if equals and (not label or len(found) != 1):
+    subjects = list(_resolve(rest if equals else text, store))
+    if equals and (not label or len(subjects) != 1):
         raise InputError(f"MODEL = {text}: expected name=MODEL, where MODEL is a single one")
-    yield from (replace(subject, label=label) for subject in found) if equals else found
+    yield from (replace(subject, label=label) for subject in subjects) if equals else subjects
 
 
-def _meant(text: str, store: Store) -> Iterator[Subject]:
+def _resolve(text: str, store: Store) -> Iterator[Subject]:
     path = Path(text).expanduser()
     run, _, system = text.partition(":")
     name = "runs/" + Path(run.rstrip("/")).name
@@ -75,10 +75,10 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
         yield Subject(path.name, sources.model(text, "MODEL"))
     elif text.startswith(tuple(f"{stage}/" for stage in MODELS)):
         try:
-            found = meant(address, store.addresses(path.parts[0]))
+            artifact = resolve(address, store.addresses(path.parts[0]))
         except InputError as error:
             raise InputError(f"MODEL = {error}") from None
-        yield _of_artifact(found, store)
+        yield _of_artifact(artifact, store)
     elif "/" in text and Path(path.parts[0]).is_dir():
         raise InputError(f"MODEL = {text}: no such folder, though {path.parts[0]} is one")
     elif "/" not in text:
@@ -89,8 +89,8 @@ def _meant(text: str, store: Store) -> Iterator[Subject]:
 
 
 def _of_artifact(address: str, store: Store) -> Subject:
-    request = store.manifest(address)["request"]
-    name = request["label"].removesuffix(": student") or request["stage"]
+    request = Request.model_validate(store.manifest(address)["request"])
+    name = request.who or request.stage
     return Subject(f"{name} ({address.partition('/')[2][:6]})", address)
 
 

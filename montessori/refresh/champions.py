@@ -1,9 +1,9 @@
-"""The champions: which teacher is the best so far, by settings `name`, as a history that only grows.
+"""Keep the history of champions: the best teacher so far, by the `name` of the settings.
 
     .champions/<name>/000001.json, 000002.json, …
 
-Each document is an entry, and the last one's teacher is the champion. A number is taken once, whoever tries: of two
-writers one has it, and the other looks again at what has become of the champion.
+Each document is one change of the champion. The teacher of the last one is the champion. Of two writers of the same
+number one succeeds. The other reads the history again.
 """
 
 import re
@@ -13,62 +13,62 @@ from typing import Literal
 from pydantic import ValidationError
 
 from montessori.artifacts import Store, is_artifact
-from montessori.artifacts.catalogue import meant
+from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import signature
 from montessori.errors import ArtifactError, InputError, StageError
-from montessori.evaluation.paired import Test
-from montessori.settings.schema import Frozen
+from montessori.evaluation.paired import PairedTest
+from montessori.settings.base import Frozen
 
 PLACE = ".champions"
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as Settings.name
-TEACHERS = ("teacher", "scratch-teacher")  # the stages that make one
+TEACHERS = ("teacher", "scratch-teacher")  # stages whose artifact is a teacher
 TRIES = 20
 
 
-class Entry(Frozen):
+class Change(Frozen):
     """One change of the champion."""
 
     number: int
     teacher: str  # address
     how: Literal["test", "hand", "rollback"]
-    replaces: str | None  # the champion before, the settings' base teacher for the first; None: unknown
-    made_by: str | None  # the refresh or the run that made the teacher
-    test: Test | None = None  # of a promotion by test
+    replaces: str | None  # the previous champion, at first the settings' base teacher. None: unknown
+    made_by: str | None  # refresh or run that made the teacher
+    test: PairedTest | None = None  # result of the test, if there was one
     who: dict[str, str]  # user, host, time
 
 
-def history(store: Store, name: str) -> list[Entry]:
-    """All entries of champion `name`, the oldest first."""
+def history(store: Store, name: str) -> list[Change]:
+    """Return all changes of champion `name`, the oldest first."""
     _check_name(name)
     entries = []
     for document in store.names(f"{PLACE}/{name}/"):
         text = store.read(document)
         try:
-            entries.append(Entry.model_validate_json(text or b""))
+            entries.append(Change.model_validate_json(text or b""))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ArtifactError(f"{store.uri}: the document {document} is no entry of a champion ({reason})") from None
     return entries
 
 
-def known(store: Store) -> list[str]:
-    """The names of all champions."""
+def names(store: Store) -> list[str]:
+    """Return the names of all champions, sorted."""
     return sorted({document.split("/")[1] for document in store.names(f"{PLACE}/")})
 
 
-def promote(store: Store, name: str, teacher: str) -> Entry:
-    """Make `teacher`, an address or how one begins, the champion by hand.
+def promote(store: Store, name: str, teacher: str) -> Change:
+    """Make `teacher`, an address or the start of one, the champion by hand.
 
-    Raises InputError when the store has no such teacher, or it is champion.
+    Raises InputError when the store has no such teacher, or when it already is the champion.
     """
-    teacher = _teacher_meant(store, teacher)
+    teacher = _resolve_teacher(store, teacher)
     made_by = _maker(store, teacher)
 
-    def next_one(entries: list[Entry]) -> Entry:
+    def next_one(entries: list[Change]) -> Change:
         champion = entries[-1].teacher if entries else None
         if champion == teacher:
             raise InputError(f"{teacher} is the champion of {name} already")
-        return _entry(entries, teacher, "hand", champion, made_by)
+        return _entry(entries, teacher, how="hand", replaces=champion, made_by=made_by)
 
     for _ in range(TRIES):
         if entry := _append(store, name, next_one):
@@ -76,10 +76,10 @@ def promote(store: Store, name: str, teacher: str) -> Entry:
     raise StageError(f"champion {name}: others change it all the time; nothing was promoted, try again")
 
 
-def rollback(store: Store, name: str) -> Entry:
-    """Put the champion before the present one back. Raises InputError when there is none to go back to."""
+def rollback(store: Store, name: str) -> Change:
+    """Make the previous champion the champion again. Raises InputError when there is none."""
 
-    def next_one(entries: list[Entry]) -> Entry:
+    def next_one(entries: list[Change]) -> Change:
         standing = promotions(entries)
         if not standing:
             raise InputError(f"champion {name}: no promotion to take back" + _others(store, name))
@@ -87,27 +87,30 @@ def rollback(store: Store, name: str) -> Entry:
             raise InputError(f"champion {name}: {standing[-1].teacher} is the first, there is nothing to go back to")
         teacher = standing[-1].replaces
         made_by = next((entry.made_by for entry in reversed(entries) if entry.teacher == teacher), None)
-        return _entry(entries, teacher, "rollback", entries[-1].teacher, made_by)
+        return _entry(entries, teacher, how="rollback", replaces=entries[-1].teacher, made_by=made_by)
 
     if entry := _append(store, name, next_one):
         return entry
     raise StageError(f"champion {name}: somebody else has just changed it; look at its history, then roll back again")
 
 
-def promote_tested(store: Store, name: str, teacher: str, over: str, after: int, refresh: str, test: Test) -> Entry:
-    """Make `teacher` the champion, which `refresh` found better than `over`, the champion of entry number `after`.
+def promote_tested(
+    store: Store, name: str, teacher: str, *, over: str, after: int, refresh: str, test: PairedTest
+) -> Change:
+    """Make `teacher` the champion after a test.
 
-    Promotes once, however often it is called. Raises StageError when the champion has changed since.
+    `refresh` is the comparison that measured it better than `over`, the champion of entry number `after`. Further calls
+    change nothing. Raises StageError when the champion has changed since.
     """
 
-    def next_one(entries: list[Entry]) -> Entry:
+    def next_one(entries: list[Change]) -> Change:
         if entries and entries[-1].number != after:
             raise StageError(
                 f"champion {name}: {entries[-1].teacher} has become champion since the comparison with {over} began, "
                 f"so {teacher} was not promoted; do it by hand, if it is to be: "
                 f"montessori champion promote {teacher} --name {name}"
             )
-        return _entry(entries, teacher, "test", over, refresh, test)
+        return _entry(entries, teacher, how="test", replaces=over, made_by=refresh, test=test)
 
     while True:
         entries = history(store, name)
@@ -117,9 +120,9 @@ def promote_tested(store: Store, name: str, teacher: str, over: str, after: int,
             return entry
 
 
-def promotions(entries: list[Entry]) -> list[Entry]:
-    """Those that no rollback has taken back: the last of them made the champion."""
-    standing: list[Entry] = []
+def promotions(entries: list[Change]) -> list[Change]:
+    """Return the promotions that no rollback has undone. The last of them made the champion."""
+    standing: list[Change] = []
     for entry in entries:
         if entry.how == "rollback":
             standing.pop()
@@ -128,22 +131,23 @@ def promotions(entries: list[Entry]) -> list[Entry]:
     return standing
 
 
-def _append(store: Store, name: str, next_one: Callable[[list[Entry]], Entry]) -> Entry | None:
-    """Add the entry that `next_one` makes of the history; None when somebody else has taken its number."""
+def _append(store: Store, name: str, next_one: Callable[[list[Change]], Change]) -> Change | None:
+    """Append the entry that `next_one` makes of the history. Returns None when its number is taken meanwhile."""
     entry = next_one(history(store, name))
     text = entry.model_dump_json(indent=1).encode() + b"\n"
     return entry if store.create(f"{PLACE}/{name}/{entry.number:06}.json", text) else None
 
 
 def _entry(
-    entries: list[Entry],
+    entries: list[Change],
     teacher: str,
+    *,
     how: Literal["test", "hand", "rollback"],
     replaces: str | None,
     made_by: str | None,
-    test: Test | None = None,
-) -> Entry:
-    return Entry(
+    test: PairedTest | None = None,
+) -> Change:
+    return Change(
         number=entries[-1].number + 1 if entries else 1,
         teacher=teacher,
         how=how,
@@ -159,13 +163,13 @@ def _check_name(name: str) -> None:
         raise InputError(f"--name = {name}: expected a settings' name, like tiny or llama3-8b")
 
 
-def _teacher_meant(store: Store, asked: str) -> str:
+def _resolve_teacher(store: Store, asked: str) -> str:
     stage = asked.partition("/")[0]
     if not is_artifact(asked) or stage not in TEACHERS:
         raise InputError(f"TEACHER = {asked}: expected a teacher's address, like teacher/3f2a…")
     try:
-        teacher = meant(asked, store.addresses(stage))
-        store.exists(teacher)  # raises when a file of it is gone
+        teacher = resolve(asked, store.addresses(stage))
+        store.exists(teacher)  # raises when one of its files is missing
     except InputError as error:
         raise InputError(f"TEACHER = {error}") from None
     except ArtifactError as error:
@@ -174,15 +178,15 @@ def _teacher_meant(store: Store, asked: str) -> str:
 
 
 def _maker(store: Store, teacher: str) -> str | None:
-    """The refresh or run in the store that made `teacher`, if one is there."""
+    """Return the refresh or run that made `teacher`, or None when it is not in the store."""
     for stage in ("refreshes", "runs"):
         for manifest in store.manifests(stage):
             inputs = manifest["request"]["inputs"]
-            if any(teacher in found for role, found in inputs.items() if role.endswith(":teacher")):
+            if any(teacher in addresses for role, addresses in inputs.items() if role.endswith(":teacher")):
                 return str(manifest["address"])
     return None
 
 
 def _others(store: Store, name: str) -> str:
-    others = ", ".join(other for other in known(store) if other != name)
-    return f"; the store has champions for: {others}" if others and name not in known(store) else ""
+    others = ", ".join(other for other in names(store) if other != name)
+    return f"; the store has champions for: {others}" if others and name not in names(store) else ""

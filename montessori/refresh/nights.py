@@ -1,9 +1,9 @@
-"""What becomes of each night's refresh, as a document of the store.
+"""Keep the state of each night's refresh as a document of the store.
 
     .refresh/<name>/<night>-<digits>.json
 
-The digits are of the settings. A night is begun once: it keeps the champion that it began with, so that the same
-command, after a crash or a year, asks for the same artifacts, whoever is champion by then.
+The digits are a fingerprint of the settings. A night begins once and keeps the champion of that time. So the same
+command, after a crash or a year, requests the same artifacts, whoever is champion by then.
 """
 
 import json
@@ -14,56 +14,56 @@ from pydantic import Field, ValidationError
 from montessori.artifacts import Store
 from montessori.artifacts.store import Manifest, signature
 from montessori.errors import ArtifactError
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 
 PLACE = ".refresh"
-CHAMPION, CHALLENGER = "Champion", "Challenger"  # how the names of a night's systems begin
+CHAMPION, CHALLENGER = "Champion", "Challenger"  # first words of the names of a night's systems
 
 
 class Night(Frozen):
-    """One night of one settings' refresh."""
+    """One night of the refresh of some settings."""
 
     name: str
     night: str  # 2026-11-23
     digits: str
-    champion: str | None  # the teacher that it begins with; None: the settings' base teacher
-    entry: int  # the champion's in the history, 0: none
-    state: Literal["running", "kept", "promoted", "failed"] = "running"  # of the challenger, but for "running"
-    refresh: str | None = None  # address of the comparison, made or to come
+    champion: str | None  # address of the champion at the start. None: the settings' base teacher
+    entry: int  # number of the champion's change in the history, 0: none
+    state: Literal["running", "kept", "promoted", "failed"] = "running"  # kept: the champion stays
+    refresh: str | None = None  # address of the comparison, committed or not
     error: str = ""
     who: dict[str, str] = Field(default_factory=dict)  # user, host and time of the last change
 
     @property
     def document(self) -> str:
-        """The name of this night's document."""
+        """Return the name of this night's document."""
         return f"{PLACE}/{self.name}/{self.night}-{self.digits}.json"
 
 
 def find(store: Store, night: Night) -> Night:
-    """`night` as it was begun, or as given when it was not."""
+    """Return `night` from the store, or as it is when it has not begun."""
     return _read(store, night.document) or night
 
 
-def known(store: Store) -> list[Night]:
-    """All nights that were ever begun."""
-    found = (_read(store, document) for document in store.names(f"{PLACE}/"))
-    return [night for night in found if night]
+def all_nights(store: Store) -> list[Night]:
+    """Return all nights that have begun."""
+    nights = (_read(store, document) for document in store.names(f"{PLACE}/"))
+    return [night for night in nights if night]
 
 
-def kept(store: Store, name: str) -> list[Manifest]:
-    """The comparisons of the nights of settings `name` that kept their champion."""
+def with_kept_champion(store: Store, name: str) -> list[Manifest]:
+    """Return the comparisons of settings `name` whose champion was kept."""
     made = [manifest for manifest in store.manifests("refreshes") if not manifest["summary"]["better"]]
     return [manifest for manifest in made if manifest["request"]["settings"]["run"]["name"] == name]
 
 
 def begin(store: Store, night: Night) -> Night:
-    """Write `night` down unless somebody has; the night that was begun."""
+    """Write `night` to the store unless it has begun. Returns the night in the store."""
     store.create(night.document, _text(night))
     return find(store, night)
 
 
-def tell(store: Store, night: Night) -> None:
-    """Let the document say how `night` goes."""
+def save(store: Store, night: Night) -> None:
+    """Write the state of `night` to the store."""
     store.write(night.document, _text(night))
 
 

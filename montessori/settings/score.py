@@ -1,36 +1,70 @@
-"""What `montessori score` is asked for, typed: the influence of points of one's own, by a student of one's own."""
+"""The settings of `montessori score`: the influence of the user's own points on the user's own student."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from montessori.settings.schema import EstimatorName, Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.influence import EstimatorName
+from montessori.settings.models import Dtype
 
 
 class Scoring(Frozen):
-    """A field an option."""
+    """The options of `montessori score`, one field each."""
 
-    student: str
-    data: str
-    reference: str
-    out: str
-    optimizer_state: str | None = None
-    warm_up: int | None = Field(None, ge=1)  # rows
-    learning_rate: float | None = Field(None, gt=0)  # default: the optimiser state's, or the paper's
-    estimator: EstimatorName = "taylor"
-    split: str = "train"  # of `data` on the hub
-    limit: int | None = Field(None, ge=1)
-    max_length: int = Field(1024, ge=16)  # paper
-    dtype: Literal["float32", "bfloat16"] | None = None  # default: bfloat16 where there is a GPU, else float32
-    state_dtype: Literal["float32", "bfloat16"] = "float32"
-    exact_dtype: Literal["float32", "bfloat16"] | None = None
-    token_budget: int = Field(2048, ge=16)
-    shards: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    store: str = "store"
-    threads: int = Field(1, ge=1)
-    at_once: int | None = Field(None, ge=1)
-    trust_remote_code: bool = False
+    student: str = Field(description="The student: a folder with safetensors, or a hub name `user/name[@revision]`.")
+    data: str = Field(description="The points to score: a JSONL, JSON or Parquet file, or a hub dataset.")
+    reference: str = Field(description="The reference set: a JSONL, JSON or Parquet file, or a hub dataset.")
+    out: str = Field(
+        description="File for the scores, .jsonl or .parquet. The summary and the figure are written beside it."
+    )
+    optimizer_state: str | None = Field(
+        None,
+        description="Folder of the student's AdamW state: optimizer.safetensors and optimizer.json, as "
+        "`OptimizerState.save` writes them.",
+    )
+    warm_up: int | None = Field(
+        None,
+        ge=1,
+        description="Number of random points to fine-tune the student on first, where there is no optimizer state. "
+        "Without both, the step is plain gradient descent.",
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Learning rate of the step. Default: that of the optimizer state, else the paper's 5e-6.",
+    )
+    estimator: EstimatorName = Field("taylor", description="Influence estimator: taylor, exact or directional.")
+    split: str = Field("train", description="Split of `data`, where it is a hub dataset.")
+    limit: int | None = Field(None, ge=1, description="Number of points to score, from the start. Default: all.")
+    max_length: int = Field(
+        1024, ge=16, description="Length to cut points to, prompt and answer, in tokens. Paper: 1024."
+    )
+    dtype: Dtype | None = Field(
+        None, description="Data type of the student's weights. Default: bfloat16 where there is a GPU, else float32."
+    )
+    state_dtype: Dtype = Field(
+        "float32", description="Data type of AdamW's moments and of the reference gradient in memory."
+    )
+    exact_dtype: Dtype | None = Field(
+        None,
+        description="Data type of the weights, for exact. bfloat16 takes the step as the paper's code did, "
+        "and its rounding noise is measured. Default: float32.",
+    )
+    token_budget: int = Field(2048, ge=16, description="Most tokens in a batch of points, padding included.")
+    shards: int | None = Field(
+        None,
+        ge=1,
+        description="Number of shards of the points, kept apart. Default: 256 points in each, 16 for exact, and 8 "
+        "times as many on a GPU.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the warm-up.")
+    store: str = Field("store", description="Where finished shards are kept: a folder, or s3://bucket/prefix.")
+    threads: int = Field(1, ge=1, description="CPU threads of a shard, where there is no GPU.")
+    at_once: int | None = Field(
+        None, ge=1, description="Most shards at a time. Default: the number of GPUs, else of CPU cores / threads."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the student.")
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:

@@ -1,6 +1,6 @@
-"""The settings files that ship with the package, by name: `tiny`, the suite `quick`, the study `pocket`.
+"""Find the settings files that ship with the package, by name: `tiny`, the suite `quick`, the study `pocket`.
 
-A name is looked up here when it has neither a suffix nor a folder. Everything else is a path.
+A value without a suffix and without a folder is such a name. Everything else is a path.
 """
 
 from importlib.resources import files

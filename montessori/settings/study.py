@@ -1,17 +1,19 @@
-"""What `montessori study` runs, typed: systems × students × seeds, all on one set of settings but for their changes.
-
-Read from YAML (`configs/studies/`) by `config_file.py`.
-"""
+"""The settings of a study: systems × students × seeds, all with the same settings but for their changes."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.reporting.study.data import ASIDE, SYSTEMS, TRANSFER
-from montessori.settings.schema import Budget, Compute, Frozen, Name, Settings
+from montessori.settings.base import NOT_IN_FINGERPRINT, Frozen, Name
+from montessori.settings.execution import Budget, Compute
+from montessori.settings.run import Settings
 
 NO_FINE_TUNING, SELF_INSTRUCT = "No fine-tuning", "Self-Instruct"  # rows that every study has
-OWN = ("name", "seed", "store", "compute", "budget")  # of the study, not of a cell
+# Groups of rows. Every other group is the title of an ablation (table 2).
+SYSTEMS = ""  # the systems themselves (table 1)
+TRANSFER = "transfer"  # students that learn from another student's data
+ASIDE = "beside the tables"  # runs behind figures and columns, without a row of their own
+OWN = ("name", "seed", "store", "compute", "budget")  # settings that a study has once, and no cell changes
 
 
 def _none_is_no_change(value: object) -> object:
@@ -25,25 +27,49 @@ Change = Annotated[dict[str, Any], BeforeValidator(_none_is_no_change)]
 class Study(Frozen):
     """A grid of runs."""
 
-    name: Name
-    store: str = "store"
-    settings: str | Change  # that all begin with: a file, sought beside the study's own, or what such a file says
-    change: Change = Field({})  # of these, for all
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0, 1, 2)
-    students: dict[str, Change] = Field({"": {}})  # by name; one alone needs none
-    # Table 1, a row a name, or a row an iteration. The base student and Self-Instruct are there without being named.
-    systems: dict[str, Change] = Field({})
+    name: Name = Field(description="Name of the study: small letters, digits, dots and hyphens.")
+    store: Annotated[str, NOT_IN_FINGERPRINT] = Field(
+        "store", description="Where artifacts are kept: a folder, or s3://bucket/prefix."
+    )
+    settings: str | Change = Field(
+        description="Settings that all cells begin with: a file, sought beside the study's own, or the settings "
+        "themselves."
+    )
+    change: Change = Field({}, description="Changes to these settings, for all cells.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (0, 1, 2), description="Seeds. Each cell is run with every one of them."
+    )
+    students: dict[str, Change] = Field(
+        {"": {}}, description="Students by name, each with its changes to the settings. A single one needs no name."
+    )
+    systems: dict[str, Change] = Field(
+        {},
+        description="Systems of table 1 by name, each with its changes to the settings. A system has a row for each of "
+        "its iterations. The base student and Self-Instruct are always there.",
+    )
     ablations: dict[str, dict[str, Change]] = Field(
-        {}
-    )  # table 2: by what is varied, then by how; the last iteration's row
-    teacher_steps: tuple[float, ...] = ()  # shares of the teacher's first update after which a student learns from it
-    student_steps: tuple[float, ...] = ()  # shares of a student's training after which its training set is scored
-    # Benchmarks for the systems' students: quick, paper, a file, or what such a file says; default: none.
-    suite: str | dict[str, Any] | None = None
-    judge: str | None = None  # of the suite, as --judge of `montessori evaluate`: ENGINE:MODEL
-    published: dict[str, Literal["8B", "1.1B"]] = Field({})  # by student: which of the paper's rows stand beside
-    compute: Compute | None = None  # default: as in `settings`
-    budget: Budget = Budget()  # of the whole study
+        {},
+        description="Ablations of table 2: a title for the setting that varies, and below it the variants by name with "
+        "their changes. A variant's row is its last iteration.",
+    )
+    teacher_steps: tuple[float, ...] = Field(
+        (), description="Shares of the teacher's first update. A student learns from the teacher at each of them."
+    )
+    student_steps: tuple[float, ...] = Field(
+        (), description="Shares of a student's training. Its training set is scored at each of them."
+    )
+    suite: str | dict[str, Any] | None = Field(
+        None,
+        description="Benchmarks of the systems' students: quick, paper, a file, or the suite itself. Null: none.",
+    )
+    judge: str | None = Field(None, description="Judge of the suite, as ENGINE:MODEL.")
+    published: dict[str, Literal["8B", "1.1B"]] = Field(
+        {}, description="By student, the size of the paper's student with results to show beside it."
+    )
+    compute: Annotated[Compute | None, NOT_IN_FINGERPRINT] = Field(
+        None, description="Where tasks run. Null: as in `settings`."
+    )
+    budget: Annotated[Budget, NOT_IN_FINGERPRINT] = Field(Budget(), description="What the whole study may cost.")
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

@@ -1,15 +1,22 @@
-"""What `montessori evaluate` measures, typed: a suite of benchmarks, with the paper's protocol as the default.
+"""The settings of an evaluation: a suite of benchmarks, with the paper's protocol as the default.
 
-Read from YAML (`configs/suites/`) by `config_file.py`. "paper" is Montessori-Instruct (arXiv 2410.14208), section 4.
+"Paper" is Montessori-Instruct (arXiv 2410.14208), section 4.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from montessori.settings.schema import Asked, Budget, Compute, DataSource, Frozen, Name, ResponseSampling, Source, Vllm
+from montessori.settings.base import NOT_IN_FINGERPRINT, Frozen, Name
+from montessori.settings.data import DataSource, Source
+from montessori.settings.engines import Vllm
+from montessori.settings.execution import Budget, Compute
+from montessori.settings.generation import ResponseSampling
+from montessori.settings.judge import Judge
+from montessori.settings.models import Dtype
 
-EngineName = Literal["transformers", "vllm", "openai"]
+# The scorecard's names for its other measures. No benchmark may have one of them.
+RESERVED = ("losses", "alpaca_eval", "mt_bench", "duel", "overlap", "verdicts")
 
 
 def _as_file(value: object) -> object:
@@ -20,28 +27,27 @@ def _without_nulls(value: object) -> object:
     return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
-TAKEN = ("losses", "alpaca_eval", "mt_bench", "duel", "overlap", "verdicts")  # what else is measured of a model
-
-
 class File(Frozen):
-    """A local file of a benchmark's items: JSONL, JSON, CSV or Parquet, gzip or not."""
+    """A local file of a benchmark's items."""
 
-    source: str
+    source: str = Field(description="A JSONL, JSON, CSV or Parquet file, also compressed by gzip.")
 
 
-LocalFile = Annotated[File, BeforeValidator(_as_file)]
+LocalFile = Annotated[File, BeforeValidator(_as_file)]  # a path alone stands for the block
 
 
 class Benchmark(Frozen):
-    """A task of lm-evaluation-harness, on the hub's data or on files of one's own in the same form."""
+    """A task of lm-evaluation-harness, on the hub's data or on local files in the same form."""
 
-    task: str  # as the harness calls it, for example arc_challenge
-    metric: str  # the one that tables show, as the harness calls it, for example acc_norm,none
-    shots: int = Field(0, ge=0)
-    limit: int | None = Field(None, ge=1)  # the first items of each of its subtasks; default: all
-    shards: int = Field(1, ge=1)
-    file: LocalFile | None = None  # in place of the hub's items
-    shots_file: LocalFile | None = None  # in place of the hub's examples that are shown first
+    task: str = Field(description="Name of the task in lm-evaluation-harness, for example arc_challenge.")
+    metric: str = Field(
+        description="Metric that the tables show, by its name in lm-evaluation-harness, for example acc_norm,none."
+    )
+    shots: int = Field(0, ge=0, description="Number of few-shot examples before each item.")
+    limit: int | None = Field(None, ge=1, description="Number of items, from the start of each subtask. Null: all.")
+    shards: int = Field(1, ge=1, description="Number of tasks that share the items.")
+    file: LocalFile | None = Field(None, description="Local file of the items. Null: the hub's.")
+    shots_file: LocalFile | None = Field(None, description="Local file of the few-shot examples. Null: the hub's.")
 
     @model_validator(mode="after")
     def _shots_have_a_source(self) -> Self:
@@ -51,77 +57,87 @@ class Benchmark(Frozen):
 
 
 class AlpacaEval(Frozen):
-    """AlpacaEval 2.0: answers to 805 instructions, compared with a baseline's by the judge."""
+    """AlpacaEval 2.0: answers to 805 instructions, which the judge compares with a baseline's."""
 
-    # The instructions, with GPT-4-turbo's answers as responses.
-    questions: Source = DataSource(source="hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json")
-    sampling: ResponseSampling = ResponseSampling()  # paper: as its responses
-    # Instruction difficulties and gamed baselines of the length control: the library's df_gamed.csv. hub, a path, or
-    # none: the control then knows lengths alone.
-    difficulties: str = "hub"
-    selected_on: int = Field(256, ge=0)  # the first instructions, on which the paper's students were selected
-    shards: int = Field(1, ge=1)
+    questions: Source = Field(
+        DataSource(source="hf://datasets/tatsu-lab/alpaca_eval/alpaca_eval_gpt4_baseline.json"),
+        description="The instructions, with the baseline's answers as responses. Default: GPT-4-turbo's answers.",
+    )
+    sampling: ResponseSampling = Field(
+        ResponseSampling(), description="How the models draw tokens. Paper: as responses are drawn."
+    )
+    difficulties: str = Field(
+        "hub",
+        description="Instruction difficulties and gamed baselines for the length control: `hub`, or a copy of the "
+        "library's df_gamed.csv. `none`: the control uses lengths alone.",
+    )
+    selected_on: int = Field(
+        256,
+        ge=0,
+        description="Number of instructions, from the start, on which the students were selected. The others are also "
+        "reported alone. Paper: 256.",
+    )
+    shards: int = Field(1, ge=1, description="Number of tasks that share the instructions of a model.")
 
 
 class MtBench(Frozen):
-    """MT-Bench: 80 questions of two turns, each answer graded 1 to 10 by the judge."""
+    """MT-Bench: 80 questions of two turns. The judge grades each answer from 1 to 10."""
 
-    questions: Source = DataSource(source="HuggingFaceH4/mt_bench_prompts")
-    references: LocalFile | None = None  # reference answers of a local `questions` file
-    max_tokens: int = Field(1024, ge=1)  # MT-Bench's own
-    shards: int = Field(1, ge=1)
-
-
-class Judge(Asked):
-    """Who compares and grades: a model behind one of the generation engines."""
-
-    engine: EngineName
-    prompts: str | None = None  # a file of prompts in MT-Bench's form, in place of our own
-
-    @model_validator(mode="before")
-    @classmethod
-    def _engine_is_named(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "engine" not in given and given.keys() <= cls.model_fields.keys():
-            raise ValueError("engine is missing; add it with source or openai.model, or give --judge ENGINE:MODEL")
-        return given
-
-    @model_validator(mode="after")
-    def _model_is_named(self) -> Self:
-        if self.engine == "openai" and not self.openai.model:
-            raise ValueError("openai.model is missing: the name that the endpoint knows the judge by")
-        if self.engine != "openai" and not self.source:
-            raise ValueError("source is missing: the judge's model folder or hub name")
-        return self
+    questions: Source = Field(DataSource(source="HuggingFaceH4/mt_bench_prompts"), description="The questions.")
+    references: LocalFile | None = Field(
+        None, description="Local file of the reference answers, where `questions` is a local file without them."
+    )
+    max_tokens: int = Field(1024, ge=1, description="Most tokens of an answer. MT-Bench: 1024.")
+    shards: int = Field(1, ge=1, description="Number of tasks that share the questions of a model.")
 
 
 class Suite(Frozen):
-    """Everything that is measured of a set of models."""
+    """Everything that an evaluation measures of each model."""
 
-    name: Name
-    seed: int = Field(0, ge=0, lt=2**31)
-    store: str = "store"
-    reference: Source | None = None  # for the reference loss; default: of a run's students, the run's own
-    # By the name that tables show; one that is null is left out.
-    benchmarks: Annotated[dict[str, Benchmark], BeforeValidator(_without_nulls)] = Field({})
-    alpaca_eval: AlpacaEval | None = None
-    mt_bench: MtBench | None = None
-    head_to_head: bool = False  # every pair of models on AlpacaEval's instructions, in both orders
-    judge: Judge | None = None
-    people: LocalFile | None = None  # human verdicts in PandaLM's form, to measure the judge on
-    trained_on: Source | None = None  # training data whose overlap with the benchmarks is counted
-    published: Literal["8B", "1.1B"] | None = None  # the paper's rows of students of that size stand beside
-    engine: Literal["auto", "transformers", "vllm"] = "auto"  # of the models that are measured
-    vllm: Vllm = Vllm()
-    dtype: Literal["float32", "bfloat16"] | None = None  # default: bfloat16 where there is a GPU, else float32
-    max_length: int = Field(1024, ge=16)  # paper; of the reference loss
-    batch_size: int = Field(16, ge=1)
-    trust_remote_code: bool = False
-    compute: Compute = Compute()
-    budget: Budget = Budget()  # of the judge, as of a run
+    name: Name = Field(description="Name of the suite: small letters, digits, dots and hyphens.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the evaluation.")
+    store: Annotated[str, NOT_IN_FINGERPRINT] = Field(
+        "store", description="Where artifacts are kept: a folder, or s3://bucket/prefix."
+    )
+    reference: Source | None = Field(
+        None, description="Reference set for the loss. Null: that of the run, for the students of a run."
+    )
+    benchmarks: Annotated[dict[str, Benchmark], BeforeValidator(_without_nulls)] = Field(
+        {}, description="Benchmarks by the name that tables show. One that is null is left out."
+    )
+    alpaca_eval: AlpacaEval | None = Field(None, description="AlpacaEval 2.0. Null: left out.")
+    mt_bench: MtBench | None = Field(None, description="MT-Bench. Null: left out.")
+    head_to_head: bool = Field(
+        False, description="Compare every pair of models on AlpacaEval's instructions, in both orders."
+    )
+    judge: Judge | None = Field(None, description="The judge. AlpacaEval and MT-Bench need one.")
+    people: LocalFile | None = Field(
+        None, description="Local file of human verdicts in PandaLM's form, to measure the judge on."
+    )
+    trained_on: Source | None = Field(None, description="Training data to search for items of the benchmarks.")
+    published: Literal["8B", "1.1B"] | None = Field(
+        None, description="Show the paper's results for students of this size beside the models."
+    )
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="Engine of the models. `auto`: vLLM where there is a GPU and vLLM's environment, else "
+        "Transformers.",
+    )
+    vllm: Annotated[Vllm, NOT_IN_FINGERPRINT] = Field(Vllm(), description="Settings of vLLM.")
+    dtype: Dtype | None = Field(
+        None, description="Data type of the models' weights. Null: bfloat16 where there is a GPU, else float32."
+    )
+    max_length: int = Field(
+        1024, ge=16, description="Longest example of the reference loss, prompt and answer, in tokens. Paper: 1024."
+    )
+    batch_size: int = Field(16, ge=1, description="Items in a batch of the Transformers engine.")
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with a model.")
+    compute: Annotated[Compute, NOT_IN_FINGERPRINT] = Field(Compute(), description="Where tasks run.")
+    budget: Annotated[Budget, NOT_IN_FINGERPRINT] = Field(Budget(), description="What the judge may cost.")
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        taken = [name for name in self.benchmarks if name in TAKEN or ":" in name]
+        taken = [name for name in self.benchmarks if name in RESERVED or ":" in name]
         if taken:
             raise ValueError(f"benchmarks.{taken[0]}: this name is taken; give another one")
         return self

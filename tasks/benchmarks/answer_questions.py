@@ -7,9 +7,9 @@ from typing import Any
 
 from montessori.data.chat import Message
 from montessori.data.rows import write_rows
-from montessori.settings import schema
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Generation
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Writing, asker, chat_template
 from tasks.runtime.job import Job
 
@@ -17,7 +17,7 @@ from tasks.runtime.job import Job
 class Settings(Writing):
     """How answers are sampled. How many shards there are is in the request."""
 
-    sampling: schema.Sampling
+    sampling: Sampling
     temperatures: dict[str, float] | None = None  # by category, in place of the sampling's; MT-Bench has such
 
 
@@ -36,8 +36,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             chats[i].append({"role": "user", "content": rows[i]["turns"][turn]})
         for temperature in sorted({samplings[i].temperature for i in open_}):
             asked = [i for i in open_ if samplings[i].temperature == temperature]
-            seeds = [number_from(f"{job.seed}-{rows[i]['id']}-{turn}") for i in asked]
-            answers = model.ask([chats[i] for i in asked], samplings[asked[0]], 1, seeds, before, total)
+            seeds = [stable_seed(f"{job.seed}-{rows[i]['id']}-{turn}") for i in asked]
+            answers = model.generate(
+                [chats[i] for i in asked], samplings[asked[0]], 1, seeds, before=before, total=total
+            )
             before += len(asked)
             for i, answer in zip(asked, answers, strict=True):
                 given[i] += answer.generations
@@ -68,6 +70,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _sampling(settings: Settings, category: str | None) -> schema.Sampling:
+def _sampling(settings: Settings, category: str | None) -> Sampling:
     own = (settings.temperatures or {}).get(category or "")
     return settings.sampling if own is None else settings.sampling.model_copy(update={"temperature": own})

@@ -10,14 +10,14 @@ from typing import Any
 
 from montessori.artifacts import identity
 from montessori.data.rows import Row, read_rows
-from montessori.evaluation import agreement, alpaca, duels, examples, harness, mt_bench
+from montessori.evaluation import agreement, alpaca, harness, mt_bench, verdicts
 from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
 from montessori.evaluation.metrics import linearised, measure
-from montessori.evaluation.subjects import compared_with
+from montessori.evaluation.subjects import default_baseline
 from montessori.reporting.scorecard import page
 from montessori.reporting.text import count, listed
 from montessori.settings import files
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from montessori.settings.suite import Suite
 from tasks.runtime.generation import PLAIN_TEMPLATE
 from tasks.runtime.job import Job, location
@@ -77,33 +77,33 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def gather(job: Job, settings: Settings) -> Card:
-    """Everything that the page shows, from the artifacts."""
+    """Gather everything that the page shows from the artifacts."""
     suite = Suite.model_validate(settings.suite)
-    found = _Gathered(job, settings, suite)
-    found.judged()
-    found.benchmarks()
-    found.losses()
-    found.told()
+    gathered = _Gathered(job, settings, suite)
+    gathered.judged()
+    gathered.benchmarks()
+    gathered.losses()
+    gathered.told()
     manifests = job.manifests("stages")
     return Card(
         name=suite.name,
         id=job.request.address.partition("/")[2],
         models=settings.models,
-        columns=found.columns,
-        scores=found.scores,
-        missing=found.missing,
+        columns=gathered.columns,
+        scores=gathered.scores,
+        missing=gathered.missing,
         baseline=_baseline(settings),
         duels=list(_duels(job, settings)),
-        examples=found.examples,
+        examples=gathered.examples,
         overlaps=list(_overlaps(job)),
         ability=_ability(job, suite),
         judge=_judge(suite),
         published=suite.published,
-        warnings=found.warnings(),
+        warnings=gathered.warnings(),
         seed=suite.seed,
         settings_yaml=files.dump(settings.suite),
         command=str(job.request.means.get("command", "")),
-        versions=(manifests[-1]["versions"] if manifests else {}) | found.versions,
+        versions=(manifests[-1]["versions"] if manifests else {}) | gathered.versions,
         usage=_usage(manifests),
     )
 
@@ -121,7 +121,7 @@ class _Gathered:
         self.versions: dict[str, str] = {}
 
     def judged(self) -> None:
-        """AlpacaEval and MT-Bench."""
+        """Gather AlpacaEval and MT-Bench."""
         for model, rows in self._rows("alpaca_eval", "verdicts.parquet"):
             self._alpaca_eval(model, rows)
         for model, rows in self._rows("mt_bench", "grades.parquet"):
@@ -129,13 +129,13 @@ class _Gathered:
             unreadable = sum(row["grade"] is None for row in rows)
             if unreadable < len(rows):
                 self.scores[model, "mt_bench"] = mt_bench.score(rows)
-                self.examples += examples.graded(model, rows)
+                self.examples += verdicts.graded_examples(model, rows)
             else:
                 self.missing[model, "mt_bench"] = UNREAD
             self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
 
     def benchmarks(self) -> None:
-        """Those of the harness."""
+        """Gather the benchmarks of the harness."""
         for name, asked in self._suite.benchmarks.items():
             protocol = f"{asked.shots}-shot, {asked.metric}"
             protocol += f", the first {asked.limit} of each task" if asked.limit else ""
@@ -153,7 +153,7 @@ class _Gathered:
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
 
     def told(self) -> None:
-        """What the stages have counted that a reader must know of."""
+        """Warn of what the stages have counted."""
         addresses = [identity(address) for address in self._job.request.inputs.get("models", [])]
         for manifest in self._job.manifests("stages"):
             asked = manifest["request"]
@@ -168,12 +168,12 @@ class _Gathered:
                 self._told_of_verdicts(COMPARED[kind], models, [m["summary"] for m in self._job.manifests(name)])
 
     def warnings(self) -> list[str]:
-        """What was warned of, each sentence once, behind the models that it is about."""
+        """Return the warnings, each sentence once, behind the models that it is about."""
         about = {key: ", ".join(filter(None, (key[0], listed(models)))) for key, models in self._warned.items()}
         return [f"{about[key]}: {key[1]}" if about[key] else key[1] for key in self._warned]
 
     def losses(self) -> None:
-        """On the reference set, in nats a token and in bits a byte."""
+        """Gather losses on the reference set, in nats a token and in bits a byte."""
         for number, model in enumerate(self._settings.models):
             if not self._job.has(f"{number}:losses"):
                 self.missing |= {(model, column.key): NO_REFERENCE for column in LOSSES}
@@ -196,7 +196,7 @@ class _Gathered:
         if unreadable == len(rows):
             self.missing |= dict.fromkeys([(model, key) for key in WIN_RATES], UNREAD)
             return
-        rates = alpaca.win_rates(rows, model, baseline, judge, self._difficulties())
+        rates = alpaca.win_rates(rows, model=model, baseline=baseline, judge=judge, difficulties=self._difficulties())
         drawn = f"which answer is A drawn by seed {self._suite.seed}"
         columns = [
             Column(
@@ -236,7 +236,7 @@ class _Gathered:
                 f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
                 f"teacher that was selected on them is measured on the others alone in the column {name}"
             )
-        self.examples += examples.compared(model, baseline, rows)
+        self.examples += verdicts.compared_examples(model, baseline, rows)
 
     def _rows(self, name: str, file: str) -> Iterator[tuple[str, list[Row]]]:
         for number, model in enumerate(self._settings.models):
@@ -250,7 +250,7 @@ class _Gathered:
         return asked.difficulties if asked else "none"
 
     def _notes(self, model: str, name: str, n: int) -> list[str]:
-        """What the model's context was too short for."""
+        """Say which prompts the model's context was too short for."""
         folders = self._job.folders(f"{self._settings.models.index(model)}:{name}")
         about = [json.loads((folder / "harness.json").read_text(encoding="utf-8")) for folder in folders]
         self.versions["lm-eval"] = about[0]["lm_eval"]
@@ -284,7 +284,7 @@ class _Gathered:
 
 
 def _losses(rows: list[Row], key: str) -> list[float]:
-    """Each example's value, with the metric as their mean."""
+    """Return each example's value, with the metric as their mean."""
     if key == "reference_loss":
         return [row["loss"] for row in rows]
     return linearised([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
@@ -295,7 +295,7 @@ def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
         if name.endswith(":duel"):
             left, right, _ = name.split(":")
             rows = job.rows(name, "verdicts.parquet")
-            yield duels.duel(settings.models[int(left)], settings.models[int(right)], rows)
+            yield verdicts.duel(settings.models[int(left)], settings.models[int(right)], rows)
 
 
 def _overlaps(job: Job) -> Iterator[Overlap]:
@@ -309,18 +309,18 @@ def _overlaps(job: Job) -> Iterator[Overlap]:
 def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
     if not job.has("people"):
         return None
-    pairs = agreement.people(location(job.request.inputs["people"][0]))
+    pairs = agreement.read_pairs(location(job.request.inputs["people"][0]))
     verdicts = job.rows("people:verdicts", "verdicts.parquet")
     if all(row["preference"] is None for row in verdicts):
         return None  # as its other verdicts' warnings say
-    return agreement.ability(_judge(suite) or "", pairs, verdicts)
+    return agreement.measure_judge(_judge(suite) or "", pairs, verdicts)
 
 
 def _baseline(settings: Settings) -> str | None:
-    """Whom the models are compared with: one of them, also where win rates are against answers of others."""
+    """Return the model that the others are compared with, also where win rates are against answers of others."""
     if len(settings.models) < 2 or settings.baseline in settings.models:
         return settings.baseline if settings.baseline in settings.models else None
-    return compared_with(settings.models)
+    return default_baseline(settings.models)
 
 
 def _judge(suite: Suite) -> str | None:
@@ -330,7 +330,7 @@ def _judge(suite: Suite) -> str | None:
 
 
 def _usage(manifests: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
+    """Add up prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
     whole: dict[str, dict[str, float]] = {}
     for manifest in manifests:
         used = dict(manifest["summary"].get("usage", {}))

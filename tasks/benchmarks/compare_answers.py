@@ -13,8 +13,8 @@ from typing import Any
 from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
-from montessori.settings.schema import Sampling
-from montessori.synthesis.instructions import number_from
+from montessori.settings.generation import Sampling
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Judging, asker
 from tasks.runtime.job import Job
 
@@ -58,10 +58,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             max_tokens=min(settings.max_tokens, judging.LETTER_TOKENS),
             top_logprobs=judging.TOP_LOGPROBS,
         ),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     rows = [
         {
@@ -85,7 +85,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def _drawn(seed: int, id: str) -> bool:
-    return number_from(f"{seed}-{id}-order") % 2 == 1
+    return stable_seed(f"{seed}-{id}-order") % 2 == 1
 
 
 def _question(pair: Pair, swapped: bool) -> judging.Question:

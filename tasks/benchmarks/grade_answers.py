@@ -9,7 +9,7 @@ from typing import Any
 from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judge_prompts, judging
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from tasks.runtime.generation import Judging, asker
 from tasks.runtime.job import Job, location
 
@@ -39,16 +39,16 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         [
             judging.Question(
                 f"{row['id']}-{turn}",
-                judging.grading(prompts, row["turns"], row["answers"], references[row["id"]], turn),
+                judging.grading(prompts, row["turns"], row["answers"], references=references[row["id"]], turn=turn),
                 judging.grade,
             )
             for row, turn in turns
         ],
         Sampling(temperature=0, top_p=1, presence_penalty=0, max_tokens=settings.max_tokens),
-        settings.max_tokens,
-        job.seed,
-        settings.tries,
-        settings.max_unreadable,
+        max_tokens=settings.max_tokens,
+        seed=job.seed,
+        tries=settings.tries,
+        max_unreadable=settings.max_unreadable,
     )
     table = [
         {

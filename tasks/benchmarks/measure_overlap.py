@@ -14,7 +14,7 @@ from pydantic import Field
 from montessori.data.rows import Row, read_rows
 from montessori.errors import InputError
 from montessori.evaluation.overlap import Item, N, Point, overlaps
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job
 
 FILES = ("pairs.parquet", "rows.parquet")

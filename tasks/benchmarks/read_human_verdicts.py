@@ -3,8 +3,8 @@
 from typing import Any, Literal
 
 from montessori.data.rows import write_rows
-from montessori.evaluation.agreement import as_answers, people
-from montessori.settings.schema import Frozen
+from montessori.evaluation.agreement import answer_rows, read_pairs
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job, location
 
 
@@ -17,7 +17,7 @@ class Settings(Frozen):
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Read the file, and keep one answer of each pair."""
     (address,) = job.request.inputs["source"]
-    left, right = as_answers(people(location(address)))
+    left, right = answer_rows(read_pairs(location(address)))
     rows = left if settings.side == "left" else right
     write_rows(job.out / "answers.parquet", rows)
     return {"answers": len(rows)}

@@ -13,7 +13,8 @@ from montessori.data import rows as data
 from montessori.data.chat import prompt_of
 from montessori.data.rows import Row
 from montessori.errors import InputError
-from montessori.settings.schema import DataSource, Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.data import DataSource
 from tasks.runtime.job import Job, location
 
 Kind = Literal["alpaca_eval", "mt_bench"]
@@ -65,7 +66,7 @@ def _alpaca_eval(source: DataSource, role: str) -> list[Row]:
     longer = next((row for row in rows if len(prompt_of(row)) > 1), None)
     if longer:
         raise InputError(
-            f"{data.named(role)} = {source.source}: {longer['id']} is a conversation of several turns; "
+            f"{data.source_name(role)} = {source.source}: {longer['id']} is a conversation of several turns; "
             "expected rows of an instruction and an output"
         )
     return [

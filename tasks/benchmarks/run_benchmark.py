@@ -18,9 +18,9 @@ import torch
 from montessori.artifacts import identity
 from montessori.data.rows import write_rows
 from montessori.errors import InputError
-from montessori.evaluation import catalogue, harness
+from montessori.evaluation import harness, harness_tasks
 from montessori.models.loading import ADAPTER, hub_revision, load_model, load_tokenizer
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 from tasks.runtime.job import Job, location
 
 BATCHES = 16  # of transformers, between two reports of progress
@@ -45,10 +45,20 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         items, examples = _file(job, "data"), _file(job, "shots")
         field = job.request.means["field"]
-        tasks = catalogue.load(settings.task, settings.metric, settings.shots, Path(folder), field, items, examples)
+        tasks = harness_tasks.load(
+            settings.task,
+            metric=settings.metric,
+            shots=settings.shots,
+            folder=Path(folder),
+            field=field,
+            items=items,
+            examples=examples,
+        )
         lm, room, at_once = _vllm(job, settings) if settings.engine == "vllm" else _transformers(job, settings)
-        rows, told = harness.measure(lm, tasks, settings.metric, room, at_once, settings.limit, job.request.shard)
-        about = catalogue.describe(tasks, bool(items))
+        rows, told = harness.measure(
+            lm, tasks, settings.metric, room=room, at_once=at_once, limit=settings.limit, shard=job.request.shard
+        )
+        about = harness_tasks.describe(tasks, bool(items))
     files = {name: identity(address) for name in ("data", "shots") for address in job.request.inputs.get(name, [])}
     settled = settings.model_dump(include={"task", "metric", "limit", "engine", "dtype"})
     settled |= {"files": files, "shard": job.request.shard, "context": lm.max_length}

@@ -6,10 +6,10 @@ from typing import Any
 
 from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
-from montessori.evaluation.paired import Losses, Test, compare
+from montessori.evaluation.paired import Losses, PairedTest, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.run import Refresh
 from tasks.reports.run import gather, summarise, write
 from tasks.runtime.job import Job
 
@@ -23,17 +23,17 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Compare the students of both teachers on the reference set, and tell of it as of a run."""
-    level = schema.Refresh.model_validate(settings.run["refresh"]).level
+    level = Refresh.model_validate(settings.run["refresh"]).level
     test = _compare(job, "reference")
     held_out = _compare(job, "test") if job.has("test") else None
     better = test.p_value < level
-    found = gather(job, settings.run, CHALLENGER)
+    gathered = gather(job, settings.run, CHALLENGER)
     shown = replace(
-        found.run,
-        name=f"{found.run.name}, night {settings.night}",
-        command=found.run.command.replace("montessori run", "montessori refresh") + f" --night {settings.night}",
+        gathered.run,
+        name=f"{gathered.run.name}, night {settings.night}",
+        command=gathered.run.command.replace("montessori run", "montessori refresh") + f" --night {settings.night}",
     )
-    found = replace(found, run=shown, verdict=_verdict(test, held_out, better, level))
+    gathered = replace(gathered, run=shown, verdict=_verdict(test, held_out, better, level))
     (champion,), (challenger,) = job.request.inputs["champion"], job.request.inputs["1:teacher"]
     summary = {
         "night": settings.night,
@@ -43,13 +43,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "level": level,
         "test": test.model_dump(),
         "held_out": held_out.model_dump() if held_out else None,
-        **summarise(found),
+        **summarise(gathered),
     }
-    return write(found, summary, job.out)
+    return write(gathered, summary, job.out)
 
 
-def _compare(job: Job, points: str) -> Test:
-    """The test on the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
+def _compare(job: Job, points: str) -> PairedTest:
+    """PairedTest the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
     losses: dict[str, list[Losses]] = {CHAMPION: [], CHALLENGER: []}
     for name in job.request.inputs:
         whose, _, what = name.partition(":")
@@ -68,8 +68,8 @@ def _check(student: str, rows: list[Row]) -> None:
         raise StageError(f"{student}: its student's loss on example {bad['id']} is {bad['loss']}: nothing to compare")
 
 
-def _verdict(test: Test, held_out: Test | None, better: bool, level: float) -> list[str]:
-    """What was found, in sentences."""
+def _verdict(test: PairedTest, held_out: PairedTest | None, better: bool, level: float) -> list[str]:
+    """Say the result in sentences."""
     pairs = "one pair of students" if test.seeds == 1 else f"{test.seeds} pairs of students"
     seeds = "without" if test.seeds == 1 else "with"
     sentences = [
@@ -83,6 +83,6 @@ def _verdict(test: Test, held_out: Test | None, better: bool, level: float) -> l
     return sentences
 
 
-def _lower(test: Test) -> str:
+def _lower(test: PairedTest) -> str:
     word = "lower" if test.difference >= 0 else "higher"
     return f"{abs(test.difference):.3g} ± {test.standard_error:.2g} nats/token {word}"

@@ -10,8 +10,11 @@ from montessori.artifacts import Request
 from montessori.budget import price_of
 from montessori.data import sources
 from montessori.errors import InputError
-from montessori.settings.schema import Budget, Compute, OpenAI, Rating, Settings
-from montessori.settings.suite import Judge, Suite
+from montessori.settings.engines import OpenAI
+from montessori.settings.execution import Budget, Compute
+from montessori.settings.judge import Judge, Rating
+from montessori.settings.run import Settings
+from montessori.settings.suite import Suite
 from tasks.runtime.places import gpus
 
 EngineName = Literal["auto", "transformers", "vllm", "openai"]

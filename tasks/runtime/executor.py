@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from montessori.artifacts import Request, Store
 from montessori.errors import BudgetReached, InputError, StageError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.places import OnProgress, Place
 
 Progress = tuple[int, int, str, str]  # done, total, unit, note

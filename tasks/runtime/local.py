@@ -9,7 +9,8 @@ from typing import Any
 
 from montessori.artifacts import Request, Store
 from montessori.errors import InputError
-from montessori.settings.schema import Compute, Vllm
+from montessori.settings.engines import Vllm
+from montessori.settings.execution import Compute
 from tasks.runtime.executor import Executor, Record
 from tasks.runtime.places import Place, open_place
 from tasks.runtime.retry import JITTER, delays, worth_a_retry

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from montessori import progress
 from montessori.artifacts import Request, Store
 from montessori.errors import ArtifactError, BudgetReached, InputError, MontessoriError, StageError
-from montessori.settings import schema
+from montessori.settings.engines import Vllm
+from montessori.settings.execution import Compute
 from tasks import registry
 from tasks.runtime import worker
 
@@ -53,7 +54,7 @@ class Place(Protocol):
         """End what still runs."""
 
 
-def open_place(compute: schema.Compute, vllm_python: str = schema.Vllm().python) -> Place:
+def open_place(compute: Compute, vllm_python: str = Vllm().python) -> Place:
     """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
     if compute.place == "pool":
         from tasks.runtime.pool import Pool  # Prefect's client takes seconds to import
@@ -62,7 +63,7 @@ def open_place(compute: schema.Compute, vllm_python: str = schema.Vllm().python)
     return Inline(compute) if compute.place == "inline" else Processes(compute, vllm_python)
 
 
-def check(compute: schema.Compute, store: Store) -> None:
+def check(compute: Compute, store: Store) -> None:
     """Raise InputError when the place cannot be had, or cannot reach the store. Starts nothing."""
     if compute.place == "pool":
         from prefect.settings import PREFECT_API_URL
@@ -80,12 +81,12 @@ def check(compute: schema.Compute, store: Store) -> None:
 class Inline:
     """Stages one after the other in this process: for tests, and to debug a stage."""
 
-    def __init__(self, compute: schema.Compute):
+    def __init__(self, compute: Compute):
         self._threads, self._turn = compute.threads, threading.Lock()
 
     def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
         """Run the stage here."""
-        with self._turn, progress.listening(on_progress):
+        with self._turn, progress.send_to(on_progress):
             on_start()
             try:
                 worker.run(request, store, self._threads)
@@ -106,7 +107,7 @@ class Processes:
     cores allow. A training in several processes counts as so many stages.
     """
 
-    def __init__(self, compute: schema.Compute, vllm_python: str):
+    def __init__(self, compute: Compute, vllm_python: str):
         self._threads = compute.threads
         found = gpus()
         at_once = compute.at_once or side_by_side(compute.threads)

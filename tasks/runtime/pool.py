@@ -41,7 +41,7 @@ from prefect.utilities.urls import url_for
 
 from montessori.artifacts import Folder, Request, Store
 from montessori.errors import InputError, MontessoriError, StageError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks import registry
 from tasks.runtime.places import OnProgress, OnStart, Processes, StageCrash, typed, unheard
 from tasks.runtime.server import connected

@@ -20,7 +20,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from montessori.artifacts import Request, Store
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks import registry
 from tasks.runtime.executor import Executor, Record
 from tasks.runtime.places import OnProgress, Place, open_place

@@ -45,7 +45,7 @@ def main() -> int:
         job = Job(request, open_store(order["store"]), Path(order["out"]), rank=rank, ranks=ranks)
         module = registry.module(request.stage)
         prepare(request, order["threads"])
-        with progress.listening(lambda *report: say(progress=report) if job.writes else None):
+        with progress.send_to(lambda *report: say(progress=report) if job.writes else None):
             summary = module.run(job, module.Settings.model_validate(request.settings))
         if job.writes:
             say(summary=summary)

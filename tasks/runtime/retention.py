@@ -18,8 +18,12 @@ def roots(store: Store, runs: Iterable[str], grace_s: float) -> set[str]:
 
 def teachers(store: Store) -> set[str]:
     """All that a rollback may put back, and those with which nights began: the same night, again, asks for them."""
-    entries = [entry for name in champions.known(store) for entry in champions.history(store, name)]
-    named = [*(e.teacher for e in entries), *(e.replaces for e in entries), *(n.champion for n in nights.known(store))]
+    entries = [entry for name in champions.names(store) for entry in champions.history(store, name)]
+    named = [
+        *(e.teacher for e in entries),
+        *(e.replaces for e in entries),
+        *(n.champion for n in nights.all_nights(store)),
+    ]
     return {teacher for teacher in named if teacher and is_artifact(teacher)}
 
 

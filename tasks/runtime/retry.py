@@ -1,7 +1,7 @@
 """When a task or a shard is tried again: one policy for both executors."""
 
 from montessori.errors import MontessoriError, StoreUnreachable
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.places import StageCrash
 
 JITTER = 0.5  # up to so much of a delay is added to it at random

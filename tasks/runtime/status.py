@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from montessori.artifacts import Store
 from montessori.errors import ArtifactError
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
 
 PLACE = ".status"
 BEAT_S = 60.0  # a run says something at least so often

@@ -5,8 +5,9 @@ from typing import Any
 
 from montessori.data.rows import Row
 from montessori.models import loading
-from montessori.settings import schema
-from montessori.settings.schema import Frozen
+from montessori.settings.base import Frozen
+from montessori.settings.models import Lora
+from montessori.settings.training import Training
 from montessori.training.sft import SftResult, fine_tune
 from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job
@@ -15,10 +16,10 @@ from tasks.runtime.job import Job
 class Settings(Frozen):
     """How the model is loaded and trained."""
 
-    training: schema.Training
+    training: Training
     dtype: str
     max_length: int
-    lora: schema.Lora | None
+    lora: Lora | None
     trust_remote_code: bool
 
 
@@ -32,7 +33,7 @@ def learn(
     encoded = encode(model, tokenizer, rows, settings.max_length)
     if settings.lora:
         model = loading.add_lora(model, settings.lora, job.seed)
-    result = fine_tune(model, tokenizer, encoded.examples, settings.training, job.seed)
+    result = fine_tune(model, tokenizer, encoded.examples, settings.training, seed=job.seed)
     if job.writes:
         (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
     summary = {**encoded.counts, "steps": len(result.log), "loss": result.log[-1]["loss"]}

@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
 def perform(request: Request, store: Store, threads: int) -> int:
     """Run `request`, saying on standard output how it goes; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    with progress.listening(lambda *report: _say(request, progress=report)):
+    with progress.send_to(lambda *report: _say(request, progress=report)):
         try:
             run(request, store, threads)
         except MontessoriError as error:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from shelf import HOUR, orphan, put
 
 from montessori.artifacts import Folder, Store, gc
-from montessori.artifacts.store import MANIFEST
-from montessori.artifacts.verify import damage
+from montessori.artifacts.store import MANIFEST, find_damage
 from montessori.errors import ArtifactError
 from montessori.refresh import champions, nights
 from montessori.refresh.nights import Night
@@ -29,9 +28,9 @@ def store(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "store")
 
 
-def collect(store: Store, *runs: str, grace_s: float = GRACE_S, dropped: tuple[str, ...] = ()) -> gc.Plan:
-    planned = gc.plan(store, retention.roots(store, runs, grace_s), grace_s, dropped)
-    gc.carry_out(store, planned, lambda: retention.in_use(store, grace_s))
+def collect(store: Store, *runs: str, grace_s: float = GRACE_S, dropped: tuple[str, ...] = ()) -> gc.Garbage:
+    planned = gc.find_garbage(store, retention.roots(store, runs, grace_s), grace_s, dropped)
+    gc.collect(store, planned, lambda: retention.in_use(store, grace_s))
     retention.forget(store, grace_s)
     return planned
 
@@ -82,7 +81,9 @@ def test_exactly_what_is_young_or_reachable_from_a_root_is_left_and_it_is_whole(
         collect(store, *runs)
         young = [address for address, (_, is_young) in nodes.items() if is_young]
         assert set(store.addresses()) == closure(nodes, [*runs, *teachers, *at_work, *young])
-        assert [damage(Folder(room), address) for address in store.addresses()] == [None] * len(list(store.addresses()))
+        assert [find_damage(Folder(room), address) for address in store.addresses()] == [None] * len(
+            list(store.addresses())
+        )
 
 
 class Killed(Exception):
@@ -106,9 +107,9 @@ def test_killed_at_any_moment_every_artifact_that_is_left_has_its_parents(shelf,
                 raise Killed
             return set()
 
-        planned = gc.plan(store, runs, GRACE_S)
+        planned = gc.find_garbage(store, runs, GRACE_S)
         try:
-            gc.carry_out(store, planned, wanted)
+            gc.collect(store, planned, wanted)
         except Killed:
             left = set(store.addresses())
             assert left >= closure(nodes, runs)
@@ -119,7 +120,7 @@ def test_killed_at_any_moment_every_artifact_that_is_left_has_its_parents(shelf,
 
 def test_a_plan_removes_nothing(store):
     put(store, "student/a", age_h=OLD)
-    planned = gc.plan(store, [], GRACE_S)
+    planned = gc.find_garbage(store, [], GRACE_S)
     assert [entry.address for entry in planned.removed] == ["student/a"]
     assert store.exists("student/a")
 
@@ -186,9 +187,9 @@ def test_what_a_run_takes_up_between_the_plan_and_the_end_stays(store):
     put(store, "seeds/a", age_h=OLD)
     put(store, "student/a", "seeds/a", age_h=OLD)
     put(store, "student/b", "seeds/a", age_h=OLD)
-    planned = gc.plan(store, [], GRACE_S)
+    planned = gc.find_garbage(store, [], GRACE_S)
     speaks(store, "runs/new", "student/a")
-    gc.carry_out(store, planned, lambda: retention.in_use(store, GRACE_S))
+    gc.collect(store, planned, lambda: retention.in_use(store, GRACE_S))
     assert list(store.addresses()) == ["seeds/a", "student/a"]
 
 
@@ -232,9 +233,9 @@ def test_a_journal_that_is_being_written_stays(store):
 
 def test_what_killed_writers_left_is_counted_and_removed(store):
     orphan(store)
-    assert gc.plan(store, [], GRACE_S).orphans == 100_000
+    assert gc.find_garbage(store, [], GRACE_S).orphans == 100_000
     collect(store)
-    assert gc.plan(store, [], GRACE_S).orphans == 0
+    assert gc.find_garbage(store, [], GRACE_S).orphans == 0
 
 
 def test_nothing_goes_while_nobody_knows_what_a_kept_artifact_was_made_from(store):

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from montessori.data import rows as data
 from montessori.errors import InputError
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 
 SAMPLES = Path(__file__).resolve().parents[2] / "../shared/data"
 ROWS = [

@@ -25,7 +25,7 @@ from harness import CONFIG, FOUR, Contents, contents
 
 from flows.requests.run import prepare
 from montessori.artifacts import Store, open_store
-from montessori.artifacts.verify import damage
+from montessori.artifacts.store import find_damage
 from montessori.errors import ArtifactError, StoreUnreachable
 from montessori.settings import files
 
@@ -100,7 +100,7 @@ class Onlooker:
                 there = set(store.addresses())
                 self.new = len(there - self.before)
                 for address in there - seen:
-                    if found := damage(store, address):
+                    if found := find_damage(store, address):
                         self.wrong.append(f"{address}: {found}")
                     try:
                         store.open(address)
@@ -169,7 +169,7 @@ def check_whole(uri: str, found: Contents, undisturbed: Contents) -> None:
     """Everything is there, verifies, and is what an undisturbed run makes; no point is missing or double."""
     store = open_store(uri)
     assert found == undisturbed
-    assert not [wrong for address in store.addresses() if (wrong := damage(store, address))]
+    assert not [wrong for address in store.addresses() if (wrong := find_damage(store, address))]
     for tokens in store.manifests("tokens"):
         folder = store.open(tokens["address"])
         asked = pq.read_table(folder / "tokens.parquet").column("id").to_pylist()

@@ -10,7 +10,7 @@ from harness import CONFIG, command, contents
 from s3 import KEYS, Server, s3_keys, s3_server  # noqa: F401
 
 from montessori.artifacts import Request, open_store
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.places import Processes, StageCrash
 
 

@@ -19,7 +19,7 @@ from montessori.artifacts import Folder
 from montessori.data.chat import user
 from montessori.data.rows import Row, read_rows, write_rows
 from montessori.models.loading import load_model, load_tokenizer
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 pytestmark = [
@@ -32,12 +32,14 @@ PENALISED = Sampling(temperature=0, presence_penalty=0.8, frequency_penalty=0.3,
 OFFLINE = """
 import json, sys
 from montessori.data.chat import user
-from montessori.settings.schema import Sampling
+from montessori.settings.generation import Sampling
 from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 
 source, questions, samplings = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-engine = VllmEngine(source, load_tokenizer(source), "float32", False, None, 0.9)
+engine = VllmEngine(
+    source, load_tokenizer(source), dtype="float32", trust_remote_code=False, context=None, gpu_memory_utilization=0.9
+)
 for sampling in samplings:
     answers = dict(engine.generate([user(q) for q in questions], Sampling(**sampling), 2, range(len(questions))))
     print(json.dumps([

@@ -23,7 +23,7 @@ from prefect_server import Prefect, environment_of, eventually, parent, processe
 
 from montessori.artifacts import Folder, Request
 from montessori.errors import InputError, StageError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 
 pytestmark = pytest.mark.long
 

@@ -18,7 +18,8 @@ from montessori.data.chat import prompt_of
 from montessori.data.rows import Row, read_rows
 from montessori.models import loading
 from montessori.settings import files
-from montessori.settings.schema import Compute, Sampling
+from montessori.settings.execution import Compute
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.runtime.local import local_executor
 

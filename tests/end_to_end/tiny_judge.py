@@ -6,7 +6,7 @@ from pathlib import Path
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import GRADING
 from montessori.pocket import scratch
-from montessori.settings.schema import Scratch
+from montessori.settings.models import Scratch
 
 WORDS = ("red", "blue", "one", "two", "apple", "pear", "sun", "sea", "wind", "walk", "name", "why", "how", "sum", "odd")
 LETTERS = "abcdefghijklmnopqrstuvwxyz,.?'\n0123456789"
@@ -44,6 +44,6 @@ def _comparison(draw: random.Random) -> scratch.Conversation:
 def _grading(draw: random.Random) -> scratch.Conversation:
     references = draw.choice([None, [_text(draw), _text(draw)]])
     turns, answers = [_text(draw), _text(draw)], [_text(draw), _text(draw)]
-    chat = judging.grading(GRADING, turns, answers, references, draw.randint(0, 1))
+    chat = judging.grading(GRADING, turns, answers, references=references, turn=draw.randint(0, 1))
     grade = f"It is right. Grade: [[{draw.randint(1, 9)}]]"
     return [*chat, {"role": "assistant", "content": grade}]

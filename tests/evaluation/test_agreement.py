@@ -10,7 +10,7 @@ import pytest
 
 from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
-from montessori.evaluation.agreement import Pair, ability, as_answers, people
+from montessori.evaluation.agreement import Pair, answer_rows, measure_judge, read_pairs
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "preference" / "pandalm_testset_v1.jsonl"
 needs_data = pytest.mark.skipif(not FILE.is_file(), reason="PandaLM's file is not on this machine")
@@ -35,7 +35,7 @@ def pair(id, *said):
 
 @needs_data
 def test_pandalms_file_is_read_whole():
-    pairs = people(FILE)
+    pairs = read_pairs(FILE)
     assert len(pairs) == 999
     assert all(pair.majority for pair in pairs)  # as the file's own readers find
     with FILE.open() as file:
@@ -48,10 +48,10 @@ def test_pandalms_file_is_read_whole():
 
 @needs_data
 def test_a_judge_that_is_one_of_the_people_agrees_as_one_of_them_does():
-    pairs = people(FILE)
+    pairs = read_pairs(FILE)
     answers = {"tie": (0.0, 1.0), "left": (0.1, 0.2), "right": (0.9, 0.8)}
     said = verdicts(**{f"p{pair.id}": answers[pair.people[0]] for pair in pairs})
-    found = ability("the first of them", pairs, said)
+    found = measure_judge("the first of them", pairs, said)
     own = sum(pair.people[0] == pair.majority for pair in pairs) / len(pairs)
     assert found.accuracy.mean == pytest.approx(own)
     assert found.accuracy.n == 999
@@ -68,7 +68,7 @@ def test_a_judge_that_is_one_of_the_people_agrees_as_one_of_them_does():
 def test_a_verdict_is_right_where_it_is_the_majoritys():
     pairs = [pair("0", 1, 1, 2), pair("1", 2, 2, 2), pair("2", 0, 0, 1), pair("3", 1, 1, 1), pair("4", 0, 1, 2)]
     said = verdicts(p0=(0.1, 0.2), p1=(0.9, 0.3), p2=(0.5, 0.5), p3=(0.2, None), p4=(0.1, 0.1))
-    found = ability("judge", pairs, said)
+    found = measure_judge("judge", pairs, said)
     assert found.accuracy.mean == pytest.approx(2 / 3)  # the first and the third; the second is a tie
     assert found.accuracy.standard_error == pytest.approx(1 / 3)
     assert (found.accuracy.n, found.ties, found.unreadable) == (3, 2, 1)
@@ -78,15 +78,15 @@ def test_a_verdict_is_right_where_it_is_the_majoritys():
 
 
 def test_pairs_that_were_not_judged_are_left_out():
-    found = ability("judge", [pair("0", 1, 1, 1), pair("1", 2, 2, 2)], verdicts(p1=(0.9, 0.9)))
+    found = measure_judge("judge", [pair("0", 1, 1, 1), pair("1", 2, 2, 2)], verdicts(p1=(0.9, 0.9)))
     assert (found.accuracy.mean, found.accuracy.n) == (1, 1)
     with pytest.raises(StageError, match="none of the judge's 1 verdicts"):
-        ability("judge", [pair("0", 1, 1, 1)], verdicts(p0=(None, 0.9)))
+        measure_judge("judge", [pair("0", 1, 1, 1)], verdicts(p0=(None, 0.9)))
 
 
 def test_both_answers_of_a_pair_become_rows_of_answers(tmp_path):
     (tmp_path / "people.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps({**ROW, "input": ""}) + "\n")
-    left, right = as_answers(people(tmp_path / "people.jsonl"))
+    left, right = answer_rows(read_pairs(tmp_path / "people.jsonl"))
     assert [row["turns"] for row in left] == [["Add. 1 and 2"], ["Add."]]
     assert [(row["id"], row["index"]) for row in right] == [("0", 0), ("1", 1)]
     assert left[0]["answers"] == ["3"]
@@ -107,7 +107,7 @@ def test_every_form_of_file_says_the_same(tmp_path, ending):
     else:
         text = json.dumps([ROW] if ending == "json" else ROW).encode()
         path.write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
-    assert people(path) == [Pair("0", "Add. 1 and 2", "3", "4", ("left", "left", "tie"))]
+    assert read_pairs(path) == [Pair("0", "Add. 1 and 2", "3", "4", ("left", "left", "tie"))]
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_every_form_of_file_says_the_same(tmp_path, ending):
 def test_what_is_wrong_with_a_file_is_said(tmp_path, text, said):
     (tmp_path / "people.jsonl").write_text(text)
     with pytest.raises(InputError, match=said):
-        people(tmp_path / "people.jsonl")
+        read_pairs(tmp_path / "people.jsonl")

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from montessori.errors import InputError, StageError
 from montessori.evaluation import alpaca_library
 from montessori.evaluation.alpaca import annotations, win_rates
-from montessori.evaluation.alpaca_library import BASELINE, JUDGE, given, library
+from montessori.evaluation.alpaca_library import BASELINE, JUDGE, library, use_file
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "alpaca_eval"
 PUBLISHED = ["alpaca-7b", "gpt-3.5-turbo-1106", "FuseChat-Llama-3.1-8B-Instruct"]
@@ -49,7 +49,7 @@ def made(n=200, seed=0, baseline=60, strength=0.4):
 
 
 def of(rows, difficulties="none", baseline=BASELINE, judge=JUDGE):
-    return win_rates(rows, "model", baseline, judge, difficulties)
+    return win_rates(rows, model="model", baseline=baseline, judge=judge, difficulties=difficulties)
 
 
 def gamed(path, seed=0, n=805, order=None, **changed):
@@ -133,7 +133,7 @@ def test_the_length_control_is_a_logistic_fit_of_the_same_design(tmp_path):
 def test_without_difficulties_the_file_that_the_library_still_reads_changes_nothing(tmp_path):
     gamed(tmp_path / "gamed.csv")
     rows = made()
-    with given(tmp_path / "gamed.csv"):
+    with use_file(tmp_path / "gamed.csv"):
         librarys = library().get_length_controlled_winrate(
             annotations(rows, "model", BASELINE, JUDGE), glm_name="length_controlled_minimal", save_weights_dir=None
         )

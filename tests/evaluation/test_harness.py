@@ -21,9 +21,9 @@ from montessori.artifacts import Folder, Request
 from montessori.artifacts.store import sha256
 from montessori.data.rows import Row, read_rows
 from montessori.errors import InputError, StageError
-from montessori.evaluation import catalogue, harness, local
+from montessori.evaluation import harness, harness_data, harness_tasks
 from montessori.models import loading
-from montessori.settings.schema import Lora
+from montessori.settings.models import Lora
 from montessori.settings.suite import Benchmark
 from tasks.benchmarks import run_benchmark
 from tasks.runtime.job import Job
@@ -39,6 +39,12 @@ FIELD = "benchmarks.it"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
 Files = dict[str, tuple[Path, Path | None]]  # a task's items, and the examples shown before them
 Result = tuple[dict[str, Any], list[Row], dict[str, Any]]  # summary, items.parquet, harness.json
+
+
+def load(folder, task, metric, shots, items=None, examples=None):
+    return harness_tasks.load(
+        task, metric=metric, shots=shots, folder=folder, field=FIELD, items=items, examples=examples
+    )
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +370,7 @@ def test_what_a_reader_must_know_is_written_down(files, model, tmp_path):
 
 def test_progress_is_told_in_items(files, model, tmp_path):
     seen = []
-    with progress.listening(lambda *report: seen.append(report)):
+    with progress.send_to(lambda *report: seen.append(report)):
         run(tmp_path, model(768), "hellaswag", "acc,none", files["hellaswag"], limit=20, batch_size=1)
     assert [(done, total, unit) for done, total, unit, _ in seen] == [
         (0, 20, "items"),
@@ -426,25 +432,25 @@ def test_items_longer_than_the_context_are_left_out_and_counted(model, tmp_path)
 def test_settings_that_do_not_fit_the_task_are_refused(task, metric, shots, said, files, tmp_path):
     items, examples = files.get(task, files["mmlu"])
     with pytest.raises(InputError) as raised:
-        catalogue.load(task, metric, shots, tmp_path, FIELD, items, examples or items)
+        load(tmp_path, task, metric, shots, items, examples or items)
     assert str(raised.value).startswith(f"{FIELD}.{said}")
     before = raised.value
     one = Benchmark(task=task, metric=metric, shots=shots)
     with pytest.raises(InputError) as raised:
-        catalogue.check(one, FIELD, local.read(items, task), local.read(examples or items, task))
+        harness_tasks.check(one, FIELD, harness_data.read(items, task), harness_data.read(examples or items, task))
     assert str(raised.value) == str(before)
 
 
 def test_examples_come_from_a_file_of_their_own(files, tmp_path):
     items, _ = files["mmlu"]
     with pytest.raises(InputError, match=r"benchmarks.it.shots_file is missing: 2 examples are shown before each item"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items)
+        load(tmp_path, "mmlu", "acc,none", 2, items)
     some = table(tmp_path / "some.csv", ["subject", "question", *"ABCD", "answer"], [["virology", *"qabcd", "A"]])
     with pytest.raises(InputError, match=r"benchmarks.it.shots_file: no examples of mmlu_astronomy"):
-        catalogue.load("mmlu", "acc,none", 2, tmp_path, FIELD, items, some)
+        load(tmp_path, "mmlu", "acc,none", 2, items, some)
     with pytest.raises(InputError, match="the harness shows other items as examples"):
-        catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "What?"))
-    assert catalogue.load("gpqa_main_n_shot", "acc,none", 2, tmp_path, FIELD, *gpqa(tmp_path, "Which?", "Which?"))
+        load(tmp_path, "gpqa_main_n_shot", "acc,none", 2, *gpqa(tmp_path, "Which?", "What?"))
+    assert load(tmp_path, "gpqa_main_n_shot", "acc,none", 2, *gpqa(tmp_path, "Which?", "Which?"))
 
 
 def gpqa(folder: Path, *questions: str) -> tuple[Path, ...]:
@@ -458,7 +464,7 @@ def test_without_files_a_group_is_the_hubs(files, model, tmp_path, monkeypatch):
     hub = tmp_path / "cais" / "mmlu"  # a folder of the data set's name stands in for it
     hub.mkdir(parents=True)
     configs = []
-    for subject in local.SUBJECTS:
+    for subject in harness_data.SUBJECTS:
         splits = [{"split": split, "path": f"{subject}-{split}.jsonl"} for split in ("test", "dev")]
         configs.append({"config_name": subject, "data_files": splits})
         for split in splits:
@@ -469,8 +475,8 @@ def test_without_files_a_group_is_the_hubs(files, model, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     summary, rows, told = run(tmp_path, model(256), "mmlu", "acc,none", (None, None), shots=1, limit=1)
     assert [row["doc"] for row in rows] == [0] * 57
-    assert {row["question"] for row in rows} == {f"{subject}?" for subject in local.SUBJECTS}
-    assert set(harness.score(rows, "acc,none")[3]) == set(local.SUBJECTS)
+    assert {row["question"] for row in rows} == {f"{subject}?" for subject in harness_data.SUBJECTS}
+    assert set(harness.score(rows, "acc,none")[3]) == set(harness_data.SUBJECTS)
     assert told["files"] == {}
     assert told["tasks"]["mmlu_virology"]["config"]["dataset_path"] == "cais/mmlu"
     assert summary["items"] == 57
@@ -480,7 +486,7 @@ def test_a_group_that_weighs_its_tasks_alike_is_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"it.metric = acc,none: the harness has no mean of acc over all items of the group metabench"
     ):
-        catalogue.load("metabench", "acc,none", 0, tmp_path, FIELD)
+        load(tmp_path, "metabench", "acc,none", 0)
 
 
 def test_a_hub_out_of_reach_is_not_wrong_input(tmp_path, monkeypatch):
@@ -488,7 +494,7 @@ def test_a_hub_out_of_reach_is_not_wrong_input(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(StageError, match=r"benchmarks.it.task = arc_challenge: the hub cannot be reached"):
-        catalogue.load("arc_challenge", "acc,none", 0, tmp_path, FIELD)
+        load(tmp_path, "arc_challenge", "acc,none", 0)
 
 
 def item(task: str, doc: int, value: float) -> Row:

@@ -111,7 +111,7 @@ TURNS, ANSWERS = ["first question", "second question"], ["first answer", "second
 
 
 def graded(turn: int, references: list[str] | None = None) -> str:
-    (message,) = judging.grading(GRADING, TURNS, ANSWERS, references, turn)
+    (message,) = judging.grading(GRADING, TURNS, ANSWERS, references=references, turn=turn)
     return message["content"]
 
 
@@ -165,14 +165,14 @@ def test_mt_benchs_own_prompts_can_be_used() -> None:
     rows = {row["name"]: row for row in map(json.loads, MT_BENCH.read_text().splitlines())}
     prompts = judge_prompts.load(MT_BENCH)
     judging.check(str(MT_BENCH))
-    system, message = judging.grading(prompts, TURNS, ANSWERS, ["ref one", "ref two"], 1)
+    system, message = judging.grading(prompts, TURNS, ANSWERS, references=["ref one", "ref two"], turn=1)
     assert system == {"role": "system", "content": rows["single-math-v1-multi-turn"]["system_prompt"].strip()}
     values = {"question_1": TURNS[0], "question_2": TURNS[1], "answer_1": ANSWERS[0], "answer_2": ANSWERS[1]}
     expected = rows["single-math-v1-multi-turn"]["prompt_template"].format(
         **values, ref_answer_1="ref one", ref_answer_2="ref two"
     )
     assert message == {"role": "user", "content": expected}
-    system, message = judging.grading(prompts, TURNS, ANSWERS, None, 0)
+    system, message = judging.grading(prompts, TURNS, ANSWERS, references=None, turn=0)
     assert system["content"] == "You are a helpful assistant."
     expected = rows["single-v1"]["prompt_template"].format(question=TURNS[0], answer=ANSWERS[0])
     assert message == {"role": "user", "content": expected}

@@ -14,7 +14,7 @@ from montessori.artifacts import Request, Store, open_store
 from montessori.data.rows import write_rows
 from montessori.errors import InputError
 from montessori.evaluation.card import Overlap
-from montessori.evaluation.overlap import Item, Point, grams, normalised, overlaps
+from montessori.evaluation.overlap import Item, Point, grams, normalise, overlaps
 from tasks.benchmarks import measure_overlap
 from tasks.runtime.job import Job
 
@@ -56,8 +56,8 @@ def test_counts_are_those_of_comparing_everything_with_everything(items, texts):
 
 
 def test_case_punctuation_and_form_of_letters_make_no_difference():
-    assert normalised("  Hello, WORLD!  Ünïcode 中文 ９7 _x") == "hello world ünïcode 中文 97 _x"
-    assert normalised("cafe\u0301") == normalised("café")
+    assert normalise("  Hello, WORLD!  Ünïcode 中文 ９7 _x") == "hello world ünïcode 中文 97 _x"
+    assert normalise("cafe\u0301") == normalise("café")
     assert counts([["What is  this?"]], [("what is this", "what is this\nNothing.")]) == (1, 0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from montessori.artifacts import Folder, Request
 from montessori.data.rows import read_rows
 from montessori.errors import InputError
-from montessori.settings.schema import DataSource
+from montessori.settings.data import DataSource
 from tasks.benchmarks import read_questions
 from tasks.runtime import worker
 

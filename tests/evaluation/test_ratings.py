@@ -10,7 +10,7 @@ from montessori.artifacts import Folder, Request
 from montessori.data.rows import Row, read_rows, write_rows
 from montessori.errors import StageError
 from montessori.evaluation import judging
-from montessori.settings.schema import OpenAI
+from montessori.settings.engines import OpenAI
 from tasks.registry import TASKS
 from tasks.runtime import worker
 

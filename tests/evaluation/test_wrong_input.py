@@ -109,5 +109,5 @@ def test_a_hub_out_of_reach_is_said_once_for_all_benchmarks(
 
 def test_what_the_store_has_is_not_looked_at_again(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("montessori.artifacts.Folder.exists", lambda self, address: address.startswith("benchmark/"))
-    monkeypatch.setattr("montessori.evaluation.catalogue.check", None)
+    monkeypatch.setattr("montessori.evaluation.harness_tasks.check", None)
     assert cli.main(["evaluate", "model", "--suite", "quick", "--dry-run"]) == 0

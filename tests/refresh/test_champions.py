@@ -10,10 +10,10 @@ import pytest
 from flows.commands import cli
 from montessori.artifacts import Folder, Store
 from montessori.errors import ArtifactError, InputError, StageError
-from montessori.evaluation.paired import Test
+from montessori.evaluation.paired import PairedTest
 from montessori.refresh import champions
 
-FOUND = Test(difference=0.4, standard_error=0.05, p_value=1e-9, n=64, seeds=1)
+FOUND = PairedTest(difference=0.4, standard_error=0.05, p_value=1e-9, n=64, seeds=1)
 BASE = "hub:meta-llama/Meta-Llama-3-8B-Instruct"
 RACER = """
 import sys
@@ -48,7 +48,7 @@ def champion(store: Store, name: str = "tiny") -> str:
 
 
 def test_the_last_entry_is_the_champion_and_all_are_kept(store):
-    champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+    champions.promote_tested(store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND)
     champions.promote(store, "tiny", "teacher/b")
     first, second = champions.history(store, "tiny")
     assert (first.teacher, first.how, first.replaces, first.made_by, first.test) == (
@@ -62,12 +62,12 @@ def test_the_last_entry_is_the_champion_and_all_are_kept(store):
 def test_each_name_has_a_champion_of_its_own(store):
     champions.promote(store, "tiny", "teacher/a")
     champions.promote(store, "tiny2", "teacher/b")
-    assert champions.known(store) == ["tiny", "tiny2"]
+    assert champions.names(store) == ["tiny", "tiny2"]
     assert (champion(store), champion(store, "tiny2")) == ("teacher/a", "teacher/b")
 
 
 def test_rollbacks_take_promotions_back_one_by_one_down_to_the_base_teacher(store):
-    champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+    champions.promote_tested(store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND)
     champions.promote(store, "tiny", "teacher/b")
     back = champions.rollback(store, "tiny")
     assert (back.teacher, back.replaces, back.made_by) == ("teacher/a", "teacher/b", "refreshes/one")
@@ -87,10 +87,12 @@ def test_a_first_champion_by_hand_has_none_before_it(store):
 
 def test_a_refresh_promotes_once_however_often_it_says_so(store):
     for _ in range(2):
-        entry = champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+        entry = champions.promote_tested(
+            store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND
+        )
         assert entry.number == 1
     champions.rollback(store, "tiny")
-    champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+    champions.promote_tested(store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND)
     assert champion(store) == BASE  # what was taken back stays so
 
 
@@ -98,7 +100,9 @@ def test_a_challenger_is_not_promoted_over_a_champion_that_it_was_not_compared_w
     champions.promote(store, "tiny", "teacher/a")
     champions.promote(store, "tiny", "teacher/b")  # while teacher/c was compared with teacher/a
     with pytest.raises(StageError, match=r"teacher/b has become champion since .* teacher/c was not promoted"):
-        champions.promote_tested(store, "tiny", "teacher/c", "teacher/a", 1, "refreshes/one", FOUND)
+        champions.promote_tested(
+            store, "tiny", "teacher/c", over="teacher/a", after=1, refresh="refreshes/one", test=FOUND
+        )
     assert champion(store) == "teacher/b"
 
 
@@ -121,7 +125,7 @@ def test_of_two_promotions_at_the_same_moment_the_second_looks_again(store):
 
 
 def test_a_rollback_that_somebody_came_before_takes_nothing_back(store):
-    champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+    champions.promote_tested(store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND)
     with pytest.raises(StageError, match="somebody else has just changed it"):
         champions.rollback(Beaten(store.root), "tiny")
     assert [entry.teacher for entry in champions.history(store, "tiny")] == ["teacher/a", "teacher/b"]
@@ -129,7 +133,9 @@ def test_a_rollback_that_somebody_came_before_takes_nothing_back(store):
 
 def test_a_refresh_that_somebody_came_before_promotes_nothing(store):
     with pytest.raises(StageError, match=r"teacher/b has become champion since"):
-        champions.promote_tested(Beaten(store.root), "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+        champions.promote_tested(
+            Beaten(store.root), "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND
+        )
     assert [entry.teacher for entry in champions.history(store, "tiny")] == ["teacher/b"]
 
 
@@ -249,6 +255,6 @@ def test_a_store_that_is_not_there_is_not_made_by_a_look(tmp_path, capsys):
 
 
 def test_entries_are_plain_json(store):
-    champions.promote_tested(store, "tiny", "teacher/a", BASE, 0, "refreshes/one", FOUND)
+    champions.promote_tested(store, "tiny", "teacher/a", over=BASE, after=0, refresh="refreshes/one", test=FOUND)
     tree = json.loads(store.read(".champions/tiny/000001.json") or b"")
     assert tree["teacher"] == "teacher/a" and tree["test"]["p_value"] == 1e-9 and tree["how"] == "test"

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from montessori.errors import InputError
 from montessori.settings import files
-from montessori.settings.schema import Lora, Sampling, Settings
+from montessori.settings.generation import Sampling
+from montessori.settings.models import Lora
+from montessori.settings.run import Settings
 from montessori.settings.study import Study
 from montessori.settings.suite import Suite
 

@@ -28,7 +28,9 @@ from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.influence import OptimizerState
 from montessori.models import loading
-from montessori.settings.schema import Compute, Dpo, Lora, Training
+from montessori.settings.execution import Compute
+from montessori.settings.models import Lora
+from montessori.settings.training import Dpo, Training
 from tasks.runtime import worker
 from tasks.runtime.places import Processes, StageCrash
 from tasks.runtime.ranks import RankError
@@ -124,9 +126,9 @@ def alike(one: Path, several: Path) -> None:
 @pytest.mark.parametrize("name", INPUTS)
 def test_two_processes_report_and_leave_what_one_does(tmp_path: Path, base: Path, name: str) -> None:
     heard: dict[str, list[tuple[int, int, str, str]]] = {"one": [], "two": []}
-    with progress.listening(lambda *report: heard["one"].append(report)):
+    with progress.send_to(lambda *report: heard["one"].append(report)):
         one = made(tmp_path / "one", name, base, 1)
-    with progress.listening(lambda *report: heard["two"].append(report)):
+    with progress.send_to(lambda *report: heard["two"].append(report)):
         two = made(tmp_path / "two", name, base, 2)
     alike(one, two)
     assert [report[:3] for report in heard["two"]] == [report[:3] for report in heard["one"]]
@@ -169,7 +171,7 @@ def hurt(request: Request, store: Folder, harm: Callable[[], None]) -> RankError
     It is done again ten steps later: Python drops an interrupt that comes while an object is being disposed of.
     """
     with (
-        progress.listening(lambda done, *_: harm() if done % 10 == 2 else None),
+        progress.send_to(lambda done, *_: harm() if done % 10 == 2 else None),
         pytest.raises(RankError) as raised,
     ):
         worker.run(request, store)

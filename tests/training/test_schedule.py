@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from montessori.settings.schema import Training
+from montessori.settings.training import Training
 from montessori.training.trainer import learning_rate_factor
 
 

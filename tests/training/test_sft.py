@@ -11,9 +11,10 @@ from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import OptimizerState
 from montessori.models import loading
-from montessori.settings.schema import Lora, Training
+from montessori.settings.models import Lora
+from montessori.settings.training import Training
 from montessori.training.sft import fine_tune
-from montessori.training.trainer import ByLength, learning_rate_factor
+from montessori.training.trainer import LengthSortedSampler, learning_rate_factor
 
 
 def examples(n, seed=0, vocabulary=384):
@@ -44,7 +45,7 @@ def token_loss(model, batch):
 
 def in_order(batch, batch_size, seed):
     """The batches of one epoch."""
-    order = list(ByLength([len(e.input_ids) for e in batch], batch_size, seed))
+    order = list(LengthSortedSampler([len(e.input_ids) for e in batch], batch_size, seed))
     return [[batch[i] for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
 
 
@@ -107,7 +108,7 @@ def test_micro_batches_do_not_change_the_step(tiny_llama, tiny_tokenizer):
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_order(tiny_llama, tiny_tokenizer):
     def run(seed):
         model = tiny_llama(attention_dropout=0.1)
-        result = fine_tune(model, tiny_tokenizer, examples(16), settings(), seed)
+        result = fine_tune(model, tiny_tokenizer, examples(16), settings(), seed=seed)
         return model.state_dict(), result
 
     (weights, result), (again, repeated), (_, other) = run(5), run(5), run(6)
@@ -137,7 +138,7 @@ def test_a_diverging_training_ends_with_what_to_change(tiny_llama, tiny_tokenize
 
 def test_progress_is_reported_step_by_step(tiny_llama, tiny_tokenizer):
     reports = []
-    with progress.listening(lambda *report: reports.append(report)):
+    with progress.send_to(lambda *report: reports.append(report)):
         fine_tune(tiny_llama(), tiny_tokenizer, examples(16), settings(), seed=0)
     assert [report[:3] for report in reports] == [(0, 2, "steps"), (1, 2, "steps"), (2, 2, "steps")]
     assert reports[-1][3].startswith("loss ")
@@ -197,7 +198,7 @@ def test_lora_trains_only_the_adapters(tiny_llama, tiny_tokenizer, dtype):
 
 def test_the_order_is_fresh_every_epoch_and_sorted_within_a_step():
     lengths = [random.Random(i).randint(1, 50) for i in range(37)]
-    sampler = ByLength(lengths, 8, seed=0)
+    sampler = LengthSortedSampler(lengths, 8, seed=0)
     epochs = [list(sampler), list(sampler)]
     assert [sorted(order) for order in epochs] == [list(range(37))] * 2
     assert epochs[0] != epochs[1]

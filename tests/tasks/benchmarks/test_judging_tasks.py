@@ -17,7 +17,8 @@ from montessori.data.rows import Row, read_rows
 from montessori.errors import BudgetReached, InputError, StageError
 from montessori.evaluation import judging
 from montessori.models import loading
-from montessori.settings.schema import OpenAI, Sampling
+from montessori.settings.engines import OpenAI
+from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.registry import TASKS
 from tasks.runtime import worker
@@ -481,7 +482,11 @@ def test_each_turn_is_graded_with_its_reference_and_the_conversation_before_it(b
             answered[row["id"]][row["turn"]],
         )
         (chat,) = judging.grading(
-            judging.GRADING, question["turns"], answered[row["id"]], question["references"], row["turn"]
+            judging.GRADING,
+            question["turns"],
+            answered[row["id"]],
+            references=question["references"],
+            turn=row["turn"],
         )
         assert chat["content"] in prompts
         assert row["grade"] == 2 + len(chat["content"]) % 8

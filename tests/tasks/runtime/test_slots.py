@@ -8,7 +8,7 @@ import pytest
 
 from montessori.artifacts import Request
 from montessori.errors import InputError
-from montessori.settings.schema import Compute
+from montessori.settings.execution import Compute
 from tasks.runtime.places import Processes, gpus
 
 Machine = Callable[..., Processes]
