@@ -83,8 +83,8 @@ FAULTS = [
     Fault(
         "taylor-forgets-rows-at-rest",
         "montessori/influence/taylor.py",
-        "parts[place].append(rest.sum() - rest[rows].sum())",
-        "parts[place].append(0 * rest.sum())",
+        ".append(rest.sum() - rest[rows].sum())",
+        ".append(0 * rest.sum())",
         "influence/test_estimators.py",
     ),
     Fault(
@@ -154,8 +154,8 @@ FAULTS = [
     Fault(
         "training-set-one-short",
         "montessori/synthesis/instructions.py",
-        "(missing := target - len(written.rows)) > 0",
-        "(missing := target - len(written.rows)) > 1",
+        "(missing := target - len(result.rows)) > 0",
+        "(missing := target - len(result.rows)) > 1",
         "synthesis/test_instructions.py",
     ),
     Fault(
@@ -211,8 +211,8 @@ FAULTS = [
     Fault(
         "dpo-on-swapped-answers",
         "montessori/training/dpo.py",
-        '"chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in kept],',
-        '"chosen_ids": [c.input_ids[c.prompt_length :] for _, c in kept],',
+        '"chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in',
+        '"chosen_ids": [c.input_ids[c.prompt_length :] for _, c in',
         "training/test_dpo.py",
     ),
     Fault(
@@ -272,14 +272,14 @@ FAULTS = [
         "montessori/artifacts/journal.py",
         "for line in text[:whole].splitlines())",
         "for line in text[:whole].splitlines()[:-1])",
-        "artifacts/test_store.py synthesis/test_asking.py",
+        "artifacts/test_store.py synthesis/test_journaled_engine.py",
     ),
     Fault(
         "journaled-answers-asked-for-again",
-        "montessori/synthesis/asking.py",
-        "done = {i for i, key in enumerate(keys) if key in self._kept}",
+        "montessori/synthesis/journaled_engine.py",
+        "done = {i for i, key in enumerate(keys) if key in self._answers}",
         "done: set[int] = set()",
-        "synthesis/test_asking.py",
+        "synthesis/test_journaled_engine.py",
     ),
     Fault(
         "gc-removes-a-champion",
@@ -322,7 +322,7 @@ FAULTS = [
         "montessori/budget.py",
         "(read * price.input + written * price.output) / 1e6",
         "read * price.input / 1e6",
-        "test_budget_rules.py synthesis/test_asking.py",
+        "test_budget_rules.py synthesis/test_journaled_engine.py",
     ),
     Fault(
         "secret-in-a-log",
@@ -356,17 +356,17 @@ FAULTS = [
     ),
     Fault(
         "duel-decided-by-one-order",
-        "montessori/evaluation/duels.py",
+        "montessori/evaluation/verdicts.py",
         "if all(preference < 0.5 for preference in readable):",
         "if any(preference < 0.5 for preference in readable):",
-        "evaluation/test_duels.py",
+        "evaluation/test_verdicts.py",
     ),
     Fault(
         "html-not-escaped",
         "montessori/reporting/html.py",
-        "return html.escape(text, quote=True)",
-        "return text",
-        "reporting/test_report_page.py",
+        "autoescape=True",
+        "autoescape=False",
+        "reporting/test_escaping.py",
     ),
 ]
 

@@ -114,7 +114,7 @@ class Nights:
 
         return eventually(final, NIGHT_S)
 
-    def history(self) -> list[champions.Entry]:
+    def history(self) -> list[champions.Change]:
         return champions.history(Folder(self.store), "micro")
 
     def told_of(self, night: str) -> dict[str, Any]:
