@@ -1,7 +1,9 @@
 # make demo        two iterations in the pocket world, with a report
 # make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/operate.md says what the folder holds)
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
-# make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
+# make test        the tests, ten minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
+# make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
+# make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
 # make check       formatting, lint and types
 # make docs        the documentation, in build/site
 # make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
@@ -26,6 +28,7 @@ REPORTS_PORT ?= 4201
 TORCH_INDEX ?=
 EXTRAS  ?= train,flows,evaluation,s3,dev,docs
 torch    = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SEEDS  ?= 20
 bin     = .venv/bin
 vllm    = .venv-vllm/bin
 # What vLLM wants to hear on a CPU; on a GPU its own defaults do.
@@ -55,7 +58,8 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test check docs images engine wheels up down
+.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check docs images engine \
+        wheels up down
 
 install: .venv/installed
 
@@ -116,8 +120,17 @@ study-alpaca-mini: install
 	$(bin)/montessori study alpaca-mini --store "$(STORE)" $(call rows,change.) $(ARGS)
 
 # The tests call make themselves, to whom these options are not addressed.
+pytest = env -u MAKEFLAGS -u ARGS $(bin)/pytest --numprocesses $(TESTS_AT_ONCE) --dist loadgroup
+
 test: install
-	env -u MAKEFLAGS -u ARGS $(bin)/pytest --numprocesses $(TESTS_AT_ONCE) --dist loadgroup $(ARGS)
+	$(pytest) -m "not long" $(ARGS)
+
+test-all: install
+	$(pytest) -m long $(ARGS)
+
+chaos: install
+	CHAOS_SEEDS=$(SEEDS) $(pytest) -m long tests/end_to_end/test_chaos.py \
+	  tests/end_to_end/containers/test_chaos_in_containers.py $(ARGS)
 
 check: install
 	$(bin)/ruff format --check .

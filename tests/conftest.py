@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from seeds import seeds
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -17,6 +18,20 @@ TEXT = [
     "<instruction>Explain why the sky is blue.</instruction>",
     "Add 12 and 30, then say whether the sum is even or odd. The sum is 42, which is even.",
 ]
+
+
+LONG = {"s3_server", "bucket", "images", "stack"}  # fixtures that start servers, for which no test of `make test` waits
+
+
+def pytest_report_header() -> str:
+    return f"random tests take the seeds of this commit: {', '.join(map(str, seeds(3)))}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if LONG & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", autouse=True)

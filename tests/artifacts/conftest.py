@@ -15,7 +15,7 @@ def bucket(s3_server: Server, s3_keys: None, tmp_path: Path, monkeypatch: pytest
     return open_store(s3_server.uri())
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Folder(tmp_path / "store")

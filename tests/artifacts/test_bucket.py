@@ -398,6 +398,7 @@ def test_ten_thousand_operations_through_a_bad_network_lose_nothing(s3_server, b
     load.check(elsewhere(open_store(s3_server.uri("bad")), tmp_path / "other"))
 
 
+@pytest.mark.long
 def test_a_server_killed_under_load_loses_nothing_that_it_answered(s3_keys, tmp_path, monkeypatch):
     skip_without_ceph()
     monkeypatch.setenv("MONTESSORI_CACHE", str(tmp_path / "cache"))

@@ -6,7 +6,10 @@ is killed every few seconds. All that is random comes from one seed.
 
 import itertools
 import json
+import os
 import random
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +20,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow.parquet as pq
-from harness import CONFIG, FOUR, Contents
+import pytest
+from harness import CONFIG, FOUR, Contents, contents
 
-from flows.requests.run import plan
+from flows.requests.run import prepare
 from montessori.artifacts import Store, open_store
 from montessori.artifacts.store import find_damage
 from montessori.errors import ArtifactError, StoreUnreachable
 from montessori.settings import files
-from tasks.runtime.engines import settled
 
 REDONE = ("warm-up", "tokens", "reference-gradient", "influence", "preferences", "teacher")  # 14 artifacts of them
 EARLY = range(10)  # after how many of them something can still be done to the run
@@ -146,7 +149,7 @@ def endured(start: Callable[[], Attempt], harm: Harm, uri: str, ready: Callable[
 
 def planned() -> list[str]:
     """The artifacts of a run with four shards; the last one is the run's page."""
-    return list(plan(settled(files.load(str(CONFIG), FOUR[1::2])))[0].requests)
+    return list(prepare(files.load(str(CONFIG), FOUR[1::2])).plan.requests)
 
 
 def upload(store: Path, client: Any, bucket: str, prefix: str) -> None:
@@ -182,3 +185,36 @@ def check_whole(uri: str, found: Contents, undisturbed: Contents) -> None:
         for manifest in shards:
             scored += pq.read_table(store.open(manifest["address"]) / "scores.parquet").column("id").to_pylist()
         assert sorted(scored) == sorted(asked)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(four: Path) -> Contents:
+    """What a run with four shards makes when nobody harms it."""
+    made = contents(four)
+    return {address: made[address] for address in planned()[:-1]}
+
+
+@contextmanager
+def started_in_sessions(
+    words: list[str], environment: dict[str, str], log: Path
+) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
+    """What starts a command in a session of its own; inside the block, after which nothing of it is left."""
+    sessions: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            started = subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True)
+        sessions.append(started)
+        return started
+
+    try:
+        yield start
+    finally:
+        for session in sessions:
+            kill_session(session)
+            session.wait()
+
+
+def kill_session(leader: "subprocess.Popen[bytes]") -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)

@@ -1,2 +1,1 @@
-from harness import copy, environment, finished, four, montessori, only_models  # noqa: F401
-from stack import images, ran, stack  # noqa: F401
+from harness import copy, environment, finished, four, here, montessori, only_models  # noqa: F401

@@ -1,29 +1,30 @@
-"""A finished micro run to start from, and the command line as a user calls it."""
+"""A finished micro run to start from, and the command line: as a user calls it, or in this process."""
 
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.commands import cli
 from montessori.artifacts import Request
 
 CONFIG = Path(__file__).with_name("micro.yaml")
+STARTING = ("run", "refresh", "evaluate", "study")  # commands with --place
 FOUR = ("--set", "influence.shards=4", "--set", "influence.token_budget=64")  # a few points a batch, for all shards
 Montessori = Callable[..., "subprocess.CompletedProcess[str]"]
 Contents = dict[str, dict[str, str]]  # by address: the SHA-256 of each file
-
-
-def label_of(request: dict[str, Any]) -> str:
-    """Return the display text of a request in a manifest."""
-    return Request.model_validate(request).label
 
 
 def command(*arguments: object) -> list[str]:
@@ -49,6 +50,29 @@ def montessori(environment: dict[str, str]) -> Montessori:
 
 
 @pytest.fixture(scope="session")
+def here(environment: dict[str, str]) -> Montessori:
+    """The command in this process, its stages one after the other: where processes are not what a test is about.
+
+    It has torch and TRL already, which each command of `montessori` imports for 10 s of CPU time.
+    """
+
+    def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+        words = list(map(str, arguments))
+        if words[0] in STARTING and "--dry-run" not in words:
+            words += ["--place", "inline"]
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in set(os.environ) - set(environment):
+                patch.delenv(name)
+            for name, value in {**environment, **variables}.items():
+                patch.setenv(name, value)
+            code = cli.main(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori) -> Path:
     """A store with a whole micro run, not to be changed: one for all workers of a test run."""
     base = tmp_path_factory.getbasetemp()
@@ -63,14 +87,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori) -
 
 
 @pytest.fixture(scope="session")
-def four(finished: Path, montessori: Montessori) -> Path:
-    """The same with four shards, made in one process, one stage after the other."""
+def four(finished: Path, here: Montessori) -> Path:
+    """The same with four shards, made in this process, one stage after the other."""
     store, making = finished.with_name("four"), finished.with_name("four.making")
     with finished.with_name("four.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not store.exists():
             shutil.copytree(finished, making)
-            done = montessori("run", CONFIG, "--store", making, *FOUR, "--set", "compute.place=inline")
+            done = here("run", CONFIG, "--store", making, *FOUR)
             assert done.returncode == 0, done.stdout + done.stderr
             making.rename(store)
     return store
@@ -89,6 +113,31 @@ def only_models(copy: Path) -> Path:
         if folder.name not in {"scratch-teacher", "scratch-student"}:
             shutil.rmtree(folder)
     return copy
+
+
+def kill_at(stage: str, running: "subprocess.Popen[str]", store: Path) -> None:
+    """Kill a command's whole session, in which it leads, as soon as an artifact of `stage` is begun for the first time.
+
+    The store is a folder, in which each artifact that a process works on has a log.
+    """
+    before = set(store.glob(f"logs/{stage}-*.log"))
+    while set(store.glob(f"logs/{stage}-*.log")) == before:
+        try:
+            running.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        out, err = running.communicate()
+        raise AssertionError(f"ended with {running.returncode} before it came to {stage}: {out}{err}")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def contents(store: Path) -> Contents:
@@ -117,6 +166,12 @@ def contents_of_bucket(client: Any, bucket: str, prefix: str) -> Contents:
 
 def _without_pages(found: Contents) -> Contents:
     return {address: files for address, files in found.items() if not address.startswith(("runs/", "refreshes/"))}
+
+
+def requests(store: Path, stage: str = "*") -> dict[Path, Request]:
+    """The request of each artifact of a task, by the artifact's folder."""
+    manifests = store.glob(f"{stage}/*/manifest.json")
+    return {path.parent: Request.model_validate(json.loads(path.read_text())["request"]) for path in manifests}
 
 
 def the_run(store: Path) -> Path:

@@ -15,10 +15,10 @@ def used(store: Path) -> float:
     return sum(usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0) for usage in found)
 
 
-def test_a_budget_stops_a_run_and_a_larger_one_lets_it_go_on(only_models: Path, finished: Path, montessori: Montessori):
+def test_a_budget_stops_a_run_and_a_larger_one_lets_it_go_on(only_models: Path, finished: Path, here: Montessori):
     whole = used(finished)
     limit = round(whole / 2)
-    stopped = montessori("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={limit}")
+    stopped = here("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={limit}")
     assert stopped.returncode == 1, stopped.stdout + stopped.stderr
     assert f"budget.tokens = {limit:,} is reached" in stopped.stderr
     assert "raise budget.tokens and run the same command to go on" in stopped.stderr
@@ -26,17 +26,17 @@ def test_a_budget_stops_a_run_and_a_larger_one_lets_it_go_on(only_models: Path, 
     spent = used(only_models)
     assert 0 < spent < limit + 0.3 * whole  # batches that were under way are finished
 
-    again = montessori("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={limit}")
+    again = here("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={limit}")
     assert again.returncode == 1
     assert used(only_models) == spent
 
-    raised = montessori("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={round(whole) + 1}")
+    raised = here("run", CONFIG, "--store", only_models, "--set", f"budget.tokens={round(whole) + 1}")
     assert raised.returncode == 0, raised.stdout + raised.stderr
     assert used(only_models) == whole
     assert contents(only_models) == contents(finished)
 
 
-def test_a_budget_of_hours_counts_all_stages(copy: Path, montessori: Montessori):
-    stopped = montessori("run", CONFIG, "--store", copy, "--set", "budget.hours=0.000001", "--set", "dpo.beta=0.3")
+def test_a_budget_of_hours_counts_all_stages(copy: Path, here: Montessori):
+    stopped = here("run", CONFIG, "--store", copy, "--set", "budget.hours=0.000001", "--set", "dpo.beta=0.3")
     assert stopped.returncode == 1
     assert "budget.hours = 1e-06 is reached" in stopped.stderr

@@ -5,17 +5,23 @@ import os
 import random
 import signal
 import subprocess
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos import EARLY, Deed, Harm, check_whole, endured, planned, upload
-from harness import CONFIG, FOUR, Contents, command, contents, contents_of_bucket
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from chaos import (
+    EARLY,
+    Deed,
+    Harm,
+    check_whole,
+    endured,
+    kill_session,
+    started_in_sessions,
+    undisturbed,  # noqa: F401
+    upload,
+)
+from harness import CONFIG, FOUR, Contents, command, contents_of_bucket
 from prefect_server import Prefect, serving
 from s3 import (
     BUCKET,
@@ -28,14 +34,10 @@ from s3 import (
     skip_without_ceph,
     wait_until_ready,
 )
-from stack import DOCKER, IMAGES, TAG, Stack, answers, done, inside
+from seeds import seeds
 
-from tasks.runtime.pool import patiently
-
-pytestmark = pytest.mark.slow
-SEEDS, CONTAINER_SEEDS = 20, 3
-SERVICES = ("postgres", "redis", "s3", "server", "services", "worker")
-SETTINGS = "/scratch/micro.yaml"  # in the volume of runs and stages
+pytestmark = pytest.mark.long
+SEEDS = seeds(3)
 log = logging.getLogger(__name__)
 
 
@@ -76,19 +78,12 @@ def servers(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
             servers.end()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(four: Path) -> Contents:
-    """What a run with four shards makes when nobody harms it."""
-    made = contents(four)
-    return {address: made[address] for address in planned()[:-1]}
-
-
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_is_completed_with_the_same_bytes_whatever_is_killed(
     seed: int,
     servers: Servers,
     four: Path,
-    undisturbed: Contents,
+    undisturbed: Contents,  # noqa: F811
     s3_keys: None,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -112,72 +107,6 @@ def test_a_run_is_completed_with_the_same_bytes_whatever_is_killed(
     check_whole(uri, contents_of_bucket(client, BUCKET, prefix), undisturbed)
 
 
-@pytest.mark.xdist_group("docker")
-@pytest.mark.parametrize("seed", range(CONTAINER_SEEDS))
-def test_a_run_in_containers_is_completed_with_the_same_bytes_whatever_is_killed(
-    seed: int,
-    stack: Stack,
-    environment: dict[str, str],
-    four: Path,
-    undisturbed: Contents,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in {**stack.environment, "MONTESSORI_CACHE": str(tmp_path / "onlooker")}.items():
-        monkeypatch.setenv(name, value)
-    ready = partial(wait_until_healthy, stack)
-    ready()
-    draw, prefix = random.Random(seed), f"chaos-{uuid.uuid4().hex}"
-    uri = f"s3://{BUCKET}/{prefix}"
-    upload(four, stack.client(), BUCKET, prefix)
-    ids = {service: container["Id"] for service, container in stack.containers().items()}
-    deeds: list[Deed] = [
-        (draw.choice(EARLY), "S3 server killed", lambda _: restart_containers(ids["s3"])),
-        (draw.choice(EARLY), "Prefect server killed", lambda _: restart_containers(ids["server"])),
-    ]
-    if seed == 0:  # started as a person does in the UI
-        what = "the run's own container and the worker killed"
-        deed = lambda run: restart_containers(*run.containers(), ids["worker"])  # noqa: E731
-        started = deployed_runs(stack, uri)
-    else:
-        what, deed = "worker killed", lambda _: restart_containers(ids["worker"])
-        own = {**environment, **stack.environment, "MONTESSORI_CACHE": str(tmp_path / "cache")}
-        words = command("run", CONFIG, "--place", "pool", "--store", uri, *FOUR)
-        started = started_in_sessions(words, own, tmp_path / "run.log")
-    deeds.append((draw.choice(EARLY[1:]), what, deed))
-    harm = Harm(draw, deeds, lambda _: kill_a_stage_container(draw), draw.randint(2, 4), tmp_path / "story")
-    with started as start:
-        again = endured(start, harm, uri, ready)
-    log.info("in containers, seed %d: started again %d times: %s", seed, again, harm.told())
-    check_whole(uri, stack.contents(prefix), undisturbed)
-
-
-@contextmanager
-def started_in_sessions(
-    words: list[str], environment: dict[str, str], log: Path
-) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """What starts a command in a session of its own; inside the block, after which nothing of it is left."""
-    sessions: list[subprocess.Popen[bytes]] = []
-
-    def start() -> "subprocess.Popen[bytes]":
-        with log.open("ab") as output:
-            started = subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True)
-        sessions.append(started)
-        return started
-
-    try:
-        yield start
-    finally:
-        for session in sessions:
-            kill_session(session)
-            session.wait()
-
-
-def kill_session(leader: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(leader.pid, signal.SIGKILL)
-
-
 def kill_a_stage(leader: "subprocess.Popen[bytes]", draw: random.Random) -> str | None:
     """Kill one of the stages at work, now and then what forks them; its name, or None where there is none."""
     asked = ["ps", "-s", str(leader.pid), "-o", "pid=,ppid=,args="]
@@ -196,57 +125,3 @@ def kill_a_stage(leader: "subprocess.Popen[bytes]", draw: random.Random) -> str 
         os.kill(chosen, signal.SIGKILL)
         return f"{name} killed"
     return None
-
-
-def kill_a_stage_container(draw: random.Random) -> str | None:
-    """Kill one of the containers in which a stage is at work; its name, or None where there is none."""
-    image = f"ancestor={IMAGES}-worker-cpu:{TAG}"
-    lines = done(DOCKER, "ps", "--filter", image, "--format", "{{.ID}} {{.Names}}").splitlines()
-    if not lines:
-        return None
-    chosen, name = draw.choice(lines).split()
-    return f"{name} killed" if answers(DOCKER, "kill", chosen) else None  # else it has just ended
-
-
-def wait_until_healthy(stack: Stack) -> None:
-    for service in SERVICES:
-        stack.wait_healthy(service)
-
-
-def restart_containers(*ids: str) -> None:
-    """Kill containers, and start the last of them again."""
-    done(DOCKER, "kill", *ids)
-    done(DOCKER, "start", ids[-1])
-
-
-class DeployedRun:
-    """A run of the deployment, as a person starts it in the UI, followed as its flow run."""
-
-    def __init__(self, client: SyncPrefectClient, uri: str):
-        self._client = client
-        asked = {"config": SETTINGS, "store": uri, "overrides": list(FOUR[1::2])}
-        deployment = patiently(lambda: client.read_deployment_by_name("montessori/montessori"))
-        self._id = patiently(lambda: client.create_flow_run_from_deployment(deployment.id, parameters=asked)).id
-
-    def poll(self) -> int | None:
-        """0 when it is completed, 1 when it has failed; one that has crashed is started again by an automation."""
-        state = patiently(lambda: self._client.read_flow_run(self._id)).state
-        return {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 1}.get(state.type.value) if state else None
-
-    def kill(self) -> None:
-        done(DOCKER, "kill", *self.containers())
-
-    def containers(self) -> list[str]:
-        """Those in which it is at work, without its stages."""
-        return done(DOCKER, "ps", "--quiet", "--filter", f"label=io.prefect.flow-run-id={self._id}").split()
-
-
-@contextmanager
-def deployed_runs(stack: Stack, uri: str) -> Iterator[Callable[[], DeployedRun]]:
-    """What starts deployed runs of the settings of the tests, which have to be where the runs' containers see them."""
-    write = f"cat >{SETTINGS} <<'end'\n{CONFIG.read_text()}\nend"
-    inside("orchestrator", "sh", "-c", write, options=("--volume", "montessori-scratch:/scratch"))
-    own = {PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}
-    own[PREFECT_API_AUTH_STRING] = stack.environment["PREFECT_API_AUTH_STRING"]
-    with temporary_settings(own), get_client(sync_client=True) as client:
-        yield lambda: DeployedRun(client, uri)

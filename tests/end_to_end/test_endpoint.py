@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from endpoint import Body, Endpoint, Reply
-from harness import CONFIG, command, summary, the_run
+from harness import CONFIG, Montessori, summary, the_run
 
 from montessori.artifacts import Folder
 from montessori.data.rows import read_rows
@@ -49,29 +49,20 @@ def settings(tmp_path: Path, only_models: Path) -> Path:
     return path
 
 
-def run(settings: Path, url: str, environment: dict[str, str], *changes: str) -> "subprocess.CompletedProcess[str]":
+def run(settings: Path, url: str, here: Montessori, *changes: str) -> "subprocess.CompletedProcess[str]":
     words = [word for change in (f"generation.openai.base_url={url}", *changes) for word in ("--set", change)]
-    return subprocess.run(
-        command("run", settings, *words),
-        env={**environment, "OPENAI_API_KEY": KEY},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return here("run", settings, *words, OPENAI_API_KEY=KEY)
 
 
-def test_a_budget_in_dollars_is_kept_and_nothing_is_paid_for_twice(
-    settings: Path, only_models: Path, environment: dict[str, str]
-):
+def test_a_budget_in_dollars_is_kept_and_nothing_is_paid_for_twice(settings: Path, only_models: Path, here: Montessori):
     """8 prompts for 32 instructions and 32 for their responses: 8 × 500 + 32 × 200 millionths of a dollar."""
     with Endpoint(strong) as endpoint:
-        stopped = run(settings, endpoint.url, environment, "budget.usd=0.006")
+        stopped = run(settings, endpoint.url, here, "budget.usd=0.006")
         assert stopped.returncode == 1, stopped.stdout + stopped.stderr
         assert "budget.usd = 0.006 is reached" in stopped.stderr
         paid = len(endpoint.asked)
         assert 8 < paid < 40
-        done = run(settings, endpoint.url, environment, "budget.usd=1")
+        done = run(settings, endpoint.url, here, "budget.usd=1")
         assert done.returncode == 0, done.stdout + done.stderr
         assert set(endpoint.times().values()) == {1}
         assert len(endpoint.asked) == 40
@@ -106,11 +97,11 @@ def test_a_budget_in_dollars_is_kept_and_nothing_is_paid_for_twice(
     ids=["key", "model", "penalty", "price"],
 )
 def test_what_the_endpoint_will_not_do_is_found_before_anything_starts(
-    settings: Path, only_models: Path, environment: dict[str, str], reply: Any, changes: list[str], sentence: str
+    settings: Path, only_models: Path, here: Montessori, reply: Any, changes: list[str], sentence: str
 ):
     before = sorted(Folder(only_models).root.rglob("*"))
     with Endpoint(strong, models=reply) as endpoint:
-        done = run(settings, endpoint.url, environment, *changes)
+        done = run(settings, endpoint.url, here, *changes)
         assert endpoint.asked == []
     assert done.returncode == 2, done.stdout + done.stderr
     assert sentence in done.stderr
@@ -119,14 +110,14 @@ def test_what_the_endpoint_will_not_do_is_found_before_anything_starts(
     assert sorted(Folder(only_models).root.rglob("*")) == before
 
 
-def test_an_address_that_is_not_the_apis_is_found_before_anything_starts(settings: Path, environment: dict[str, str]):
+def test_an_address_that_is_not_the_apis_is_found_before_anything_starts(settings: Path, here: Montessori):
     with Endpoint(strong) as endpoint:
-        done = run(settings, endpoint.url.removesuffix("/v1"), environment)
+        done = run(settings, endpoint.url.removesuffix("/v1"), here)
     assert done.returncode == 2
     assert "usually ends in /v1" in done.stderr
 
 
-def test_nothing_listening_is_found_before_anything_starts(settings: Path, environment: dict[str, str]):
-    done = run(settings, "http://127.0.0.1:9/v1", environment)
+def test_nothing_listening_is_found_before_anything_starts(settings: Path, here: Montessori):
+    done = run(settings, "http://127.0.0.1:9/v1", here)
     assert done.returncode == 2
     assert "generation.openai.base_url = http://127.0.0.1:9/v1: cannot be reached" in done.stderr

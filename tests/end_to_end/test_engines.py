@@ -23,7 +23,7 @@ from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-vllm: `make vllm` builds it"),
 ]
 QUESTIONS = ["Name three colours of the rainbow.", "Sort: pear apple.", "Say it backwards: one two three", "a"]
@@ -129,9 +129,9 @@ def test_what_vllm_had_written_when_it_was_killed_is_not_written_again(tmp_path:
         store.commit("instructions/all", folder, {"seconds": 0, "summary": {}})
     settings = {"engine": "vllm", "dtype": "float32", "sampling": Sampling(top_p=1, presence_penalty=0, max_tokens=24)}
     inputs = {"teacher": [f"file:{teacher}#0"], "instructions": ["instructions/all"]}
-    asked = Requests()
+    requests = Requests()
     means = {"vllm": {"gpu_memory_utilization": 0.9}}
-    request = asked.by_address[asked.add("responses", settings, inputs, seed=0, means=means)]
+    request = requests.by_address[requests.add("responses", settings, inputs, seed=0, means=means)]
     # An address outside the store names the model's folder itself.
     order = tmp_path / "order.json"
     order.write_text(request.model_dump_json())

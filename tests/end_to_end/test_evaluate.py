@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 import tiny_judge
 import yaml
-from harness import CONFIG, Montessori, label_of
-from stack import free_port
+from harness import CONFIG, Montessori, free_port
 from vllm_server import PYTHON, serving
 
-from montessori.artifacts import Folder
+from montessori.artifacts import Folder, Request
 from montessori.data.rows import read_rows
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 GPQA = ["Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.xdist_group("evaluate"),
     pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data: the benchmarks' files"),
 ]
 
@@ -91,17 +90,20 @@ def served(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield url
 
 
+def label_of(manifest: dict[str, Any]) -> str:
+    return Request.model_validate(manifest["request"]).label
+
+
 def run_of(store: Path) -> str:
     (run,) = (store / "runs").iterdir()
     return run.name
 
 
-def test_every_benchmark_of_a_runs_students_by_a_served_judge(
-    store: Path, config: Path, served: str, montessori: Montessori
-):
+@pytest.mark.long
+def test_every_benchmark_of_a_runs_students_by_a_served_judge(store: Path, config: Path, served: str, here: Montessori):
     words = ["evaluate", run_of(store), "--suite", config, "--store", store, "--judge", "openai:teacher"]
     words += ["--set", f"judge.openai.base_url={served}"]
-    done = montessori(*words)
+    done = here(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "judge  teacher (openai): about" in done.stdout
     (folder,) = (store / "evaluations").iterdir()
@@ -116,7 +118,7 @@ def test_every_benchmark_of_a_runs_students_by_a_served_judge(
 
     manifests = list(Folder(store).manifests("verdicts"))
     for model in ("No fine-tuning", "Montessori iteration 1"):
-        (one,) = [m for m in manifests if label_of(m["request"]) == f"{model} against Self-Instruct"]
+        (one,) = [m for m in manifests if f"{model} against Self-Instruct" in label_of(m)]
         verdicts = read_rows(store / one["address"] / "verdicts.parquet")
         preferences = [row["preference"] for row in verdicts if row["preference"] is not None]
         assert len(preferences) == models[model]["alpaca_eval"]["n"]
@@ -132,16 +134,14 @@ def test_every_benchmark_of_a_runs_students_by_a_served_judge(
     ]
     assert len(grades) == 3 * 4 * 2
 
-    again = montessori(*words)
+    again = here(*words)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "every verdict is in the store" in again.stdout
     assert "done " not in again.stdout.split("#")[0]
     assert len(list((store / "evaluations").iterdir())) == 1
 
 
-def test_a_model_that_is_added_later_is_all_that_is_measured(
-    store: Path, config: Path, judge: Path, montessori: Montessori
-):
+def test_a_model_that_is_added_later_is_all_that_is_measured(store: Path, config: Path, judge: Path, here: Montessori):
     """And a judge in a folder does as well as one behind an endpoint."""
     few = [f"--set=benchmarks.{name}=null" for name in ("mmlu", "gpqa", "arc_challenge", "gsm8k")]
     words = [
@@ -157,12 +157,12 @@ def test_a_model_that_is_added_later_is_all_that_is_measured(
         "--judge",
         f"transformers:{judge}",
     ]
-    first = montessori("evaluate", f"{run_of(store)}:Self-Instruct", *words)
+    first = here("evaluate", f"{run_of(store)}:Self-Instruct", *words)
     assert first.returncode == 0, first.stdout + first.stderr
     card = Path(first.stdout.split()[-1])
     assert "AlpacaEval WR" in (card / "result.md").read_text()  # against the reference answers
     both = [f"{run_of(store)}:{system}" for system in ("Self-Instruct", "Montessori iteration 1")]
-    more = montessori("evaluate", *both, *words, "--baseline", "reference")
+    more = here("evaluate", *both, *words, "--baseline", "reference")
     assert more.returncode == 0, more.stdout + more.stderr
     made = [line for line in more.stdout.splitlines() if line.startswith("done")]
     assert made and all("Montessori iteration 1" in line or "scorecard" in line for line in made)
@@ -197,30 +197,30 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_sentence_before_anything_starts(
-    store: Path, tmp_path: Path, montessori: Montessori, words: list[str], sentence: str
+    store: Path, tmp_path: Path, here: Montessori, words: list[str], sentence: str
 ):
     (tmp_path / "wrong.jsonl").write_text('{"query": "1 + 1?", "answer": "#### 2"}\n')
     given = {"RUN": run_of(store), "WRONG": str(tmp_path / "wrong.jsonl"), "PORT": str(free_port())}
     for name, value in given.items():
         words, sentence = [word.replace(name, value) for word in words], sentence.replace(name, value)
-    done = montessori("evaluate", *words, "--store", store)
+    done = here("evaluate", *words, "--store", store)
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1 and sentence in done.stderr
 
 
-def test_a_run_measures_its_students_as_they_come(copy: Path, montessori: Montessori, tmp_path: Path):
+def test_a_run_measures_its_students_as_they_come(copy: Path, here: Montessori, tmp_path: Path):
     arc = "arc/arc_challenge_test.jsonl"
     few = {"name": "few", "benchmarks": {"arc": _on("arc_challenge", "acc_norm,none", 0, 3, arc)}}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
     words = ["run", CONFIG, "--store", copy, "--suite", tmp_path / "few.yaml"]
-    done = montessori(*words)
+    done = here(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (copy / "evaluations").iterdir()
     assert str(folder / "report.html") in done.stdout and f"run     {copy / 'runs' / run_of(copy)}" in done.stdout
     models = json.loads((folder / "metrics.json").read_text())["models"]
     assert list(models) == ["No fine-tuning", "Self-Instruct", "Montessori iteration 1"]
     assert all(columns["arc"]["n"] == 3 for columns in models.values())
-    alone = montessori("evaluate", run_of(copy), "--store", copy, "--suite", tmp_path / "few.yaml")
+    alone = here("evaluate", run_of(copy), "--store", copy, "--suite", tmp_path / "few.yaml")
     assert alone.returncode == 0 and "\ndone " not in alone.stdout, alone.stdout
-    wrong = montessori("run", CONFIG, "--store", copy, "--suite", "nope")
+    wrong = here("run", CONFIG, "--store", copy, "--suite", "nope")
     assert wrong.returncode == 2 and "--suite = nope: no suite of that name" in wrong.stderr

@@ -35,7 +35,7 @@ from montessori.pocket import world
 from montessori.refresh import champions
 from montessori.settings import files
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nightly")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("nightly")]
 REFRESH = "teacher-refresh/teacher-refresh"
 # What has nothing to do with the question, so that whatever the tuned teacher answers is better.
 NONSENSE = [{**row, "response": f"{n:x} " * 6} for n, row in enumerate(world.seeds(2000, seed=7))]
@@ -114,7 +114,7 @@ class Nights:
 
         return eventually(final, NIGHT_S)
 
-    def history(self) -> list[champions.Entry]:
+    def history(self) -> list[champions.Change]:
         return champions.history(Folder(self.store), "micro")
 
     def told_of(self, night: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from montessori.artifacts import Folder, Request
 from montessori.errors import InputError, StageError
 from montessori.settings.execution import Compute
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

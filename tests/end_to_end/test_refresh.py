@@ -1,11 +1,8 @@
 """`montessori refresh` as a user meets it: nights that promote, that do not, that are killed and that fail."""
 
 import json
-import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import pytest
 from endpoint import Endpoint
-from harness import CONFIG, Montessori, command, contents, label_of
+from harness import CONFIG, Montessori, command, contents, kill_at, requests
 from teaching import answering, learning_from
 
 from montessori.artifacts import Folder
@@ -26,16 +23,16 @@ NIGHT, NEXT = "2026-11-23", "2026-11-24"
 STRICT = ("--set", "refresh.level=1e-9")
 # Beyond what the micro teacher stands: it forgets the form in which instructions are written.
 RUINOUS = ("--set", "dpo.learning_rate=3e-3")
-KILLS = 4
+MOMENTS = ("instructions", "teacher", "student")  # stages in whose midst the command is killed
 
 
 @pytest.fixture(scope="module")
-def after_a_night(tmp_path_factory: pytest.TempPathFactory, montessori: Montessori, finished: Path) -> Path:
+def after_a_night(tmp_path_factory: pytest.TempPathFactory, here: Montessori, finished: Path) -> Path:
     """A store with the base models and one micro night in which nothing was promoted, not to be changed."""
     store = tmp_path_factory.mktemp("night") / "store"
     for models in ("scratch-teacher", "scratch-student"):
         shutil.copytree(finished / models, store / models)
-    done = montessori("refresh", CONFIG, "--store", store, "--night", NIGHT, *STRICT)
+    done = here("refresh", CONFIG, "--store", store, "--night", NIGHT, *STRICT)
     assert done.returncode == 0, done.stdout + done.stderr
     return store
 
@@ -62,11 +59,7 @@ def states(output: str) -> set[str]:
 
 def written(store: Path, label: str) -> list[str]:
     """The instructions in the artifact of that label."""
-    (folder,) = (
-        manifest.parent
-        for manifest in store.glob("instructions/*/manifest.json")
-        if label_of(json.loads(manifest.read_text())["request"]) == label
-    )
+    (folder,) = (folder for folder, request in requests(store, "instructions").items() if request.label == label)
     return [row["instruction"] for row in read_rows(folder / "instructions.parquet")]
 
 
@@ -87,30 +80,26 @@ def test_a_night_that_finds_nothing_better_keeps_the_champion_and_tells_of_it_li
 
 
 def test_both_students_are_taught_alike(after_a_night: Path) -> None:
-    requests = [json.loads(path.read_text())["request"] for path in after_a_night.glob("*/*/manifest.json")]
-    for stage, label in (("instructions", "training set: instructions"), ("student", "student")):
-        pair = [
-            r
-            for r in requests
-            if r["stage"] == stage and re.match(rf"Champion.*{label}|Challenger.*{label}", label_of(r))
-        ]
+    made = requests(after_a_night).values()
+    for stage, part in (("instructions", "training set"), ("student", "")):
+        pair = [r for r in made if r.stage == stage and r.part == part and r.system in ("Champion", "Challenger")]
         assert len(pair) == 2
-        assert pair[0]["seed"] == pair[1]["seed"] and pair[0]["settings"] == pair[1]["settings"]
+        assert pair[0].seed == pair[1].seed and pair[0].settings == pair[1].settings
 
 
-def test_the_same_night_replays_from_the_store(montessori: Montessori, store: Path) -> None:
+def test_the_same_night_replays_from_the_store(here: Montessori, store: Path) -> None:
     before = contents(store)
-    again = montessori("refresh", CONFIG, "--store", store, "--night", NIGHT, *STRICT)
+    again = here("refresh", CONFIG, "--store", store, "--night", NIGHT, *STRICT)
     assert again.returncode == 0, again.stderr
     assert states(again.stdout) == {"cached"}
     (run_yaml,) = (store / "refreshes").glob("*/run.yaml")
-    replay = montessori("refresh", run_yaml, "--store", store, "--night", NIGHT)
+    replay = here("refresh", run_yaml, "--store", store, "--night", NIGHT)
     assert replay.returncode == 0, replay.stderr
     assert states(replay.stdout) == {"cached"}
     assert contents(store) == before
 
 
-def test_the_next_night_makes_new_data_with_what_has_become_champion(montessori: Montessori, store: Path) -> None:
+def test_the_next_night_makes_new_data_with_what_has_become_champion(here: Montessori, store: Path) -> None:
     labels = (
         "Challenger: instructions",
         "Challenger, training set: instructions",
@@ -119,8 +108,8 @@ def test_the_next_night_makes_new_data_with_what_has_become_champion(montessori:
     before = {label: written(store, label) for label in labels}
     kept = set(contents(store))
     champion = summary(store, "micro", NIGHT)["challenger"]
-    assert montessori("champion", "promote", champion, "--name", "micro", "--store", store).returncode == 0
-    done = montessori("refresh", CONFIG, "--store", store, "--night", NEXT, *STRICT)
+    assert here("champion", "promote", champion, "--name", "micro", "--store", store).returncode == 0
+    done = here("refresh", CONFIG, "--store", store, "--night", NEXT, *STRICT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"champion {champion}" in done.stdout
     assert summary(store, "micro", NEXT)["champion"] == champion
@@ -131,34 +120,34 @@ def test_the_next_night_makes_new_data_with_what_has_become_champion(montessori:
     for label in labels:
         assert len(set(written(store, label)) & set(before[label])) < len(before[label]) / 4
 
-    manifests = {path.parent: json.loads(path.read_text())["request"] for path in store.glob("*/*/manifest.json")}
-    (warm,) = (r for path, r in manifests.items() if r["stage"] == "warm-up" and f"warm-up/{path.name}" in made)
+    asked = requests(store)
+    (warm,) = (r for folder, r in asked.items() if r.stage == "warm-up" and f"warm-up/{folder.name}" in made)
     (student,) = (
-        path for path, r in manifests.items() if label_of(r) == "Champion: student" and f"student/{path.name}" in made
+        folder for folder, r in asked.items() if r.label == "Champion: student" and f"student/{folder.name}" in made
     )
-    assert warm["inputs"]["student"] == [f"student/{student.name}"]  # the one that learned from the champion is probed
+    assert warm.inputs["student"] == [f"student/{student.name}"]  # the one that learned from the champion is probed
 
-    again = montessori("refresh", CONFIG, "--store", store, "--night", NIGHT, "--dry-run", *STRICT)
+    again = here("refresh", CONFIG, "--store", store, "--night", NIGHT, "--dry-run", *STRICT)
     assert summary(store, "micro", NIGHT)["champion"] in again.stdout  # the night before still begins with its own
 
 
-def test_a_night_killed_at_random_moments_goes_on_to_the_same_artifacts(
+def test_a_night_killed_in_the_midst_of_stages_goes_on_to_the_same_artifacts(
     environment: dict[str, str], montessori: Montessori, after_a_night: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     for models in ("scratch-teacher", "scratch-student"):
         shutil.copytree(after_a_night / models, store / models)
-    draw = random.Random(0)
     arguments = ("refresh", CONFIG, "--store", store, "--night", NIGHT, *STRICT)
-    for _ in range(KILLS):
+    for stage in MOMENTS:
         running = subprocess.Popen(
-            command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            command(*arguments),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-        try:
-            running.wait(timeout=draw.uniform(8, 30))
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
+        kill_at(stage, running, store)
         assert champions.history(Folder(store), "micro") == []
     done = montessori(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -167,10 +156,10 @@ def test_a_night_killed_at_random_moments_goes_on_to_the_same_artifacts(
     assert summary(store, "micro", NIGHT)["test"] == summary(after_a_night, "micro", NIGHT)["test"]
 
 
-def test_a_night_that_fails_leaves_the_champion_and_says_so(montessori: Montessori, store: Path) -> None:
+def test_a_night_that_fails_leaves_the_champion_and_says_so(here: Montessori, store: Path) -> None:
     champion = summary(store, "micro", NIGHT)["challenger"]
-    montessori("champion", "promote", champion, "--name", "micro", "--store", store)
-    failed = montessori("refresh", CONFIG, "--store", store, "--night", NEXT, *STRICT, *RUINOUS)
+    here("champion", "promote", champion, "--name", "micro", "--store", store)
+    failed = here("refresh", CONFIG, "--store", store, "--night", NEXT, *STRICT, *RUINOUS)
     assert failed.returncode == 1
     sentence = f"the refresh of {NEXT} failed, and changed no champion: Challenger, training set: instructions failed"
     assert f"montessori: {sentence}" in failed.stderr
@@ -181,27 +170,18 @@ def test_a_night_that_fails_leaves_the_champion_and_says_so(montessori: Montesso
 
 
 def night_of_an_endpoint(
-    rows: Sequence[Mapping[str, Any]], store: Path, environment: dict[str, str], night: str = NIGHT
+    rows: Sequence[Mapping[str, Any]], store: Path, here: Montessori, night: str = NIGHT
 ) -> "subprocess.CompletedProcess[str]":
     """A night that begins with an endpoint in the base teacher's place, and students that learn from what they read."""
     with Endpoint(answering(rows)) as endpoint:
         words = [word for change in learning_from(endpoint.url) for word in ("--set", change)]
-        return subprocess.run(
-            command("refresh", CONFIG, "--store", store, "--night", night, *words),
-            env={**environment, "OPENAI_API_KEY": "none"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        return here("refresh", CONFIG, "--store", store, "--night", night, *words, OPENAI_API_KEY="none")
 
 
-def test_a_better_challenger_is_promoted_once_and_can_be_taken_back(
-    montessori: Montessori, environment: dict[str, str], store: Path
-) -> None:
+def test_a_better_challenger_is_promoted_once_and_can_be_taken_back(here: Montessori, store: Path) -> None:
     """The champion answers with what has nothing to do with the question; the tuned teacher knows something."""
     rows = [{**row, "response": f"{n:x} " * 6} for n, row in enumerate(world.seeds(2000, seed=7))]
-    done = night_of_an_endpoint(rows, store, environment, NEXT)
+    done = night_of_an_endpoint(rows, store, here, NEXT)
     assert done.returncode == 0, done.stdout + done.stderr
     found = summary(store, "micro", NEXT)
     assert found["better"] and found["test"]["p_value"] < 1e-4
@@ -212,13 +192,13 @@ def test_a_better_challenger_is_promoted_once_and_can_be_taken_back(
     assert f"champion  {entry.teacher}" in done.stdout
     assert [night["state"] for night in told(store, "micro", NEXT)] == ["promoted"]
 
-    assert montessori("champion", "rollback", "--store", store).returncode == 0
+    assert here("champion", "rollback", "--store", store).returncode == 0
     assert champions.history(Folder(store), "micro")[-1].teacher == entry.replaces
 
 
-def test_a_worse_challenger_is_not_promoted(environment: dict[str, str], store: Path) -> None:
+def test_a_worse_challenger_is_not_promoted(here: Montessori, store: Path) -> None:
     """The champion writes what the reference set asks for, and knows all the answers; the tuned teacher does not."""
-    done = night_of_an_endpoint(world.reference(2000, seed=7), store, environment, NEXT)
+    done = night_of_an_endpoint(world.reference(2000, seed=7), store, here, NEXT)
     assert done.returncode == 0, done.stdout + done.stderr
     found = summary(store, "micro", NEXT)
     assert not found["better"]

@@ -45,16 +45,16 @@ def test_a_run_leaves_a_report_that_needs_nothing_else(finished: Path) -> None:
     assert {p.suffix for p in (run / "figures").iterdir()} == {".png", ".svg"}
 
 
-def test_the_same_command_finds_everything_done(montessori: Montessori, copy: Path) -> None:
+def test_the_same_command_finds_everything_done(here: Montessori, copy: Path) -> None:
     before = contents(copy)
-    again = montessori("run", CONFIG, "--store", copy)
+    again = here("run", CONFIG, "--store", copy)
     assert again.returncode == 0, again.stderr
     assert set(lines(again.stdout).values()) == {"cached"}
     assert contents(copy) == before
 
 
-def test_another_beta_redoes_only_what_follows_the_preferences(montessori: Montessori, copy: Path) -> None:
-    changed = montessori("run", CONFIG, "--store", copy, "--set", "dpo.beta=0.2")
+def test_another_beta_redoes_only_what_follows_the_preferences(here: Montessori, copy: Path) -> None:
+    changed = here("run", CONFIG, "--store", copy, "--set", "dpo.beta=0.2")
     assert changed.returncode == 0, changed.stderr
     done = {address.split("/")[0] for address, state in lines(changed.stdout).items() if state == "done"}
     cached = {address.split("/")[0] for address, state in lines(changed.stdout).items() if state == "cached"}
@@ -64,10 +64,10 @@ def test_another_beta_redoes_only_what_follows_the_preferences(montessori: Monte
 
 
 def test_a_run_replays_from_its_run_yaml_to_the_same_bytes(
-    montessori: Montessori, finished: Path, only_models: Path, tmp_path: Path
+    here: Montessori, finished: Path, only_models: Path, tmp_path: Path
 ) -> None:
     shutil.copy(the_run(finished) / "run.yaml", tmp_path / "run.yaml")
-    replay = montessori("run", tmp_path / "run.yaml", "--store", only_models)
+    replay = here("run", tmp_path / "run.yaml", "--store", only_models)
     assert replay.returncode == 0, replay.stdout + replay.stderr
     assert contents(only_models) == contents(finished)
     assert the_run(only_models).name == the_run(finished).name
@@ -86,19 +86,19 @@ def test_every_artifact_tells_where_it_came_from(finished: Path) -> None:
     assert {"fingerprint", "request", "versions", "seconds", "made_by", "files"} <= set(student)
 
 
-def test_a_dry_run_shows_the_plan_and_starts_nothing(montessori: Montessori, finished: Path, tmp_path: Path) -> None:
-    plan = montessori("run", CONFIG, "--store", tmp_path / "new", "--dry-run")
+def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Montessori, finished: Path, tmp_path: Path) -> None:
+    plan = here("run", CONFIG, "--store", tmp_path / "new", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "31 stages and shards, 31 to do" in plan.stdout
     assert not (tmp_path / "new").exists()
-    cached = montessori("run", CONFIG, "--store", finished, "--dry-run")
+    cached = here("run", CONFIG, "--store", finished, "--dry-run")
     assert "31 stages and shards, 0 to do" in cached.stdout
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "llama3-8b"])
-def test_the_papers_settings_plan_without_a_gpu(montessori: Montessori, tmp_path: Path, name: str) -> None:
+def test_the_papers_settings_plan_without_a_gpu(here: Montessori, tmp_path: Path, name: str) -> None:
     config = CONFIG.parents[2] / "montessori/configs" / f"{name}.yaml"
-    plan = montessori("run", config, "--store", tmp_path / "s", "--dry-run")
+    plan = here("run", config, "--store", tmp_path / "s", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "influence 8/8" in plan.stdout and "Nothing was started" in plan.stdout
 
@@ -108,12 +108,11 @@ def test_the_papers_settings_plan_without_a_gpu(montessori: Montessori, tmp_path
     [
         ["--set", "influence.estimator=exact", "--set", "preferences.split=momentum"],
         ["--set", "student.lora.rank=2", "--set", "teacher.lora.rank=2", "--set", "dpo.learning_rate=1e-3"],
-        ["--set", "compute.place=inline"],
     ],
-    ids=["exact", "lora", "inline"],
+    ids=["exact", "lora"],
 )
-def test_other_ways_to_run_come_to_an_end(montessori: Montessori, copy: Path, change: list[str]) -> None:
-    done = montessori("run", CONFIG, "--store", copy, *change, "--set", "seed=0", "--set", "dpo.beta=0.3")
+def test_other_ways_to_run_come_to_an_end(here: Montessori, copy: Path, change: list[str]) -> None:
+    done = here("run", CONFIG, "--store", copy, *change, "--set", "seed=0", "--set", "dpo.beta=0.3")
     assert done.returncode == 0, done.stdout + done.stderr
     tuned = [a for a, state in lines(done.stdout).items() if state == "done" and a.startswith("teacher/")]
     assert (copy / tuned[0] / "model" / "model.safetensors").is_file()

@@ -12,7 +12,7 @@ import pytest
 from harness import CONFIG
 from prefect_server import eventually, processes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 ROOT = CONFIG.parents[2]
 
 

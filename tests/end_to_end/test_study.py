@@ -11,7 +11,7 @@ import pytest
 import yaml
 from harness import CONFIG, Montessori
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("study")]
+pytestmark = pytest.mark.xdist_group("study")
 STUDY: dict[str, Any] = {
     "name": "grid",
     "settings": str(CONFIG),
@@ -41,11 +41,11 @@ def lines(output: str, state: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def drawn(montessori: Montessori, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def drawn(here: Montessori, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A store with the study in it, and what the command said."""
     folder = tmp_path_factory.mktemp("study")
     store = Path(shutil.copytree(finished, folder / "store"))
-    return store, montessori("study", written(folder), "--store", store)
+    return store, here("study", written(folder), "--store", store)
 
 
 def the_study(store: Path) -> Path:
@@ -97,34 +97,34 @@ def test_the_page_has_the_figures_that_there_is_data_for(drawn) -> None:
     assert "Wordless" in page and not re.search(r'(?:src|href)="https?:', page)
 
 
-def test_a_clean_up_keeps_what_a_study_is_made_of(drawn, montessori: Montessori, tmp_path: Path) -> None:
+def test_a_clean_up_keeps_what_a_study_is_made_of(drawn, here: Montessori, tmp_path: Path) -> None:
     store = Path(shutil.copytree(drawn[0], tmp_path / "store"))
-    swept = montessori("store", "gc", "--store", store, "--grace", "0h", "--delete")
+    swept = here("store", "gc", "--store", store, "--grace", "0h", "--delete")
     assert swept.returncode == 0, swept.stderr
     assert (the_study(store) / "report.html").is_file()
     for name, made in json.loads((the_study(store) / "manifest.json").read_text())["request"]["inputs"].items():
         assert all((store / address / "manifest.json").is_file() for address in made), name
 
 
-def test_status_shows_the_grid(drawn, montessori: Montessori) -> None:
+def test_status_shows_the_grid(drawn, here: Montessori) -> None:
     store, _ = drawn
-    shown = montessori("status", "studies/grid", "--store", store)
+    shown = here("status", "studies/grid", "--store", store)
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"^LLM2LLM, seed 0 +done ", shown.stdout, re.M), shown.stdout
     assert re.search(r"^Wordless, seed 0 +failed ", shown.stdout, re.M), shown.stdout
 
 
-def test_a_system_added_later_is_all_that_is_made(drawn, montessori: Montessori, tmp_path: Path) -> None:
+def test_a_system_added_later_is_all_that_is_made(drawn, here: Montessori, tmp_path: Path) -> None:
     store = Path(shutil.copytree(drawn[0], tmp_path / "store"))
     added = {name: change for name, change in STUDY["systems"].items() if name != "Wordless"}
     added["Bootstrap"] = {"update": "bootstrap", "bootstrap": {"batch_size": 8, "per_device_batch_size": 8}}
     study = written(tmp_path, systems=added)
-    done = montessori("study", study, "--store", store)
+    done = here("study", study, "--store", store)
     assert done.returncode == 0, done.stdout + done.stderr
     made = [title for title in lines(done.stdout, "done") if title != "study"]
     assert made and all(title.startswith("Bootstrap, seed 0 · ") for title in made)
     last = max((store / "studies").glob("*/study.yaml"), key=lambda path: path.stat().st_mtime)
-    again = montessori("study", last, "--store", store)
+    again = here("study", last, "--store", store)
     assert again.returncode == 0 and not lines(again.stdout, "done"), again.stdout + again.stderr
 
 
@@ -143,17 +143,17 @@ def test_a_system_added_later_is_all_that_is_made(drawn, montessori: Montessori,
         ({"judge": "openai:gpt-4o"}, "judge: there is no suite"),
     ],
 )
-def test_a_wrong_study_is_said_in_a_sentence(montessori: Montessori, tmp_path: Path, changes, words) -> None:
-    wrong = montessori("study", written(tmp_path, **changes), "--store", tmp_path / "store")
+def test_a_wrong_study_is_said_in_a_sentence(here: Montessori, tmp_path: Path, changes, words) -> None:
+    wrong = here("study", written(tmp_path, **changes), "--store", tmp_path / "store")
     assert wrong.returncode == 2 and words in wrong.stderr, wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1 and not (tmp_path / "store").exists()
 
 
-def test_a_dry_run_and_an_estimate_start_nothing(montessori: Montessori, tmp_path: Path) -> None:
+def test_a_dry_run_and_an_estimate_start_nothing(here: Montessori, tmp_path: Path) -> None:
     study = written(tmp_path)
-    shown = montessori("study", study, "--store", tmp_path / "store", "--dry-run")
+    shown = here("study", study, "--store", tmp_path / "store", "--dry-run")
     assert shown.returncode == 0 and "Nothing was started" in shown.stdout
     assert re.search(r"Self-Instruct, seed 0 +│ +\d+ │", shown.stdout), shown.stdout
-    priced = montessori("estimate", study, "--store", tmp_path / "store")
+    priced = here("estimate", study, "--store", tmp_path / "store")
     assert priced.returncode == 0 and re.search(r"^total ", priced.stdout, re.M), priced.stdout + priced.stderr
     assert not (tmp_path / "store").exists()

@@ -3,16 +3,17 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
-from harness import CONFIG, Montessori, label_of
+from harness import CONFIG, Montessori
 
-from flows.requests.run import plan
-from montessori.artifacts import Folder, Store
+from flows.execution import execute
+from flows.requests.run import prepare
+from montessori.artifacts import Request, Store
 from montessori.data.chat import prompt_of
 from montessori.data.rows import Row, read_rows
 from montessori.models import loading
@@ -20,11 +21,9 @@ from montessori.settings import files
 from montessori.settings.execution import Compute
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
-from tasks.runtime import engines
-from tasks.runtime.local import LocalExecutor
-from tasks.runtime.places import open_place
+from tasks.runtime.local import local_executor
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systems")]
+pytestmark = pytest.mark.xdist_group("systems")
 Made = Callable[..., "Run"]
 
 
@@ -36,7 +35,7 @@ class Run:
         manifests = [store.manifest(one) for one in store.manifest(address)["request"]["inputs"]["stages"]]
         self.manifests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for manifest in manifests:
-            self.manifests[label_of(manifest["request"])].append(manifest)
+            self.manifests[Request.model_validate(manifest["request"]).label].append(manifest)
 
     def rows(self, label: str, file: str) -> list[Row]:
         return [row for m in self.manifests[label] for row in read_rows(self.store.open(m["address"]) / file)]
@@ -52,22 +51,16 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    """What makes a run beside the finished one: its stages as they are, without Prefect."""
-    store = Folder(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
-    place = open_place(Compute(), "python")
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What makes a run beside the finished one, its tasks in this process."""
+    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("systems") / "store"))
 
     def run(*overrides: str) -> Run:
-        settings = engines.settled(files.load(CONFIG, ["rating.engine=rule", *overrides]))
-        planned, address = plan(settings)
-        execution = LocalExecutor(store, place, settings.compute)
-        for request in planned.requests.values():
-            execution.submit(request)
-        execution.finish()
-        return Run(store, address)
+        plan = prepare(files.load(CONFIG, [f"store={store}", "rating.engine=rule", *overrides])).plan
+        with local_executor(plan.store, Compute(place="inline")) as executor:
+            return Run(plan.store, execute(plan, executor))
 
-    yield run
-    place.close()
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +130,8 @@ def test_self_reward_learns_the_best_rated_answer_over_the_worst(made: Made) -> 
         assert (pair["chosen"], pair["rejected"]) == (chosen["response"], rejected["response"])
 
 
-def test_a_card_is_not_written_for_what_it_could_not_tell(llm2llm: Run, montessori: Montessori, tmp_path: Path) -> None:
-    pushed = montessori("push", llm2llm.folder, "me/points", "--to", tmp_path / "card")
+def test_a_card_is_not_written_for_what_it_could_not_tell(llm2llm: Run, here: Montessori, tmp_path: Path) -> None:
+    pushed = here("push", llm2llm.folder, "me/points", "--to", tmp_path / "card")
     assert pushed.returncode == 2 and "for runs with method: montessori" in pushed.stderr
     assert not (tmp_path / "card").exists()
 

@@ -2,16 +2,19 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-from harness import CONFIG, Montessori, command, contents, label_of, the_run
+import pytest
+from harness import CONFIG, Montessori, command, contents, kill_at, requests, the_run
 
-KILLS = 20
+# Tasks in whose midst the command is killed, each begun by nothing that was killed before it.
+MOMENTS = ("scratch-student", "instructions", "influence", "student")
+ALL_MOMENTS = ("scratch-student", "instructions", "responses", "split", "warm-up", "reference-gradient", "influence")
+ALL_MOMENTS += ("preferences", "teacher", "student", "evaluation", "report")
 
 
 def start(environment: dict[str, str], store: Path, *more: str) -> "subprocess.Popen[str]":
@@ -25,19 +28,13 @@ def start(environment: dict[str, str], store: Path, *more: str) -> "subprocess.P
     )
 
 
-def test_killed_at_random_moments_it_goes_on_to_the_same_artifacts(
-    environment: dict[str, str], finished: Path, tmp_path: Path
+@pytest.mark.parametrize("moments", [MOMENTS, pytest.param(ALL_MOMENTS, marks=pytest.mark.long)], ids=["few", "all"])
+def test_killed_in_the_midst_of_stages_it_goes_on_to_the_same_artifacts(
+    environment: dict[str, str], finished: Path, tmp_path: Path, moments: tuple[str, ...]
 ) -> None:
     store = tmp_path / "store"
-    draw = random.Random(0)
-    for number in range(KILLS):
-        running = start(environment, store)
-        try:
-            # The first kills hit the building of the models, the later ones the stages after them.
-            running.wait(timeout=draw.uniform(1, 40 if number < 3 else 24))
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
+    for stage in moments:
+        kill_at(stage, start(environment, store), store)
         for manifest in store.glob("*/*/manifest.json"):
             files = json.loads(manifest.read_text())["files"]
             assert all((manifest.parent / name).stat().st_size == file["bytes"] for name, file in files.items())
@@ -74,39 +71,36 @@ def test_when_the_command_is_killed_its_stages_end_too(environment: dict[str, st
 
 
 def test_a_shard_that_fails_is_named_its_siblings_finish_and_the_next_run_does_only_what_is_missing(
-    montessori: Montessori, environment: dict[str, str], finished: Path, copy: Path
+    here: Montessori, finished: Path, copy: Path
 ) -> None:
-    scores = {m.parent: json.loads(m.read_text()) for m in copy.glob("influence/*/manifest.json")}
-    for folder, manifest in scores.items():
-        if "after" not in label_of(manifest["request"]):
-            shutil.rmtree(folder)
-    first = next(
-        f for f, m in scores.items() if m["request"]["shard"] == [0, 2] and "after" not in label_of(m["request"])
-    )
+    scores = {folder: request for folder, request in requests(copy, "influence").items() if not request.part}
+    for folder in scores:
+        shutil.rmtree(folder)
+    first = next(folder for folder, request in scores.items() if request.shard == (0, 2))
     first.write_text("in the way")  # the artifact of shard 1/2 cannot be committed
     shutil.rmtree(next(copy.glob("preferences/*")))
 
-    failed = montessori("run", CONFIG, "--store", copy)
+    failed = here("run", CONFIG, "--store", copy)
     assert failed.returncode == 1
     assert "Montessori iteration 1: influence 1/2 failed after 3 attempts" in failed.stderr
     assert re.search(r"^done .* Montessori iteration 1: influence 2/2 ", failed.stdout, re.M)
 
     first.unlink()
-    again = montessori("run", CONFIG, "--store", copy)
+    again = here("run", CONFIG, "--store", copy)
     assert again.returncode == 0, again.stderr
     done = re.findall(r"^done +[\d.]+ s  (.*?)  \S+/\S+$", again.stdout, re.M)
     assert done == ["Montessori iteration 1: influence 1/2", "Montessori iteration 1: preferences"]
     assert contents(copy) == contents(finished)
 
 
-def test_a_changed_file_in_the_store_is_noticed_and_not_used(montessori: Montessori, copy: Path) -> None:
+def test_a_changed_file_in_the_store_is_noticed_and_not_used(here: Montessori, copy: Path) -> None:
     gradient = next(copy.glob("reference-gradient/*/gradient.safetensors"))
     whole = bytearray(gradient.read_bytes())
     whole[-1] ^= 1
     gradient.write_bytes(whole)
     for folder in copy.glob("influence/*"):
         shutil.rmtree(folder)
-    done = montessori("run", CONFIG, "--store", copy)
+    done = here("run", CONFIG, "--store", copy)
     assert done.returncode == 1
     assert "gradient.safetensors is missing or differs from what was committed" in done.stderr
 

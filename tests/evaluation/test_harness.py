@@ -215,7 +215,7 @@ def command(files, model, tmp_path_factory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "metrics"),
     [
@@ -292,7 +292,7 @@ def test_a_model_is_measured_with_its_adapter(files, model, tmp_path):
         run(tmp_path, tmp_path / "apart", "hellaswag", "acc,none", files["hellaswag"], engine="vllm")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not VLLM.is_file(), reason="no .venv-vllm: `make vllm` builds it")
 def test_vllm_chooses_what_transformers_chooses(files, model, tmp_path):
     given = (model(768), "arc_challenge", "acc_norm,none", files["arc_challenge"])

@@ -84,7 +84,7 @@ def test_a_folder_is_no_suite(said: Said) -> None:
         pytest.param(
             {"task": "gsm9k"},
             ".task = gsm9k: lm-evaluation-harness has no such task; it has gsm8k",
-            marks=pytest.mark.slow,  # all tasks of the harness are looked through
+            marks=pytest.mark.long,  # all tasks of the harness are looked through
         ),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_state_in_float64_has_the_directional_derivative_of_float64():
     assert narrow == pytest.approx(exact, abs=5e-3 * statistics.stdev(exact))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_the_fused_kernel_is_the_same_product():
     torch.manual_seed(0)

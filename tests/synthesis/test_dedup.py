@@ -156,7 +156,7 @@ def real_pairs(number: int, draw: random.Random) -> Iterator[tuple[str, str]]:
     yield from ((one, edited(one, words, draw)) for one in draw.sample(texts, number - len(near)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("pairs", "number"), [(random_pairs, 77_000), (real_pairs, 23_000)], ids=["random", "real"])
 def test_decisions_equal_rouge_score_on_a_hundred_thousand_pairs(pairs, number):
     draw, decisions, wrong = random.Random(0), Counter(), []

@@ -100,7 +100,7 @@ def in_full(raised):
 # --- Nothing is lost, nothing is asked for twice ----------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_5000_answers_through_many_faults_none_is_lost_wrong_or_asked_for_again():
     async def after_a_moment(body, endpoint):
         await asyncio.sleep(0.005)

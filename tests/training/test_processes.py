@@ -35,7 +35,7 @@ from tasks.runtime import worker
 from tasks.runtime.places import Processes, StageCrash
 from tasks.runtime.ranks import RankError
 
-pytestmark = pytest.mark.slow  # each process imports torch and TRL
+pytestmark = pytest.mark.long  # each process imports torch and TRL
 WORDS = ["red", "green", "blue", "the", "a", "sea", "wind", "poem", "number", "sum", "even", "odd", "pear", "plum"]
 TRAINING = {
     "learning_rate": 1e-2,

@@ -13,7 +13,7 @@ from flows.requests.run import plan
 from montessori import __version__
 from montessori.settings import files
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("docker")]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -13,7 +13,7 @@ import pytest
 from prefect_server import eventually
 from stack import BUCKET, DOCKER, IMAGES, LOCKED, PLANTED, PROJECT, STARTING_S, TAG, TARGETS, Ran, Stack, done
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("docker")]
 PG_DUMP = "/usr/lib/postgresql/15/bin/pg_dump"
 
 

@@ -9,7 +9,7 @@ from harness import contents
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from stack import Ran, Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("docker")]
 
 
 def test_four_shards_in_four_containers_score_as_one_process_does(ran: Ran, stack: Stack, four: Path):

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.request
 from base64 import b64encode
@@ -16,7 +15,7 @@ from uuid import UUID
 
 import boto3
 import pytest
-from harness import CONFIG, FOUR, Contents, command, contents_of_bucket
+from harness import CONFIG, FOUR, Contents, command, contents_of_bucket, free_port
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -24,7 +23,7 @@ from prefect_server import eventually
 
 from montessori.settings import files
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Debian's own client builds with BuildKit; one earlier in the path may lack its plugin.
 DOCKER = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
 IMAGES, TAG, PROJECT = "montessori", "test", "montessori-test"
@@ -70,13 +69,6 @@ def images() -> None:
                 pytest.skip("no base image: no registry answers, and debootstrap needs to be here and root to run it")
             done("docker/base.sh", base, timeout=BUILDING_S, env={**os.environ, "DOCKER": DOCKER})
     done("make", "-j4", "images", f"DOCKER={DOCKER}", f"BASE_IMAGE={base}", f"TAG={TAG}", timeout=BUILDING_S)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Stack:

@@ -1,0 +1,1 @@
+from stack import images, ran, stack  # noqa: F401
