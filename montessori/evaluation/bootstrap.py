@@ -1,7 +1,7 @@
-"""Compare two models with a paired bootstrap over the items that both were measured on.
+"""Compare two models with a paired bootstrap over their common items.
 
-The result is the mean difference with its interval and p-value. It also decides which models a table may call the
-best. Only the items vary here. Another training seed or another judge can make a larger difference.
+The result is the mean difference with its interval and p-value. It also decides the best models of a table. Only the
+items vary here. Another training seed or another judge can make a larger difference.
 """
 
 import math
@@ -37,7 +37,7 @@ class Difference:
 
 
 def difference(left: Mapping[str, float], right: Mapping[str, float], seed: int = 0) -> Difference | None:
-    """Return `left` minus `right` over the items that both have, or None without such items."""
+    """Return `left` minus `right` over their common items, or None without such items."""
     gaps = np.array([left[item] - right[item] for item in sorted(left.keys() & right.keys())])
     if not len(gaps):
         return None
@@ -114,8 +114,8 @@ def _resampled_means(gaps: Array, draw: np.random.Generator) -> Array:
 def _p_value(gaps: Array, means: Array) -> float:
     """Return twice the smaller share of means on one side of zero.
 
-    One is added to both counts, so that it is never 0. The value is at least that of the sign test, 2^(1 − items that
-    differ), since resamples nearly always agree when few items differ, all in one direction.
+    One is added to both counts, so the result is never 0. It is at least the p-value of the sign test, 2^(1 − items
+    with a difference), since resamples nearly always agree when few items differ, all in one direction.
     """
     nothing = 1e-12 * np.abs(gaps).max()  # rounding errors of sums that are zero
     below, above = int((means <= nothing).sum()), int((means >= -nothing).sum())
