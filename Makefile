@@ -3,6 +3,7 @@
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the test suite, as many tests at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make check       formatting, lint and types
+# make docs        the documentation, in build/site
 # make install     the environment alone
 # make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
 # make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
@@ -48,7 +49,7 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test check images engine wheels up down
+.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test check docs images engine wheels up down
 
 install: .venv/installed
 
@@ -104,6 +105,11 @@ check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+
+docs: install
+	@$(bin)/python -c "import material, mkdocstrings" 2>/dev/null || $(bin)/pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
+	@echo "The documentation: build/site/index.html"
 
 images: $(addprefix image-,$(TARGETS))
 

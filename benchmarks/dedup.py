@@ -1,12 +1,12 @@
-"""How long does it take to tell 20,000 instructions apart, and how much memory?
+"""Measure the time and memory of filtering near-duplicates among 20,000 instructions.
 
     taskset -c 0 .venv/bin/python benchmarks/dedup.py [--instructions 20000] [--max-rouge-l 0.7] \\
         [--real alpaca_cleaned_full.jsonl.gz]
 
-Each case admits its instructions one after another; the slowest are those where all are accepted, so that each is
-compared with all before it. `rouge_score` is timed on a sample of the same pairs and its decisions are compared.
-Memory is what the filter keeps, in a second pass over as many instructions, since tracing slows the first.
-Seconds are of processor time, one core's. Prints a table.
+Each case admits its instructions one after another. The slowest cases accept all of them, because each instruction is
+then compared with all before it. The script times `rouge_score` on a sample of the same pairs, and compares its
+decisions. A second pass over the same number of instructions measures the memory of the filter, because tracing slows a
+pass down. Seconds are processor time of one core. Prints a table.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SAMPLE = 2000  # pairs given to rouge_score
 
 
 def main() -> None:
-    """A row for each case."""
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instructions", type=int, default=20_000)
     parser.add_argument("--max-rouge-l", type=float, default=0.7)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def cases(number: int, real: Path | None) -> Iterator[tuple[str, list[str]]]:
-    """Names and instructions, drawn anew for each case."""
+    """Yield names and instructions, generated again for each case."""
     draw = random.Random(0)
     words = [f"w{rank}" for rank in range(30_000)]
     rare = words[26:]
@@ -66,7 +66,7 @@ def cases(number: int, real: Path | None) -> Iterator[tuple[str, list[str]]]:
 
 
 def pieces(file: Path, draw: random.Random) -> Iterator[str]:
-    """The text of `file`, instruction and input, in pieces that end where an instruction does or at their length."""
+    """Return the text of `file`, instruction and input, in pieces that end with an instruction or at their length."""
     held: list[str] = []
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
@@ -98,7 +98,7 @@ def measure(name: str, texts: list[str], max_rouge_l: float) -> None:
 
 
 def of_rouge_score(texts: list[str], max_rouge_l: float) -> float:
-    """Seconds that rouge_score takes for a pair of `texts`."""
+    """Return the seconds of rouge_score for a pair of `texts`."""
     draw, scorer = random.Random(1), RougeScorer(["rougeL"], use_stemmer=False)
     sample = [draw.sample(texts, 2) for _ in range(SAMPLE)]
     start = time.process_time()

@@ -1,11 +1,11 @@
-"""How far should `directional` move the weights? The error of its central difference by δ, for each dtype.
+"""Measure the error of `directional`'s central difference by δ, for each dtype.
 
     .venv/bin/python benchmarks/directional.py --student students/3m/late --data students/points.jsonl \\
         --reference reference.jsonl [--points 24] [--dtypes float32 bfloat16]
 
-δ is what the move changes the reference loss by, nats, to first order. The error is the deviation from the same product
-⟨u, g⟩ with g from a float64 backward pass, over the spread of that product between points. Prints a table of
-docs/results.md.
+δ is the change of the reference loss by the move of the weights, in nats and to first order. The error is the deviation
+from the same product ⟨u, g⟩ with g from a float64 backward pass, over the spread of that product between points. Prints
+a table of docs/results/influence.md.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import torch
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, OptimizerState, plan, reference_gradient
-from montessori.influence.float64 import in_float64
+from montessori.influence import Directional, OptimizerState, make_batches, reference_gradient
+from montessori.influence.fidelity import in_float64
 from montessori.influence.reference import example_loss
 from montessori.models import loading
 from montessori.settings.data import DataSource
@@ -26,7 +26,7 @@ CHANGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def main() -> None:
-    """A row for each δ."""
+    """Print a row for each δ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -54,7 +54,7 @@ def main() -> None:
         columns[dtype] = []
         for change in CHANGES:
             directional = Directional(loading.load_model(folder, dtype), state, gradient, change=change)
-            scores = [score for batch in plan(points) for score in directional.score(batch)]
+            scores = [score for batch in make_batches(points) for score in directional.score(batch)]
             rate = state.learning_rate * (1 - state.beta1)
             errors = [(s.influence - directional.momentum_influence) / rate - slopes[s.id] for s in scores]
             columns[dtype].append(statistics.pstdev(errors) / spread)
@@ -67,7 +67,7 @@ def main() -> None:
 def true_slopes(
     folder: Path, state: OptimizerState, gradient: dict[str, torch.Tensor], points: list[chat.Example]
 ) -> list[tuple[str, float]]:
-    """⟨u, g⟩ of each point, by id, with g in float64."""
+    """Return ⟨u, g⟩ of each point by id, with g in float64."""
     with in_float64(loading.load_model(folder, "float32")) as wide:
         names, parameters = zip(*wide.named_parameters(), strict=True)
         direction = [state.direction(name, gradient[name], None).double() for name in names]

@@ -1,8 +1,8 @@
-"""What the teachers of a study in the pocket world ask for: the share of each family in their training sets.
+"""Count the families in the training sets of a study in the pocket world: the share of each one.
 
     .venv/bin/python benchmarks/families.py store/studies/pocket-<digits>
 
-Prints the table of docs/results.md: all seeds of the study's first student together.
+Prints the table of docs/results/pocket-study.md, over all seeds of the study's first student.
 """
 
 import argparse
@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[str | None, ...]] = {
 
 
 def main() -> None:
-    """Read and print."""
+    """Read the training sets and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the study's folder in the store")
     folder: Path = parser.parse_args().study

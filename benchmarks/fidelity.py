@@ -1,11 +1,12 @@
-"""How well does each estimator agree with influence as defined, computed in float64?
+"""Measure the agreement of each estimator with influence by definition, computed in float64.
 
     .venv/bin/python benchmarks/fidelity.py --student students/3m/warm --data students/points.jsonl \\
         --reference reference.jsonl --points 200 [--learning-rate 5e-6 5e-5 5e-4] [--max-length 256]
         [--reference-rows 256] [--dtypes float32 bfloat16] [--truth DIR]
 
-A student is a folder with `model/` and an optimiser state (benchmarks/students.py makes some). The truth takes hours
-for a large student: it is kept point by point in DIR, and a second start goes on. Prints a table of docs/results.md.
+A student is a folder with `model/` and an optimizer state (benchmarks/students.py trains some). The float64 influences
+take hours for a large student. They are stored point by point in DIR, and a second start continues. Prints a table of
+docs/results/influence.md.
 """
 
 import argparse
@@ -23,9 +24,8 @@ import torch
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
-from montessori.influence.fidelity import agreement
-from montessori.influence.float64 import in_float64
+from montessori.influence import Directional, Exact, OptimizerState, Taylor, make_batches, reference_gradient
+from montessori.influence.fidelity import agreement, in_float64
 from montessori.models import loading
 from montessori.settings.data import DataSource
 
@@ -34,7 +34,7 @@ MOMENTUM = "the step without a gradient"
 
 
 def main() -> None:
-    """One table for each student and learning rate."""
+    """Print a table for each student and learning rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, nargs="+", required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def compare(student: Path, learning_rate: float | None, options: argparse.Namespace) -> None:
-    """The rows of one student at one learning rate."""
+    """Print the rows of one student at one learning rate."""
     tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
@@ -74,8 +74,9 @@ def compare(student: Path, learning_rate: float | None, options: argparse.Namesp
     about = f"{student.parent.name} {student.name}, t = {state.step}"
     print(f"| {about} | {state.learning_rate:.0e} | *mean {mean:.1e}, deviation {spread:.1e}, I(∅) {momentum:.1e}* |")
     for name, estimator in estimators(student, state, reference, options):
-        scores = {s.id: s.influence for batch in plan(points) for s in estimator.score(batch)}
-        found = agreement([scores[id] for id in truth], values, estimator.momentum_influence, momentum)
+        scores = {s.id: s.influence for batch in make_batches(points) for s in estimator.score(batch)}
+        estimates = [scores[id] for id in truth]
+        found = agreement(estimates, values, momentum_estimate=estimator.momentum_influence, momentum_truth=momentum)
         print(
             f"| | | {name} | {found.spearman:.5f} | {found.pearson:.5f} | {found.sign_zero:.3f} "
             f"| {found.sign_momentum:.3f} | {found.sign_prompt_mean:.3f} | {found.pairs:.3f} |",
@@ -86,14 +87,14 @@ def compare(student: Path, learning_rate: float | None, options: argparse.Namesp
 def estimators(
     student: Path, state: OptimizerState, reference: list[Example], options: argparse.Namespace
 ) -> Iterator[tuple[str, Any]]:
-    """What is compared with the truth."""
+    """Yield each estimator with its name."""
     for dtype in options.dtypes:
         model = loading.load_model(student / "model", dtype)
         gradient, _ = reference_gradient(model, reference)
         yield f"taylor, {dtype}", Taylor(model, state, gradient)
         if dtype == "float32":
             narrow = {n: g.bfloat16() for n, g in gradient.items()}
-            yield "taylor, float32, moments and ∇L in bfloat16", Taylor(model, state.narrowed(torch.bfloat16), narrow)
+            yield "taylor, float32, moments and ∇L in bfloat16", Taylor(model, state.to(torch.bfloat16), narrow)
         yield f"directional, {dtype}", Directional(model, state, gradient, reference)
         if options.exact:
             yield f"exact, {dtype}", Exact(model, state, reference, narrow_weights=True)
@@ -102,7 +103,10 @@ def estimators(
 def truths(
     student: Path, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> Iterator[tuple[str, float]]:
-    """The influence of each point, and of the step without a gradient, by `Exact` in float64; kept as they come."""
+    """Return the influence of each point, and of the step without a gradient, by `Exact` in float64.
+
+    Each influence is stored as soon as it is computed.
+    """
     what = [str(student), state.learning_rate, [e.input_ids for e in [*reference, *points]]]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     file = options.truth / f"{student.parent.name}-{student.name}-{state.learning_rate:.0e}-{name}.jsonl"
@@ -112,7 +116,7 @@ def truths(
     missing = [e for e in points if e.id not in known]
     if missing or MOMENTUM not in known:
         with in_float64(loading.load_model(student / "model")) as wide, file.open("a") as out:
-            exact = Exact(wide, state.narrowed(torch.float64), reference)
+            exact = Exact(wide, state.to(torch.float64), reference)
 
             def keep(id: str, influence: float) -> None:
                 known[id] = influence
@@ -131,7 +135,7 @@ def truths(
 
 
 def examples(tokenizer: Any, file: Path, limit: int, max_length: int) -> list[Example]:
-    """The first `limit` rows of `file`, as the student sees them."""
+    """Return the first `limit` rows of `file` as the student's tokens."""
     rows = data.read(DataSource(source=str(file), limit=limit), "data")
     return chat.encode_pairs(tokenizer, rows, max_length).examples
 

@@ -1,13 +1,14 @@
-"""How fast the teacher's side is: each engine on the same prompts, and the whole stage against the literal loop.
+"""Measure generation speed: each engine on the same prompts, and the whole stage against the literal loop.
 
     make vllm
     taskset -c 0,1 .venv/bin/python benchmarks/generation.py [--config montessori/configs/tiny.yaml] [--set key=value]…
         [--instructions 2000] [--prompts 512] [--threads 2] [--store DIR] [--skip-literal]
 
-Engines: tokens written a second over the same few-shot prompts, the loading of the model apart; of vLLM's server also
-what an endpoint adds. The stage: `instructions` as `montessori run` does it, and the share of its time that is not the
-engine's. The literal loop is like the original's: batches of 16 prompts, and for each candidate a pool of four
-processes that score it against everything accepted so far with rouge_score. Same engine, same teacher, same filters.
+Engines: generated tokens per second over the same few-shot prompts, with the time to load the model listed separately.
+For vLLM's server also the overhead of an endpoint. The stage: `instructions` as `montessori run` runs it, and the share
+of its time outside the engine. The literal loop works like the original's: batches of 16 prompts, and for each
+candidate a pool of four processes that compare it with all accepted instructions by rouge_score. Engine, teacher and
+filters are the same.
 """
 
 import argparse
@@ -39,8 +40,9 @@ from montessori.settings.run import Settings
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.engines.openai import OpenAIEngine
 from montessori.synthesis.engines.transformers import TransformersEngine
-from montessori.synthesis.instructions import number_from, prompt_for
-from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from montessori.synthesis.filters import rejection_reason
+from montessori.synthesis.instructions import build_prompt, stable_seed
+from montessori.synthesis.prompts import parse_instruction
 from tasks.runtime import worker
 
 BATCH = 16  # of the original's loop
@@ -53,7 +55,14 @@ from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 source, dtype, asked = sys.argv[1], sys.argv[2], json.load(sys.stdin)
 started = time.monotonic()
-engine = VllmEngine(source, load_tokenizer(source), dtype, False, None, 0.9)
+engine = VllmEngine(
+    source,
+    load_tokenizer(source),
+    dtype=dtype,
+    trust_remote_code=False,
+    context=None,
+    gpu_memory_utilization=0.9,
+)
 loaded = time.monotonic()
 sampling = Sampling(**asked["sampling"])
 answers = list(engine.generate(asked["prompts"], sampling, asked["samples"], range(len(asked["prompts"]))))
@@ -63,7 +72,7 @@ SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def main() -> None:
-    """Both tables."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="montessori/configs/tiny.yaml")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
@@ -100,9 +109,9 @@ def _transformers(settings: Settings, teacher: str) -> TransformersEngine:
 
 
 def _engines(settings: Settings, teacher: str, seeds: list[Any], options: argparse.Namespace) -> None:
-    """Tokens a second of each."""
+    """Print the tokens per second of each engine."""
     asked = settings.instructions
-    prompts = [prompt_for(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
+    prompts = [build_prompt(f"bench-{n}", seeds, [], asked)["messages"] for n in range(options.prompts)]
     print(f"{len(prompts)} prompts, {asked.samples_per_prompt} texts each, {options.threads} threads\n")
     print("| engine | tokens | s | tokens/s | loading, s |\n| --- | ---: | ---: | ---: | ---: |")
     started = time.monotonic()
@@ -165,7 +174,7 @@ def _row(name: str, tokens: int, seconds: float, loading: float) -> None:
 
 
 def _stage(asked: Request, store: Store, threads: int) -> float:
-    """The stage from nothing, as a run does it."""
+    """Run the stage from an empty store, as a run does."""
     again = asked.model_copy(update={"seed": random.randrange(2**31)})  # its own address: nothing is cached
     started = time.monotonic()
     manifest = worker.run(again, store, threads)
@@ -179,24 +188,24 @@ def _stage(asked: Request, store: Store, threads: int) -> float:
 
 
 def _literal(settings: Settings, engine: TransformersEngine, seeds: list[Any], target: int) -> float:
-    """The original's loop; its seconds."""
+    """Run the original's loop and return its seconds."""
     asked = settings.instructions
     started = time.monotonic()
     kept: list[str] = []
     scoring, number = 0.0, 0
     while len(kept) < target:
-        prompts = [prompt_for(f"literal-{number + n}", seeds, kept, asked) for n in range(BATCH)]
+        prompts = [build_prompt(f"literal-{number + n}", seeds, kept, asked) for n in range(BATCH)]
         number += BATCH
         answers = engine.generate(
             [prompt["messages"] for prompt in prompts],
             asked.sampling,
             asked.samples_per_prompt,
-            [number_from(prompt["id"]) for prompt in prompts],
+            [stable_seed(prompt["id"]) for prompt in prompts],
         )
         for i, answer in sorted(answers, key=lambda item: item[0]):
             for generation in answer.generations:
-                text = instruction_of(generation.text)
-                if text is None or reason_to_reject(text, asked) or len(kept) == target:
+                text = parse_instruction(generation.text)
+                if text is None or rejection_reason(text, asked) or len(kept) == target:
                     continue
                 before = time.monotonic()
                 with multiprocessing.Pool(POOL) as pool:

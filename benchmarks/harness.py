@@ -1,12 +1,12 @@
-"""Are our benchmarks' numbers those of lm-evaluation-harness's own command line? Item by item, 100 items a task.
+"""Compare our benchmarks' numbers with lm-evaluation-harness's own command line, item by item, 100 items a task.
 
     .venv/bin/python benchmarks/harness.py --model MODEL --data DATA [--gpqa gpqa_main.csv]
         [--items 100] [--tasks mmlu gpqa arc_challenge gsm8k hellaswag] [--batch-size 8]
 
-MODEL is a model folder (benchmarks/llama2c.py makes a small one), DATA has `mmlu/{test_sample,dev}.csv`,
-`arc/arc_challenge_test.jsonl`, `gsm8k/{test.jsonl,train.jsonl.gz}` and `hellaswag/hellaswag_val_1000.jsonl`. Of ARC and
-HellaSwag the rows behind the measured ones are the examples. Prompts longer than the model's context are cut on the
-left, by both. Prints the table of docs/results.md; ends with an error where an item differs.
+MODEL is a model folder (benchmarks/llama2c.py writes a small one). DATA has `mmlu/{test_sample,dev}.csv`,
+`arc/arc_challenge_test.jsonl`, `gsm8k/{test.jsonl,train.jsonl.gz}` and `hellaswag/hellaswag_val_1000.jsonl`. For ARC
+and HellaSwag the rows after the measured ones are the few-shot examples. Both sides cut prompts longer than the model's
+context on the left. Prints the table of docs/results/evaluation.md, and exits with an error where an item differs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TASKS = Path(lm_eval.tasks.__file__).parent
 
 @dataclass(frozen=True)
 class Task:
-    """The paper's protocol of one benchmark, and its data for both sides."""
+    """Hold the paper's protocol of one benchmark, and its data for both sides."""
 
     name: str
     metrics: tuple[str, ...]
@@ -46,7 +46,7 @@ class Task:
 
 
 def main() -> None:
-    """A line a task and metric."""
+    """Print a line for each task and metric."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def tasks(options: argparse.Namespace, folder: Path) -> list[Task]:
-    """Those that were asked for and whose data is there; writes what the command reads into `folder`."""
+    """Return the requested tasks that have data, and write the command's files into `folder`."""
     data, count = options.data, options.items
     made = {}
     if "mmlu" in options.tasks:
@@ -104,7 +104,7 @@ def tasks(options: argparse.Namespace, folder: Path) -> list[Task]:
 
 
 def compare(task: Task, options: argparse.Namespace, folder: Path) -> bool:
-    """Print a task's lines; whether all of its items are the same."""
+    """Print a task's lines, and return whether all of its items are equal."""
     limit = max(2, -(-options.items // 57)) if task.name == "mmlu" else options.items
     rows, told = ours(task, options.model, limit, options.batch_size, folder)
     results, samples = command(task, options.model, limit, options.batch_size, folder)
@@ -133,7 +133,7 @@ def compare(task: Task, options: argparse.Namespace, folder: Path) -> bool:
 
 
 def ours(task: Task, model: Path, limit: int, batch_size: int, folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """The items of the stage `benchmark`, and what it says of them."""
+    """Return the items of the stage `benchmark`, and its summary."""
     settings = run_benchmark.Settings(
         task=task.name,
         metric=task.metrics[0],
@@ -156,7 +156,7 @@ def ours(task: Task, model: Path, limit: int, batch_size: int, folder: Path) -> 
 def command(
     task: Task, model: Path, limit: int, batch_size: int, folder: Path
 ) -> tuple[dict[str, float], dict[tuple[str, str], Row]]:
-    """What `python -m lm_eval` finds: the numbers of the task, and its samples by item and filter."""
+    """Run `python -m lm_eval`. Return the numbers of the task, and its samples by item and filter."""
     out = folder / f"command-{task.name}"
     words = {
         "--model": "hf",
@@ -196,7 +196,7 @@ def configure(folder: Path, name: str, config: str, **splits: list[Row]) -> None
 
 
 def hub_mmlu(row: Row) -> Row:
-    """A row as the hub has it, made by hand, to be checked against ours."""
+    """Return a row in the hub's form, written independently of our own conversion."""
     return {
         "question": row["question"],
         "choices": [row[letter] for letter in "ABCD"],
@@ -205,7 +205,7 @@ def hub_mmlu(row: Row) -> Row:
 
 
 def hub_arc(row: Row) -> Row:
-    """The same of ARC."""
+    """Return a row of ARC in the hub's form, written independently of our own conversion."""
     letters = "ABCDE"[: len(row["choices"])]
     return {
         "question": row["query"][len("Question: ") :],
@@ -215,19 +215,19 @@ def hub_arc(row: Row) -> Row:
 
 
 def table(path: Path) -> list[Row]:
-    """The rows of a CSV file."""
+    """Return the rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def lines(path: Path) -> list[Row]:
-    """The rows of a JSONL file, gzip or not."""
+    """Return the rows of a JSONL file, gzip or not."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def halves(path: Path, count: int, folder: Path) -> tuple[Path, Path]:
-    """The first `count` rows of a JSONL file, and those behind them, as files of their own."""
+    """Split a JSONL file into its first `count` rows and the others, as two files."""
     rows = iter(path.read_text(encoding="utf-8").splitlines(keepends=True))
     parts = folder / f"{path.stem}-items.jsonl", folder / f"{path.stem}-examples.jsonl"
     parts[0].write_text("".join(islice(rows, count)), encoding="utf-8")

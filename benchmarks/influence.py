@@ -1,13 +1,13 @@
-"""How fast is each estimator: against a literal loop, against plain training and inference, and as things grow.
+"""Measure the speed of each estimator: against a literal loop, against plain training and inference, and by size.
 
     .venv/bin/python benchmarks/influence.py --student students/3m/warm --data students/points.jsonl \\
         --reference reference.jsonl [--points 128] [--rounds 3] [--threads 2] [--literal 2] [--growth]
     .venv/bin/python benchmarks/influence.py --preset tinyllama --device cuda        # a GPU, no files needed
 
-The literal loop is the method as first published: for every point the weights and AdamW's state are read from disk, all
-sequences are padded to 1024 tokens, the reference set goes through in batches of 8, and the step is AdamW's own.
-Everything is measured in turns in one process; a figure is the median over the rounds. A preset is a student of that
-shape with random weights, points of 300 tokens and 256 reference rows: as fast as a trained one.
+The literal loop is the method as first published. For every point it reads the weights and AdamW's state from disk,
+pads all sequences to 1024 tokens, runs the reference set in batches of 8, and takes AdamW's own step. One process
+measures everything in turns, and a figure is the median over the rounds. A preset is a student of that shape with
+random weights, points of 300 tokens and 256 reference rows. It is as fast as a trained student.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from montessori.influence import (
     Exact,
     OptimizerState,
     Taylor,
-    plan,
+    make_batches,
     reference_gradient,
 )
 from montessori.influence.reference import example_losses
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def files(options: argparse.Namespace) -> tuple[Any, OptimizerState, list[Example], list[Example]]:
-    """A trained student and real rows."""
+    """Load a trained student and real rows."""
     model = loading.load_model(options.student / "model").to(options.device)
     tokenizer = loading.load_tokenizer(options.student / "model")
 
@@ -102,7 +102,7 @@ def files(options: argparse.Namespace) -> tuple[Any, OptimizerState, list[Exampl
 
 
 def preset(options: argparse.Namespace) -> tuple[Any, OptimizerState, list[Example], list[Example]]:
-    """A student of a known shape, and random tokens."""
+    """Build a student of a known shape, and random tokens."""
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     model = random_llama(PRESETS[options.preset], dtype, options.device)
     rng = random.Random(0)
@@ -119,14 +119,14 @@ def preset(options: argparse.Namespace) -> tuple[Any, OptimizerState, list[Examp
 
 
 def random_llama(shape: dict[str, Any], dtype: torch.dtype, device: str) -> Any:
-    """A Llama with random weights, in evaluation mode."""
+    """Build a Llama with random weights, in evaluation mode."""
     torch.manual_seed(0)
     with torch.device(device):
         return LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=2048)).to(dtype).eval()
 
 
 def random_state(model: nn.Module) -> OptimizerState:
-    """Moments of a likely size."""
+    """Build moments of a likely size."""
     m = {n: 1e-4 * torch.randn_like(p, dtype=torch.float32) for n, p in model.named_parameters()}
     v = {n: 1e-8 + 1e-7 * torch.rand_like(p, dtype=torch.float32) for n, p in model.named_parameters()}
     return OptimizerState(m, v, step=100, learning_rate=5e-6)
@@ -135,11 +135,11 @@ def random_state(model: nn.Module) -> OptimizerState:
 def estimators(
     model: Any, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> dict[str, float]:
-    """Seconds a point: the estimators, and plain training's and inference's passes over the same batches."""
+    """Return the seconds per point of the estimators, and of plain training and inference over the same batches."""
     started = time.perf_counter()
     gradient, _ = reference_gradient(model, reference, options.token_budget)
     print(f"∇L, once a student: {time.perf_counter() - started:.1f} s")
-    batches = plan(points, options.token_budget)
+    batches = make_batches(points, options.token_budget)
     parameters = list(model.parameters())
     taylor, directional = Taylor(model, state, gradient), Directional(model, state, gradient, reference)
     exact = Exact(model, state, reference, options.token_budget, narrow_weights=True)
@@ -164,7 +164,7 @@ def estimators(
 
 
 def rounds(work: dict[str, tuple[Callable[[], Any], int]], options: argparse.Namespace) -> dict[str, float]:
-    """The median seconds a point of each, measured in turns after one round that does not count."""
+    """Return the median seconds per point of each, measured in turns after one warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in work}
     for number in range(options.rounds + 1):
         for name, (run, points) in work.items():
@@ -182,7 +182,7 @@ def rounds(work: dict[str, tuple[Callable[[], Any], int]], options: argparse.Nam
 def literal(
     model: Any, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> dict[str, float]:
-    """Seconds a point of the literal loop, by the dtype of its weights."""
+    """Return the seconds per point of the literal loop, by the dtype of its weights."""
     found = {}
     for name, rows in zip(options.literal_dtypes, options.literal_rows, strict=True):
         dtype = getattr(torch, name)
@@ -201,7 +201,7 @@ def literal(
 
 
 def literal_step(model: Any, folder: Path, point: Example, dtype: torch.dtype) -> Any:
-    """The student after the step on one point, as the original gets it: everything read from disk first."""
+    """Return the student after the step on one point, as in the original: everything is read from disk first."""
     student = copy.deepcopy(model).to(dtype)
     student.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     state = OptimizerState.load(folder, next(model.parameters()).device)
@@ -219,13 +219,13 @@ def literal_step(model: Any, folder: Path, point: Example, dtype: torch.dtype) -
 
 @torch.no_grad()
 def padded_reference_loss(student: Any, reference: list[Example]) -> float:
-    """The mean of the losses of batches of 8."""
+    """Return the mean of the losses of batches of 8."""
     starts = range(0, len(reference), REFERENCE_BATCH)
     return statistics.fmean(padded_loss(student, reference[i : i + REFERENCE_BATCH]).item() for i in starts)
 
 
 def padded_loss(student: Any, examples: list[Example]) -> torch.Tensor:
-    """The loss of a batch padded to 1024 tokens, over all its answer tokens."""
+    """Return the loss of a batch padded to 1024 tokens, over all its answer tokens."""
     ids = torch.zeros(len(examples), PADDED, dtype=torch.long)
     labels = torch.full_like(ids, -100)
     mask = torch.zeros_like(ids)
@@ -244,7 +244,7 @@ def padded_loss(student: Any, examples: list[Example]) -> torch.Tensor:
 def growth(
     model: Any, state: OptimizerState, points: list[Example], reference: list[Example], options: argparse.Namespace
 ) -> str:
-    """Seconds a point when there is ten times as much of something, over what it was."""
+    """Print the seconds per point for ten times the size, over those for the original size."""
     few = argparse.Namespace(**vars(options) | {"exact": min(1, options.exact), "rounds": 1})
     shape = {name: getattr(model.config, name) for name in PRESETS["tiny"]}
     grown = random_llama({k: v * GROWN.get(k, 1) for k, v in shape.items()}, model.dtype, options.device)
@@ -266,9 +266,9 @@ def growth(
 
 
 def about(model: Any, points: list[Example], reference: list[Example], options: argparse.Namespace) -> str:
-    """What is measured."""
+    """Print the measured student and data."""
     lengths = [len(e.input_ids) for e in points]
-    padded = sum(len(b) * max(len(e.input_ids) for e in b) for b in plan(points, options.token_budget))
+    padded = sum(len(b) * max(len(e.input_ids) for e in b) for b in make_batches(points, options.token_budget))
     return (
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {model.dtype}, {options.device}, "
         f"{options.threads} threads; {len(points)} points of {statistics.fmean(lengths):.0f} tokens, padding "
@@ -278,7 +278,7 @@ def about(model: Any, points: list[Example], reference: list[Example], options: 
 
 
 def table(speeds: dict[str, float], model: Any, points: list[Example], options: argparse.Namespace) -> str:
-    """Each speed, over the literal loop and over the passes that it cannot do without."""
+    """Print each speed, over the literal loop and over the passes that any estimator needs."""
     loops = {name: s for name, s in speeds.items() if name.startswith("literal")}
     floor = {"taylor": "forward + backward", "directional": "forward"}
     heads = ["ms a point", "points/s", *(f"times faster than the {name}" for name in loops), "over its floor"]
@@ -295,7 +295,7 @@ def table(speeds: dict[str, float], model: Any, points: list[Example], options: 
 
 
 def _operations(name: str, model: Any, points: list[Example]) -> float:
-    """Multiplications and additions in the matrix products of one point; 0 where they are not counted."""
+    """Return the multiplications and additions in the matrix products of one point, or 0 where they are not counted."""
     passes = {"forward + backward": 6, "taylor": 6, "forward": 2, "directional": 4}.get(name, 0)
     embedding = model.get_input_embeddings().weight.numel()
     weights = sum(p.numel() for p in model.parameters()) - embedding
@@ -303,7 +303,7 @@ def _operations(name: str, model: Any, points: list[Example]) -> float:
 
 
 def matrix_rate() -> float:
-    """Operations a second of a large bfloat16 product on this GPU."""
+    """Return the operations per second of a large bfloat16 product on this GPU."""
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     for _ in range(3):
         a @ a

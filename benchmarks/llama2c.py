@@ -1,9 +1,9 @@
-"""A model folder from a checkpoint of llama2.c (github.com/karpathy/llama2.c): small models that are really trained.
+"""Convert a checkpoint of llama2.c (github.com/karpathy/llama2.c) to a model folder, for small trained models.
 
     .venv/bin/python benchmarks/llama2c.py CHECKPOINT OUT [--context 4096]
 
-CHECKPOINT is a folder with the weights, such as `stories260K.bin`, and the tokenizer, `tok512.bin`. A `--context` that
-is longer than the model was trained on makes its answers worse; it is for what needs room, not good answers.
+CHECKPOINT is a folder with the weights, such as `stories260K.bin`, and the tokenizer, `tok512.bin`. A `--context` above
+the model's training length worsens its answers. It is for benchmarks that need room and no good answers.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def read_model(path: Path) -> LlamaForCausalLM:
-    """The weights: seven sizes, then float32 numbers, a tensor of all layers after the other."""
+    """Read the weights: seven sizes, then float32 numbers, one tensor with all layers after the other."""
     raw = path.read_bytes()
     sizes = torch.frombuffer(bytearray(raw[:28]), dtype=torch.int32).tolist()
     hidden, between, layers, heads, shared, vocabulary, context = sizes
@@ -48,7 +48,7 @@ def read_model(path: Path) -> LlamaForCausalLM:
         return tensor
 
     def rotated(weight: torch.Tensor, count: int) -> torch.Tensor:
-        """From pairs of neighbouring channels to pairs of halves, as transformers turns them."""
+        """Reorder channels from neighbouring pairs to pairs of halves, as transformers expects them."""
         return weight.view(layers, count, -1, 2, hidden).transpose(2, 3).reshape(weight.shape)
 
     embedding, attention_norm = take(vocabulary, hidden), take(layers, hidden)
@@ -82,7 +82,7 @@ def read_model(path: Path) -> LlamaForCausalLM:
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer: a BPE whose pieces stand in the order in which they were merged; bytes where it has no piece."""
+    """Read the tokenizer: a BPE with pieces in the order of their merges, and bytes where it has no piece."""
     raw, at, pieces = path.read_bytes(), 4, []
     while at < len(raw):
         size = int.from_bytes(raw[at + 4 : at + 8], "little")

@@ -1,11 +1,11 @@
-"""How much memory do the estimators need, and does the formula of montessori/influence/memory.py foresee it?
+"""Measure the memory of the estimators, and compare it with the formula of montessori/influence/memory.py.
 
     .venv/bin/python benchmarks/memory.py --student students/3m/warm students/10m/warm --data students/points.jsonl \\
         --reference reference.jsonl [--points 256] [--reference-rows 32] [--max-length 256] [--token-budget 2048]
     .venv/bin/python benchmarks/memory.py --shape models/llama-8b   # the formula alone, from a model's config.json
 
-A student is a folder with `model/` and an optimiser state (benchmarks/students.py makes some). Measured is the
-largest sum of live tensors, on a GPU the allocator's peak. Prints tables of docs/results.md.
+A student is a folder with `model/` and an optimizer state (benchmarks/students.py trains some). The measure is the
+largest sum of live tensors, on a GPU the allocator's peak. Prints tables of docs/results/influence-memory.md.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from montessori.data import chat
 from montessori.data import rows as data
-from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
-from montessori.influence.memory import Memory, Tracker, Work, estimate
+from montessori.influence import Directional, Exact, OptimizerState, Taylor, make_batches, reference_gradient
+from montessori.influence.memory import Memory, MemoryTracker, Work, estimate_memory
 from montessori.models import loading
 from montessori.settings.data import DataSource
 
@@ -29,7 +29,7 @@ DTYPES = (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32
 
 
 def main() -> None:
-    """A row for each student, estimator and pair of dtypes."""
+    """Print a row for each student, estimator and pair of dtypes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, nargs="*", default=[])
     parser.add_argument("--shape", type=Path, nargs="*", default=[])
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=2048)
     options = parser.parse_args()
     if options.shape:
-        print("| shape | estimator | weights | state | kept | aside | a token | an answer token |")
+        print("| shape | estimator | weights | state | resident | temporary | a token | an answer token |")
         print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
     for shape in options.shape:
         print_shape(shape)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def print_shape(source: Path) -> None:
-    """What the formula says of a model too large to be run here."""
+    """Print the formula for a model too large for this machine."""
     for work in WORKS:
         for dtype, state in (("bfloat16", "float32"), ("bfloat16", "bfloat16")):
             if work in ("exact", "gradient") and state == "bfloat16":
@@ -61,26 +61,27 @@ def print_shape(source: Path) -> None:
             with torch.device("meta"):
                 config = AutoConfig.from_pretrained(source)
                 model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-            found = estimate(loading.without_storage(model), work, getattr(torch, state))
+            found = estimate_memory(loading.without_storage(model), work, getattr(torch, state))
             passes = found.points or found.reference
             assert passes is not None
             print(
-                f"| {source.name} | {work} | {dtype} | {state} | {found.kept / 1e9:.1f} GB "
-                f"| {found.aside / 1e9:.1f} GB | {passes.per_token / 1e6:.2f} MB | {passes.per_answer / 1e6:.2f} MB |"
+                f"| {source.name} | {work} | {dtype} | {state} | {found.resident / 1e9:.1f} GB "
+                f"| {found.temporary / 1e9:.1f} GB "
+                f"| {passes.per_token / 1e6:.2f} MB | {passes.per_answer / 1e6:.2f} MB |"
             )
 
 
 def compare(student: Path, options: argparse.Namespace) -> None:
-    """The rows of one student."""
+    """Print the rows of one student."""
     tokenizer = loading.load_tokenizer(student / "model")
     points = examples(tokenizer, options.data, options.points, options.max_length)
-    points = [e for batch in plan(points, options.token_budget)[-2:] for e in batch]  # the longest
+    points = [e for batch in make_batches(points, options.token_budget)[-2:] for e in batch]  # the longest
     reference = examples(tokenizer, options.reference, options.reference_rows, options.max_length)
     for work in WORKS:
         for dtype, state in DTYPES:
             if work == "gradient" and state == "bfloat16":
                 continue
-            memory = estimate(loading.skeleton(student / "model", dtype), work, getattr(torch, state))
+            memory = estimate_memory(loading.skeleton(student / "model", dtype), work, getattr(torch, state))
             formula = memory.peak(points, reference, options.token_budget)
             found = measure(memory, student, dtype, getattr(torch, state), points, reference, options.token_budget)
             print(
@@ -99,10 +100,10 @@ def measure(
     reference: list[Example],
     token_budget: int,
 ) -> int:
-    """The peak of the real work, bytes; loading the student and its state is not part of it."""
+    """Return the peak bytes of the real work, without loading the student and its state."""
     model = loading.load_model(student / "model", dtype)
     wide = OptimizerState.load(student, loading.device())
-    step = wide if memory.work == "gradient" else wide.narrowed(state_dtype)
+    step = wide if memory.work == "gradient" else wide.to(state_dtype)
     del wide
     gradient: dict[str, torch.Tensor] = {}
     if memory.work in ("taylor", "directional"):
@@ -111,7 +112,7 @@ def measure(
     on_gpu = loading.device().type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         tracker.watch([*model.parameters(), *model.buffers(), *gradient.values()])
         tracker.watch([*step.exp_avg.values(), *step.exp_avg_sq.values()])
         work(memory.work, model, step, gradient, points, reference, token_budget)
@@ -127,7 +128,7 @@ def work(
     reference: list[Example],
     token_budget: int,
 ) -> None:
-    """What the stages do with a loaded student."""
+    """Run the work of the stages on a loaded student."""
     if kind == "gradient":
         found, _ = reference_gradient(model, reference, token_budget)
         _ = Taylor(model, step, found).momentum_influence
@@ -141,13 +142,13 @@ def work(
         estimator = Directional(model, step, gradient, reference) if directional else Taylor(model, step, gradient)
         if directional:
             gradient.clear()  # as when the function that built the estimator returns
-    for batch in plan(points, token_budget):
+    for batch in make_batches(points, token_budget):
         estimator.score(batch)
     _ = estimator.momentum_influence
 
 
 def examples(tokenizer: Any, file: Path, limit: int, max_length: int) -> list[Example]:
-    """The first `limit` rows of `file`, as the student sees them."""
+    """Return the first `limit` rows of `file` as the student's tokens."""
     rows = data.read(DataSource(source=str(file), limit=limit), "data")
     return chat.encode_pairs(tokenizer, rows, max_length).examples
 

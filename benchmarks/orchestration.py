@@ -1,11 +1,11 @@
-"""What a shard costs before it computes anything: 200 shards that do nothing, in each place.
+"""Measure the cost of a shard outside its computation: 200 shards that do nothing, in each place.
 
     python benchmarks/orchestration.py [--shards 200] [--at-once 4]
     python benchmarks/orchestration.py --api http://127.0.0.1:4200/api --store s3://bucket/bench   its own workers
 
-Every shard's artifact is in the store beforehand, so that its process finds it there and ends. Without --api a Prefect
-server on SQLite and a process worker are started for it. Prints, for each place: the time to the first shard's end, the
-seconds a shard costs where `at-once` run side by side, and the requests that the Prefect server got.
+Every shard's artifact is in the store beforehand, so its process finds it and ends. Without --api the script starts a
+Prefect server on SQLite and a process worker. Prints for each place the time until the first shard ends, the seconds
+per shard with `at-once` in parallel, and the requests to the Prefect server.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WARM = 20  # of the process place: the listener's start is not a shard's cost
 
 
 class Counting(socketserver.ThreadingTCPServer):
-    """Passes on what goes to the server at `target`, counting requests."""
+    """Forward requests to the server at `target`, and count them."""
 
     daemon_threads = allow_reuse_address = True
 
@@ -39,17 +39,17 @@ class Counting(socketserver.ThreadingTCPServer):
 
     @property
     def api(self) -> str:
-        """The address to use in place of the server's."""
+        """Return the address to use in place of the server's."""
         return f"http://127.0.0.1:{self.server_address[1]}/api"
 
 
 class Passing(socketserver.BaseRequestHandler):
-    """One connection."""
+    """Forward one connection."""
 
     server: Counting
 
     def handle(self) -> None:
-        """Until the client goes."""
+        """Forward until the client closes the connection."""
         with socket.create_connection(self.server.target) as there:
             threading.Thread(target=self._back, args=(there,), daemon=True).start()
             with suppress(OSError):
@@ -65,7 +65,7 @@ class Passing(socketserver.BaseRequestHandler):
 
 
 def main() -> None:
-    """A line a place."""
+    """Print a line for each place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=len(os.sched_getaffinity(0)), help="default: the cores")
@@ -114,7 +114,7 @@ def _start(stack: ExitStack, home: Path, *arguments: str, env: dict[str, str] | 
 
 
 def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Counting) -> None:
-    from flows.requests.steps import ask
+    from flows.requests.builder import Requests
     from montessori.artifacts import open_store
     from montessori.settings.execution import Compute
     from tasks.runtime.places import open_place
@@ -122,12 +122,14 @@ def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Coun
 
     store = open_store(uri)
     store.check_writable()
-    requests = []
+    asked = Requests()
     for index in range(options.shards):
-        request = ask("evaluation", "nothing", {}, {}, seed=time.time_ns() % 2**31, shard=(index, options.shards))
+        shard = (index, options.shards)
+        asked.add("evaluation", {}, {}, seed=time.time_ns() % 2**31, role="nothing", shard=shard)
+    requests = list(asked.by_address.values())
+    for request in requests:
         with store.staging() as folder:
             store.commit(request.address, folder, about(request, {}, 0.0))
-        requests.append(request)
     print(f"{options.shards} shards, {options.at_once} side by side\n")
     for name in ("process", "pool"):
         compute = Compute(

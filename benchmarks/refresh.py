@@ -1,9 +1,9 @@
-"""How often would the nightly refresh promote a challenger that is no better? Students of one and the same teacher.
+"""Measure how often the nightly refresh would promote a challenger that is no better: students of one teacher.
 
     .venv/bin/python benchmarks/refresh.py [--students 16] [--config FILE] [--store DIR] [--set key=value]…
 
 Each student has seeds of its own, as each pair of a night has. Two groups of them are compared as champion's and
-challenger's, so every promotion is a false one. Prints the table of docs/results.md.
+challenger's, so every promotion is a false one. Prints the table of docs/results/refresh.md.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import random
 import statistics
 
 from flows.methods.montessori_instruct import base, taught_by
+from flows.requests.builder import Who
 from flows.requests.steps import Steps
 from montessori.artifacts import open_store
 from montessori.data import sources
@@ -19,15 +20,14 @@ from montessori.data.rows import read_rows
 from montessori.evaluation.paired import Losses, compare
 from montessori.settings import files
 from tasks.runtime import engines
-from tasks.runtime.local import Direct
-from tasks.runtime.places import open_place
+from tasks.runtime.local import local_executor
 
 LEVEL = 0.05
 DRAWS = 4000
 
 
 def main() -> None:
-    """Teach the students that the store has not, then compare them."""
+    """Train the missing students, then compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", type=int, default=16)
     parser.add_argument("--config", default="montessori/configs/tiny.yaml")
@@ -47,25 +47,24 @@ def main() -> None:
 
 
 def _taught(options: argparse.Namespace) -> list[Losses]:
-    """The losses of each student on the reference set."""
+    """Return the losses of each student on the reference set."""
     settings = files.load(options.config, [f"store={options.store}", *options.overrides])
     settings = engines.settled(settings)
-    store, place = open_store(settings.store), open_place(settings.compute)
-    execution = Direct(store, place, settings.compute)
-    steps = Steps(settings, sources.addresses(settings), execution.submit)
+    store = open_store(settings.store)
+    steps = Steps(settings, sources.addresses(settings))
     start = base(steps)
     names = [f"null {number}" for number in range(options.students)]
-    students = [taught_by(steps, start, start.writer, name, name, name) for name in names]
-    try:
-        execution.finish()
-    finally:
-        place.close()
+    students = [taught_by(steps, start, start.writer, Who(name), name, name) for name in names]
+    with local_executor(store, settings.compute) as executor:
+        for request in steps.requests.values():
+            executor.submit(request)
+        executor.finish()
     tables = (read_rows(store.open(student.metrics) / "losses.parquet") for student in students)
     return [[row["loss"] for row in table if row["set"] == "reference"] for table in tables]
 
 
 def _groups(losses: list[Losses], pairs: int) -> list[tuple[list[Losses], list[Losses]]]:
-    """Champion's and challenger's students: every way to choose one each, or random ways to choose more."""
+    """Return groups of champion's and challenger's students: every choice of one each, or random choices of more."""
     if pairs == 1:
         return [([a], [b]) for a, b in itertools.permutations(losses, 2)]
     draw = random.Random(0)
@@ -74,7 +73,7 @@ def _groups(losses: list[Losses], pairs: int) -> list[tuple[list[Losses], list[L
 
 
 def _promoted(champion: list[Losses], challenger: list[Losses]) -> tuple[bool, bool]:
-    """Whether the refresh promotes, and whether it would if it averaged the pairs and forgot that they differ."""
+    """Return whether the refresh promotes, and whether it would if it averaged the pairs and ignored their spread."""
     averaged = [[[statistics.fmean(each) for each in zip(*group, strict=True)]] for group in (champion, challenger)]
     return compare(champion, challenger).p_value < LEVEL, compare(*averaged).p_value < LEVEL
 

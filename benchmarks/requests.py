@@ -1,9 +1,10 @@
-"""What a stage asks of the object store: requests and bytes, by kind, for artifacts of several shapes.
+"""Count the object store requests of a stage and their bytes, by kind, for artifacts of several shapes.
 
     python benchmarks/requests.py --store s3://bucket/prefix?endpoint=http://127.0.0.1:9000
 
-For each shape: one writer commits the artifact, one reader with an empty cache opens it, one finds it in its cache, one
-asks whether it is there. Every request counts, those that the SDK tries again too. Leaves nothing in the store.
+For each shape one writer commits the artifact. One reader opens it with an empty cache, one reads it from its cache,
+and one checks whether it exists. Every request counts, with the retries of the SDK. The script leaves nothing in the
+store.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SHAPES = {  # files, and the bytes of each
 
 
 def main() -> None:
-    """A line a shape and an act."""
+    """Print a line for each shape and operation."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--store", required=True)
     uri = parser.parse_args().store
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def _show(shape: str, act: str, uri: str, cache: str, do: Callable[[Any], Any]) -> None:
-    """Do it with a store of its own, and print the requests that it took."""
+    """Run the operation with a store of its own, and print its requests."""
     os.environ["MONTESSORI_CACHE"] = cache
     store: Any = open_store(uri)
     seen: Counter[str] = Counter()

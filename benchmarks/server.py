@@ -1,9 +1,9 @@
-"""What a Prefect server computes for each kind of request that runs and stages send: milliseconds of CPU, and of wait.
+"""Measure the CPU and waiting time of a Prefect server for each kind of request from runs and stages, in milliseconds.
 
     PREFECT_API_DATABASE_CONNECTION_URL=postgresql+asyncpg://… python benchmarks/server.py
 
-A server is started for it, on that data base, without services. One request at a time; 200 flow runs, as a run with 200
-shards has them.
+The script starts a server on that database, without services. It sends one request at a time, and creates 200 flow
+runs, like a run with 200 shards.
 """
 
 import os
@@ -25,7 +25,7 @@ RUNS = 200
 
 
 def main() -> None:
-    """A line a kind of request."""
+    """Print a line for each kind of request."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as home:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

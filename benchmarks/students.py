@@ -1,11 +1,12 @@
-"""Students for the benchmarks: Llamas of 3 and 10 million parameters, trained on real rows by AdamW.
+"""Train students for the benchmarks: Llamas of 3 and 10 million parameters, on real rows with AdamW.
 
     .venv/bin/python benchmarks/students.py --data DATA --out students [--size 3m 10m] [--steps 800]
 
 DATA is a folder with `gsm8k/train.jsonl.gz` and `seeds/alpaca_cleaned_full.jsonl.gz` (instruction, output). Writes
-`<out>/<size>/{early,middle,late}/`, each with `model/` and AdamW's state (`optimizer.safetensors`, `optimizer.json`),
-after 3%, 30% and all of the steps, and `warm/`: the last one after the method's own warm-up, with a fresh state. What
-is there is not trained again. The tokenizer is learned from the same rows. `<out>/points.jsonl` has points to score.
+`<out>/<size>/{early,middle,late}/`, after 3%, 30% and all of the steps, each with `model/` and AdamW's state
+(`optimizer.safetensors`, `optimizer.json`). `warm/` is the late one after the method's own warm-up, with a new state.
+Existing students are not trained again. The tokenizer is trained on the same rows. `<out>/points.jsonl` has points to
+score.
 """
 
 import argparse
@@ -43,7 +44,7 @@ MICRO_BATCH_TOKENS = 1536
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Train the missing students."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("students"))
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def training_rows(folder: Path) -> list[data.Row]:
-    """7,000 rows of GSM8K and 12,000 of Alpaca, in a seeded order; the rest is left for points to score."""
+    """Return 7,000 rows of GSM8K and 12,000 of Alpaca, in a seeded order. The rest is left for points to score."""
     gsm8k = gsm8k_rows(folder)[:7000]
     alpaca = data.read(DataSource(source=str(folder / "seeds/alpaca_cleaned_full.jsonl.gz"), limit=12000), "seeds")
     rows = gsm8k + [row for row in alpaca if row["response"]]
@@ -71,7 +72,7 @@ def training_rows(folder: Path) -> list[data.Row]:
 
 
 def points(folder: Path) -> list[data.Row]:
-    """1,200 rows to score that no student was trained on: three of Alpaca-GPT4 to one of GSM8K, in a seeded order."""
+    """Return 1,200 unseen rows to score, in a seeded order: three of Alpaca-GPT4 to one of GSM8K."""
     alpaca = data.read(DataSource(source=str(folder / "seeds/alpaca_gpt4_sample_999.jsonl")), "data")
     rows = random.Random(5).sample(alpaca, 900) + random.Random(5).sample(gsm8k_rows(folder)[7000:], 300)
     random.Random(5).shuffle(rows)
@@ -79,14 +80,14 @@ def points(folder: Path) -> list[data.Row]:
 
 
 def gsm8k_rows(folder: Path) -> list[data.Row]:
-    """The problems of GSM8K's training part, in order."""
+    """Return the problems of GSM8K's training part, in order."""
     with gzip.open(folder / "gsm8k/train.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return [{"id": f"gsm8k-{i}", "instruction": r["question"], "response": r["answer"]} for i, r in enumerate(rows)]
 
 
 def train(rows: list[data.Row], shape: Scratch, out: Path, steps: int) -> None:
-    """A fresh student, its checkpoints written under `out`."""
+    """Train a new student, and write its checkpoints under `out`."""
     model, tokenizer = build(alpaca_student_conversations(rows), shape, seed=0)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     # All tokens count: a language model first. Only influence looks at answers alone.
@@ -119,7 +120,7 @@ def train(rows: list[data.Row], shape: Scratch, out: Path, steps: int) -> None:
 
 
 def warm_up(rows: list[data.Row], out: Path) -> None:
-    """The method's warm-up of the late student: one epoch, the rate rising to the paper's 5e-6."""
+    """Run the method's warm-up of the late student: one epoch, with the rate rising to the paper's 5e-6."""
     source = out / "late" / "model"
     model, tokenizer = loading.load_model(source), loading.load_tokenizer(source)
     examples = chat.encode_pairs(tokenizer, rows, TRAIN_TOKENS).examples
@@ -129,7 +130,7 @@ def warm_up(rows: list[data.Row], out: Path) -> None:
 
 
 def schedule(progress: float) -> float:
-    """Share of the peak learning rate: 3% linear warm-up, then a cosine to a tenth."""
+    """Return the share of the peak learning rate: 3% linear warm-up, then a cosine to a tenth."""
     return min(progress / 0.03, 0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 

@@ -1,10 +1,10 @@
-"""How often are the rules for root verbs and objects right? 60 rows, labelled by hand.
+"""Measure the accuracy of the rules for root verbs and objects on 60 rows labelled by hand.
 
     .venv/bin/python benchmarks/verbs.py --data DATA
 
-DATA/seeds holds Self-Instruct's 175 seed tasks and 999 rows of Alpaca-GPT4. The rows were drawn at random from those
-that had not been looked at when the rules were written, and labelled before the rules were run on them. Prints the
-table of docs/results.md and what is wrong.
+DATA/seeds holds Self-Instruct's 175 seed tasks and 999 rows of Alpaca-GPT4. The rows are a random sample of those that
+were unseen when the rules were written. They were labelled before the rules ran on them. Prints the table of
+docs/results/evaluation.md, and the errors.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Win rates and length control on published verdicts: ours beside the leaderboard's.
+"""Compare our win rates and length control on published verdicts with the leaderboard's.
 
     .venv/bin/python benchmarks/win_rates.py DATA
 
-DATA has `leaderboard.csv` and a folder a model with `annotations.json.gz`, as in the AlpacaEval repository. The length
-control is made without instruction difficulties: how far is it from the published one, which has them?
+DATA has `leaderboard.csv` and a folder for each model with `annotations.json.gz`, as in the AlpacaEval repository. Our
+length control has no instruction difficulties, and the published one has. The table shows the distance between the two.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from montessori.evaluation import alpaca
 
 
 def main() -> None:
-    """A line a model."""
+    """Print a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     data: Path = parser.parse_args().data

@@ -106,6 +106,7 @@ def final_state(work: Callable[[], str]) -> State[Any]:
 
 def settings_of(
     config: str,
+    *,
     method: str | None = None,
     iterations: int | None = None,
     teacher: str | None = None,

@@ -1,4 +1,4 @@
-"""Rank correlation."""
+"""Compute rank correlation."""
 
 import statistics
 from bisect import bisect_left, bisect_right
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation; equal values share the mean of their ranks."""
-    return statistics.correlation(ranks(a), ranks(b))
+    """Return Spearman's rank correlation. Equal values share the mean of their ranks."""
+    return statistics.correlation(fractional_ranks(a), fractional_ranks(b))
 
 
-def ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value, from 0.5; equal ones share the mean of theirs."""
+def fractional_ranks(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, from 0.5. Equal values share the mean of their ranks."""
     ordered = sorted(values)
     return [(bisect_left(ordered, value) + bisect_right(ordered, value)) / 2 for value in values]

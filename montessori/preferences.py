@@ -1,7 +1,7 @@
-"""From scores to preference pairs: which of the teacher's outputs to one prompt it should prefer.
+"""Build preference pairs from scores: for each prompt, the teacher's outputs to prefer over others.
 
 In: the outputs and their scores, influences or other signals.  Out: rows of prompt, chosen, rejected, and a summary.
-The split says which points count as positive, all others being negative:
+The split defines the positive points. All others are negative:
 
     zero         I > 0, as in Montessori-Instruct (arXiv 2410.14208), section 3.3
     momentum     I > I(∅): the step lowers the loss by more than the momentum alone would
@@ -17,12 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
 from montessori.settings.influence import Split
 
-Row = Mapping[str, Any]
-
-EXTREME_SHARE = 0.05  # under this share of positive points, or over one minus it, a split leaves few pairs
+EXTREME_SHARE = 0.05  # a split leaves few pairs below this share of positive points, and above one minus it
 REMEDY = {
     "zero": "set preferences.split=momentum or preferences.split=prompt_mean",
     "momentum": "set preferences.split=prompt_mean",
@@ -34,36 +33,37 @@ REMEDY = {
 
 @dataclass(frozen=True)
 class Summary:
-    """What the scores looked like, for the stage's summary and the report."""
+    """Hold statistics of the scores, for the stage's summary and the report."""
 
     pairs: int
-    prompts: int  # with at least one scored point
+    prompts: int  # prompts with at least one scored point
     prompts_with_pairs: int
-    scored: int  # points
+    scored: int  # points with a score
     unscored: int  # points whose status is not ok
-    positive_share: float  # of the scored points
+    positive_share: float  # share of the scored points
     momentum_influence: float | None  # I(∅), nats; None for signals without momentum
     influence_mean: float
-    influence_std: float  # over the scored points, population
-    warning: str | None  # a sentence for the user when the split separates badly
+    influence_std: float  # population standard deviation over the scored points
+    warning: str | None  # a sentence for the user when nearly all points are on one side
 
 
-def pair(
+def build_pairs(
     outputs: Sequence[Row],
     scores: Sequence[Row],
     split: Split,
+    *,
     momentum_influence: float | None = None,
     max_pairs: int | None = None,
     seed: int = 0,
 ) -> tuple[list[dict[str, Any]], Summary]:
-    """Every (positive, negative) pair within each prompt, in the order of `outputs`.
+    """Return every (positive, negative) pair within each prompt, in the order of `outputs`, and a summary.
 
-    `outputs` have `id, prompt_id, prompt, raw`; `scores` have `id, influence, status`, in any order, for
-    some of those ids. With more than `max_pairs` pairs a seeded sample of that many is kept, in order.
-    A row has `prompt, chosen, rejected` (the teacher's raw outputs), `chosen_id, rejected_id` and `margin`,
-    the difference of the two influences. Raises StageError, saying what to set, when there is not one pair.
+    `outputs` have `id, prompt_id, prompt, raw`. `scores` have `id, influence, status`, in any order, for some of those
+    ids. With more than `max_pairs` pairs, a seeded sample of that many is returned, in order. A row has `prompt,
+    chosen, rejected` (the teacher's raw outputs), `chosen_id, rejected_id` and `margin`, the difference of the two
+    influences. Raises StageError with the settings to change when there is no pair.
     """
-    influences = scored(scores)
+    influences = influences_by_id(scores)
     prompts = _by_prompt(outputs, influences)
     pairs: list[dict[str, Any]] = []
     prompts_with_pairs = positives = 0
@@ -80,8 +80,8 @@ def pair(
             f"preferences.split={split}, and no prompt has positive and negative ones; {REMEDY[split]}"
         )
     if max_pairs is not None and len(pairs) > max_pairs:
-        kept = sorted(random.Random(seed).sample(range(len(pairs)), max_pairs))
-        pairs = [pairs[i] for i in kept]
+        sample = sorted(random.Random(seed).sample(range(len(pairs)), max_pairs))
+        pairs = [pairs[i] for i in sample]
     mean = math.fsum(influences.values()) / len(influences)
     return pairs, Summary(
         pairs=len(pairs),
@@ -97,38 +97,42 @@ def pair(
     )
 
 
-def positives(
+def positive_outputs(
     outputs: Sequence[Row], scores: Sequence[Row], split: Split, momentum_influence: float | None = None
 ) -> list[Row]:
-    """The outputs that the split counts as positive, in order. Arguments are those of `pair`.
+    """Return the positive outputs of the split, in order. Arguments are those of `build_pairs`.
 
     Raises StageError when there is none.
     """
-    influences = scored(scores)
+    influences = influences_by_id(scores)
     prompts = _by_prompt(outputs, influences)
-    found = [row for rows in prompts.values() for row in _sides(rows, influences, split, momentum_influence)[0]]
-    if not found:
+    positive = [row for rows in prompts.values() for row in _sides(rows, influences, split, momentum_influence)[0]]
+    if not positive:
         raise StageError(f"none of the {len(influences)} scored points is positive with preferences.split={split}")
-    return found
+    return positive
 
 
-def scored(scores: Sequence[Row]) -> dict[str, float]:
-    """The score of each point that has one, by id. Raises StageError when none has."""
-    found = {s["id"]: float(s["influence"]) for s in scores if s["status"] == "ok"}
-    if not found:
+def influences_by_id(scores: Sequence[Row]) -> dict[str, float]:
+    """Return the score of each scored point, by id. Raises StageError when no point has a score."""
+    influences = {s["id"]: float(s["influence"]) for s in scores if s["status"] == "ok"}
+    if not influences:
         raise StageError(
             f"none of the {len(scores)} points has a score; their status says why "
             f"({', '.join(sorted({str(s['status']) for s in scores})) or 'there are no points'})"
         )
-    return found
+    return influences
 
 
-def threshold(split: Split, momentum_influence: float | None, of_prompt: list[float]) -> float:
-    """What an influence must exceed to count as positive; `of_prompt` are those of the same prompt's samples."""
+def threshold(split: Split, momentum_influence: float | None, prompt_influences: list[float]) -> float:
+    """Return the limit above which an influence is positive.
+
+    `prompt_influences` are those of the same prompt's samples. Raises InputError for the momentum split without a
+    momentum influence.
+    """
     if split == "zero":
         return 0.0
     if split == "prompt_mean":
-        return statistics.mean(of_prompt)  # correctly rounded: equal values are their own mean, to the bit
+        return statistics.mean(prompt_influences)  # exact: the mean of equal values is that value, bit for bit
     if momentum_influence is None:
         raise InputError("preferences.split=momentum needs scores that have a momentum share; set zero or prompt_mean")
     return momentum_influence
@@ -137,7 +141,7 @@ def threshold(split: Split, momentum_influence: float | None, of_prompt: list[fl
 def _sides(
     rows: list[Row], influences: Mapping[str, float], split: Split, momentum_influence: float | None
 ) -> tuple[list[Row], list[Row]]:
-    """The positive and the negative ones of a prompt's samples."""
+    """Return the positive and the negative samples of a prompt."""
     if split == "best_worst":
         best = max(rows, key=lambda row: influences[row["id"]])
         worst = min(rows, key=lambda row: influences[row["id"]])
@@ -152,7 +156,7 @@ def _by_prompt(outputs: Sequence[Row], influences: Mapping[str, float]) -> dict[
     for row in outputs:
         if row["id"] in influences:
             prompts.setdefault(row["prompt_id"], []).append(row)
-    _require_all_found(influences, prompts)
+    _require_all_outputs(influences, prompts)
     return prompts
 
 
@@ -176,8 +180,8 @@ def _warning(split: Split, share: float) -> str | None:
     )
 
 
-def _require_all_found(influences: Mapping[str, float], prompts: Mapping[str, list[Row]]) -> None:
-    found = {row["id"] for rows in prompts.values() for row in rows}
-    missing = sorted(influences.keys() - found)
+def _require_all_outputs(influences: Mapping[str, float], prompts: Mapping[str, list[Row]]) -> None:
+    ids = {row["id"] for rows in prompts.values() for row in rows}
+    missing = sorted(influences.keys() - ids)
     if missing:
         raise InputError(f"{len(missing)} scores belong to no instruction, the first is {missing[0]}")

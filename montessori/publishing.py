@@ -1,7 +1,7 @@
-"""What a run has made, as a repository of the Hugging Face hub: its files and a card, in one commit.
+"""Publish a run's dataset or models on the Hugging Face hub: the files and a card, in one commit.
 
-In: a run's folder or name, and what of it is wanted.  Out: the files of the repository, written to a folder to be
-looked at, or uploaded. Nothing that names the machine is among them: see `reporting.public`.
+In: a run's folder or name, and the part to publish.  Out: the files of the repository, written to a folder for review,
+or uploaded. No file names the machine (see `reporting.public`).
 """
 
 import io
@@ -30,30 +30,35 @@ What = Literal["data", "teacher", "student"]
 Manifest = dict[str, Any]
 Files = dict[str, bytes | Path]  # by their path in the repository
 
-TOLD_SINCE = 2  # the version of the stage `instructions` that writes down where each row came from
-TOLD = {"method": "montessori", "update": "instructions", "signal": "influence"}  # what a card can tell of
+PROVENANCE_VERSION = 2  # the first version of the stage `instructions` that records the origin of each row
+# A card can describe only runs with these settings.
+PUBLISHABLE = {"method": "montessori", "update": "instructions", "signal": "influence"}
 ITERATION = "Montessori iteration {}"  # the system whose teacher is the run's input `{}:teacher`
 
-# A row of the data set: column → which of the two artifacts' tables has it, its name there, what it says.
+# The columns of the dataset: column → the artifact whose table has it, its name in that table, its meaning.
 COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
     "id": ("pairs", "id", "the point's name"),
     "instruction": ("pairs", "instruction", "the instruction"),
     "response": ("pairs", "response", "the teacher's answer to it; empty where it gave none"),
-    "prompt_id": ("instructions", "prompt_id", "the prompt that it came from; others came from the same one"),
-    "round": ("instructions", "round", "the round in which it was asked for, from 0"),
-    "sample": ("instructions", "sample", "which of the answers to the prompt it is, from 0"),
-    "seed_ids": ("instructions", "seed_ids", "the seeds that the prompt shows"),
-    "prompt": ("instructions", "prompt", "the prompt itself, as chat messages"),
-    "raw": ("instructions", "raw", "all that the teacher wrote to it"),
-    "instruction_finish_reason": ("instructions", "finish_reason", "why the teacher stopped writing it"),
-    "response_finish_reason": ("pairs", "finish_reason", "likewise, of the response"),
+    "prompt_id": (
+        "instructions",
+        "prompt_id",
+        "the prompt that it was generated from; several instructions may share it",
+    ),
+    "round": ("instructions", "round", "the round of its prompt, from 0"),
+    "sample": ("instructions", "sample", "the number of its sample among those of the prompt, from 0"),
+    "seed_ids": ("instructions", "seed_ids", "the seeds in the prompt"),
+    "prompt": ("instructions", "prompt", "the prompt, as chat messages"),
+    "raw": ("instructions", "raw", "the teacher's whole output"),
+    "instruction_finish_reason": ("instructions", "finish_reason", "why the teacher's output ended"),
+    "response_finish_reason": ("pairs", "finish_reason", "why the response ended"),
     "prompt_tokens": ("instructions", "prompt_tokens", "tokens of the prompt"),
-    "raw_tokens": ("instructions", "tokens", "tokens that the teacher wrote to it"),
-    "instruction_tokens": ("pairs", "instruction_tokens", "tokens of the instruction, as it is asked"),
+    "raw_tokens": ("instructions", "tokens", "tokens of the teacher's whole output"),
+    "instruction_tokens": ("pairs", "instruction_tokens", "tokens of the instruction, as a prompt"),
     "response_tokens": ("pairs", "response_tokens", "tokens of the response"),
     "instruction_seed": ("instructions", "seed", "seed of the prompt's random numbers"),
-    "response_seed": ("pairs", "seed", "likewise, of the response"),
-    "engine": ("pairs", "engine", "what ran the teacher"),
+    "response_seed": ("pairs", "seed", "seed of the response's random numbers"),
+    "engine": ("pairs", "engine", "the engine that ran the teacher"),
     "model": ("pairs", "model", "the teacher: its fingerprint, or its name on the hub or behind an endpoint"),
     "instruction_sampling": ("instructions", "sampling", "how the instruction was sampled, as JSON"),
     "response_sampling": ("pairs", "sampling", "how the response was sampled, as JSON"),
@@ -61,45 +66,50 @@ COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
 }
 
 
-def find(run: str, store: str) -> tuple[Store, Manifest]:
-    """The run in folder `run`, or of that name in `store`: its store and its manifest."""
+def find_run(run: str, store: str) -> tuple[Store, Manifest]:
+    """Return the store and the manifest of the run in folder `run`, or of the run named `run` in `store`.
+
+    Raises InputError where there is no such run, or where cards cannot describe it.
+    """
     folder = Path(run).resolve()
     if folder.parent.name == "runs" and (folder / "manifest.json").is_file():
         store = str(folder.parents[1])
-    found, address = open_store(store), f"runs/{run.rstrip('/').rpartition('/')[2]}"
-    if not found.exists(address):
-        known = ", ".join(one.removeprefix("runs/") for one in found.addresses("runs")) or "none"
+    opened, address = open_store(store), f"runs/{run.rstrip('/').rpartition('/')[2]}"
+    if not opened.exists(address):
+        known = ", ".join(name.removeprefix("runs/") for name in opened.addresses("runs")) or "none"
         raise InputError(f"RUN = {run}: no run's folder, and no run in {store}, which has: {known}")
-    manifest = found.manifest(address)
-    made_by = manifest["request"]["settings"]["run"]
-    for name, value in {**made_by, **made_by["preferences"]}.items():
-        if value != TOLD.get(name, value):
-            raise InputError(f"RUN = {run}: its {name} is {value}; cards are for runs with {name}: {TOLD[name]} alone")
-    return found, manifest
+    manifest = opened.manifest(address)
+    settings = manifest["request"]["settings"]["run"]
+    for name, value in {**settings, **settings["preferences"]}.items():
+        if value != PUBLISHABLE.get(name, value):
+            raise InputError(
+                f"RUN = {run}: its {name} is {value}; cards are for runs with {name}: {PUBLISHABLE[name]} alone"
+            )
+    return opened, manifest
 
 
-def choose(run: Manifest, what: What, system: str | None) -> str:
-    """The system whose `what` is wanted: the one asked for, or the last that has one."""
+def choose_system(run: Manifest, what: What, system: str | None) -> str:
+    """Return the requested system, or the last one that has `what`. Raises InputError where there is none."""
     inputs = run["request"]["inputs"]
-    taught = [name.removesuffix(":pairs") for name, pairs in inputs.items() if name.endswith(":pairs") and pairs]
+    trained = [name.removesuffix(":pairs") for name, pairs in inputs.items() if name.endswith(":pairs") and pairs]
     tuned = {ITERATION.format(name.partition(":")[0]) for name in inputs if name.endswith(":teacher")}
-    there = [name for name in taught if f"{name}:student" in inputs and (what != "teacher" or name in tuned)]
-    if not there:
+    systems = [name for name in trained if f"{name}:student" in inputs and (what != "teacher" or name in tuned)]
+    if not systems:
         raise InputError(f"--what {what}: the run has no tuned teacher, since it has no iterations")
-    system = system or there[-1]
-    if system not in there:
-        raise InputError(f"--system = {system}: the run has no {what} of such a system; it has: {', '.join(there)}")
+    system = system or systems[-1]
+    if system not in systems:
+        raise InputError(f"--system = {system}: the run has no {what} of such a system; it has: {', '.join(systems)}")
     return system
 
 
-def files(store: Store, run: Manifest, what: What, system: str, repo: str, license: str | None) -> Files:
-    """All files of the repository `repo`, checked against what was committed to the store."""
+def build_files(store: Store, run: Manifest, *, what: What, system: str, repo: str, license: str | None) -> Files:
+    """Return all files of the repository `repo`, checked against the checksums of the store."""
     inputs = run["request"]["inputs"]
     number = system.rpartition(" ")[2]
-    wrote = number if what == "teacher" else system  # a teacher is told by the texts that it was tuned on
-    (instructions,), responses = inputs[f"{wrote}:instructions"], inputs[f"{wrote}:pairs"]
+    source = number if what == "teacher" else system  # a teacher's card describes the texts of its own training
+    (instructions,), responses = inputs[f"{source}:instructions"], inputs[f"{source}:pairs"]
     writer = inputs[f"{number}:teacher"][0] if what == "teacher" else _input(store, instructions, "teacher")
-    if store.manifest(instructions)["request"]["version"] < TOLD_SINCE:
+    if store.manifest(instructions)["request"]["version"] < PROVENANCE_VERSION:
         raise InputError(f"RUN = {run['address']}: an older version made it, which did not record how; run it again")
     story = card.Story(
         repo=repo,
@@ -110,24 +120,24 @@ def files(store: Store, run: Manifest, what: What, system: str, repo: str, licen
         sources=_sources(store, run, system),
         instructions=store.manifest(instructions),
         responses=[store.manifest(address) for address in responses],
-        tuned=_tuned(store, writer),
+        tuned=_tuned_teachers(store, writer),
     )
     if what == "data":
         rows = _rows(store, instructions, responses)
         columns = {column: says for column, (_, _, says) in COLUMNS.items()}
         return {"README.md": card.of_data(story, len(rows), columns).encode(), "data/train.parquet": _parquet(rows)}
     (model,) = inputs[f"{number}:teacher" if what == "teacher" else f"{system}:student"]
-    folder, made = store.open(model), store.manifest(model)
-    weights = {name.removeprefix("model/"): folder / name for name in made["files"] if name.startswith("model/")}
-    return {**weights, "README.md": card.of_model(story, what, made).encode()}
+    folder, manifest = store.open(model), store.manifest(model)
+    weights = {name.removeprefix("model/"): folder / name for name in manifest["files"] if name.startswith("model/")}
+    return {**weights, "README.md": card.of_model(story, what, manifest).encode()}
 
 
-def write(made: Files, folder: Path) -> str:
-    """Write the repository's files to `folder`, which must be new or empty; its path."""
+def write_files(files: Files, folder: Path) -> str:
+    """Write the repository's files to `folder`, which must be new or empty, and return its path."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--to = {folder}: there is something already; name a new or an empty folder")
     try:
-        for name, content in made.items():
+        for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
@@ -138,28 +148,28 @@ def write(made: Files, folder: Path) -> str:
     return str(folder)
 
 
-def check_name(repo: str) -> None:
-    """Raise InputError unless `repo` looks like a repository's name; the hub knows more rules, and tells them."""
+def check_repo_name(repo: str) -> None:
+    """Raise InputError unless `repo` looks like a repository's name. The hub checks its other rules itself."""
     if not HUB_NAME.fullmatch(repo) or "@" in repo:
         raise InputError(f"REPO = {repo}: expected user/name")
 
 
-def token() -> str:
-    """The user's token, from HF_TOKEN or `hf auth login`. Raises InputError when there is none."""
+def read_token() -> str:
+    """Return the user's token, from HF_TOKEN or `hf auth login`. Raises InputError when there is none."""
     from huggingface_hub import get_token
 
-    found: str | None = get_token()
-    if not found:
+    token: str | None = get_token()
+    if not token:
         raise InputError("no Hugging Face token: set HF_TOKEN to one that may write, or run `hf auth login`")
-    if not found.isascii() or not found.isprintable():
+    if not token.isascii() or not token.isprintable():
         raise InputError("HF_TOKEN: not a token; one is on https://huggingface.co/settings/tokens")
-    return found
+    return token
 
 
-def upload(made: Files, what: What, repo: str, token: str, is_public: bool) -> str:
-    """Make `repo` where there is none, and commit the files to it, all at once; its URL.
+def upload(files: Files, *, what: What, repo: str, token: str, is_public: bool) -> str:
+    """Create `repo` if it is missing, commit the files to it in one commit, and return its URL.
 
-    Raises InputError for what the user must mend, StageError when the hub cannot be reached.
+    Raises InputError for problems that the user must mend, StageError when the hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -168,34 +178,34 @@ def upload(made: Files, what: What, repo: str, token: str, is_public: bool) -> s
         disable_progress_bars()
     api = HfApi(token=token, library_name="montessori", library_version=__version__)
     kind = "dataset" if what == "data" else "model"
-    with _as_ours(repo, api.endpoint):
+    with _describe_errors(repo, api.endpoint):
         url = api.create_repo(repo, repo_type=kind, private=not is_public, exist_ok=True)
-        if bool(api.repo_info(repo, repo_type=kind).private) == is_public:  # it was there before
+        if bool(api.repo_info(repo, repo_type=kind).private) == is_public:  # an older repository
             raise InputError(
                 f"REPO = {repo}: is there and {'private' if is_public else 'public'}, which a push does not change; "
                 + ("make it public in its settings" if is_public else "add --public, or name another repository")
             )
-        added = [CommitOperationAdd(name, content) for name, content in made.items()]
-        api.create_commit(repo, added, commit_message=f"{what} of a run of Montessori", repo_type=kind)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repo, operations, commit_message=f"{what} of a run of Montessori", repo_type=kind)
     return str(url)
 
 
 @contextmanager
-def _as_ours(repo: str, endpoint: str) -> Iterator[None]:
-    """Say what the hub's client raises in one sentence."""
+def _describe_errors(repo: str, endpoint: str) -> Iterator[None]:
+    """Turn the errors of the hub's client into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of whichever HTTP library the client uses
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # the error of the client's HTTP library
     try:
         yield
     except HfHubHTTPError as error:
-        raise _refused(repo, endpoint, error) from None
+        raise _refusal(repo, endpoint, error) from None
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE is set; unset it to push, or write to a folder with --to") from None
     except (unreachable, OSError, RuntimeError) as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(cause, HfHubHTTPError):
-            raise _refused(repo, endpoint, cause) from None
+            raise _refusal(repo, endpoint, cause) from None
         raise StageError(
             f"the hub at {endpoint} cannot be reached, or broke off ({_line(cause)}); push again later"
         ) from None
@@ -205,7 +215,7 @@ def _as_ours(repo: str, endpoint: str) -> Iterator[None]:
         raise InputError(f"REPO = {repo}: the hub does not take it ({_line(error)})") from None
 
 
-def _refused(repo: str, endpoint: str, error: "HfHubHTTPError") -> InputError | StageError:
+def _refusal(repo: str, endpoint: str, error: "HfHubHTTPError") -> InputError | StageError:
     status, reason = error.response.status_code, " ".join((error.server_message or str(error)).split())[:300]
     if status == 401:
         return InputError(f"HF_TOKEN: the hub at {endpoint} refuses the token (401); set one that may write to {repo}")
@@ -219,44 +229,44 @@ def _refused(repo: str, endpoint: str, error: "HfHubHTTPError") -> InputError | 
 
 
 def _rows(store: Store, instructions: str, responses: list[str]) -> list[Row]:
-    """The training points: instructions with their responses, in the instructions' order."""
+    """Return the training points: instructions with their responses, in the instructions' order."""
     pairs = {row["id"]: row for address in responses for row in read_rows(store.open(address) / "pairs.parquet")}
-    asked = read_rows(store.open(instructions) / "instructions.parquet")
-    joined = [{"instructions": row, "pairs": pairs[row["id"]]} for row in asked]
+    generated = read_rows(store.open(instructions) / "instructions.parquet")
+    joined = [{"instructions": row, "pairs": pairs[row["id"]]} for row in generated]
     rows = [{name: both[table][field] for name, (table, field, _) in COLUMNS.items()} for both in joined]
     return [{**row, "model": public.address(str(row["model"]))} for row in rows]
 
 
 def _parquet(rows: list[Row]) -> bytes:
-    whole = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), whole)
-    return whole.getvalue()
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
 
 
 def _sources(store: Store, run: Manifest, system: str) -> dict[str, str]:
-    """What the run read from outside the store, or made in its stead: addresses, by setting."""
+    """Return the addresses of the run's sources by setting, from outside the store or generated."""
     inputs = run["request"]["inputs"]
-    first: dict[str, str] = {}  # of each stage
+    first: dict[str, str] = {}  # the first address of each stage
     for address in inputs["stages"]:
         first.setdefault(address.partition("/")[0], address)
     roles = [role for role in ("seeds", "reference", "test") if role in first]
-    read: dict[str, str] = {role: _input(store, first[role], "source") for role in roles}
-    read["teacher"] = _input(store, first["teacher" if "teacher" in first else "instructions"], "teacher")
-    return {**read, "student": _input(store, inputs[f"{system}:student"][0], "student")}
+    sources: dict[str, str] = {role: _input(store, first[role], "source") for role in roles}
+    sources["teacher"] = _input(store, first["teacher" if "teacher" in first else "instructions"], "teacher")
+    return {**sources, "student": _input(store, inputs[f"{system}:student"][0], "student")}
 
 
-def _tuned(store: Store, writer: str) -> list[tuple[Manifest, str]]:
-    """The teachers that DPO made on the way to `writer`, the first one first, each with who wrote its pairs."""
+def _tuned_teachers(store: Store, writer: str) -> list[tuple[Manifest, str]]:
+    """Return the teachers that DPO trained on the way to `writer`, oldest first, each with the writer of its pairs."""
     if not writer.startswith("teacher/"):
         return []
-    wrote = _input(store, _input(store, _input(store, writer, "preferences"), "instructions"), "teacher")
-    return [*_tuned(store, _input(store, writer, "teacher")), (store.manifest(writer), wrote)]
+    pairs_writer = _input(store, _input(store, _input(store, writer, "preferences"), "instructions"), "teacher")
+    return [*_tuned_teachers(store, _input(store, writer, "teacher")), (store.manifest(writer), pairs_writer)]
 
 
 def _input(store: Store, address: str, name: str) -> str:
-    """The one input `name` of the artifact at `address`."""
-    (found,) = store.manifest(address)["request"]["inputs"][name]
-    return str(found)
+    """Return the single input `name` of the artifact at `address`."""
+    (source,) = store.manifest(address)["request"]["inputs"][name]
+    return str(source)
 
 
 def _line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ In place of preferences between outputs: the ablation "bootstrap" of Montessori-
 from typing import Any
 
 from montessori.models import loading
-from montessori.preferences import positives
+from montessori.preferences import positive_outputs
 from montessori.settings.influence import Preferences
 from tasks.build_preferences import read_scores
 from tasks.runtime import training
@@ -24,7 +24,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Supervised fine-tuning on the outputs that the split calls positive, each after the prompt that it answered."""
     scores, momentum = read_scores(job, settings.preferences.signal)
     written = job.rows("instructions", "instructions.parquet")
-    good = positives(written, scores, settings.preferences.split, momentum)
+    good = positive_outputs(written, scores, settings.preferences.split, momentum)
     rows = [{"id": row["id"], "messages": row["prompt"], "response": row["raw"]} for row in good]
     model, tokenizer, _, summary = learn(job, settings, rows, "teacher")
     if job.writes:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from montessori.data.chat import user
 from montessori.data.rows import Row, write_rows
-from montessori.preferences import pair
+from montessori.preferences import build_pairs
 from montessori.settings.base import Frozen
 from montessori.settings.influence import Preferences, Signal
 from tasks.runtime.job import Job
@@ -26,7 +26,14 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Join the shards' scores with the outputs and pair them within each prompt."""
     scores, momentum = read_scores(job, settings.preferences.signal)
     asked = settings.preferences
-    pairs, summary = pair(_outputs(job, settings.outputs), scores, asked.split, momentum, asked.max_pairs, job.seed)
+    pairs, summary = build_pairs(
+        _outputs(job, settings.outputs),
+        scores,
+        asked.split,
+        momentum_influence=momentum,
+        max_pairs=asked.max_pairs,
+        seed=job.seed,
+    )
     write_rows(job.out / "preferences.parquet", pairs)
     (job.out / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n")
     return asdict(summary)

@@ -22,7 +22,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Rounds of few-shot prompts until `target` instructions have passed the filters."""
     teacher = asker(job, settings)
     seeds = job.rows("seeds", "rows.parquet")
-    written = instructions.write(teacher.ask, seeds, settings.instructions, settings.target, job.seed)
+    written = instructions.generate_instructions(
+        teacher.generate, seeds, settings.instructions, target=settings.target, seed=job.seed
+    )
     source = {**provenance(job, settings, settings.instructions.sampling), "prompt_version": settings.prompt}
     write_rows(job.out / "instructions.parquet", [{**row, **source} for row in written.rows])
     rejected = {"counts": dict(written.rejected), "samples": written.samples}

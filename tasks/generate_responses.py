@@ -8,7 +8,7 @@ from typing import Any, Literal
 from montessori.data.chat import user
 from montessori.data.rows import write_rows
 from montessori.settings.generation import Sampling
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Writing, asker, provenance
 from tasks.runtime.job import Job
 
@@ -27,8 +27,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     index, count = job.request.shard
     teacher = asker(job, settings)
     rows = job.rows("instructions", settings.file)[: settings.limit][index::count]
-    seeds = [number_from(f"{job.seed}-{row['id']}") for row in rows]
-    answers = teacher.ask([user(row["instruction"]) for row in rows], settings.sampling, settings.samples, seeds)
+    seeds = [stable_seed(f"{job.seed}-{row['id']}") for row in rows]
+    answers = teacher.generate([user(row["instruction"]) for row in rows], settings.sampling, settings.samples, seeds)
     source = provenance(job, settings, settings.sampling)
     pairs = [
         {

@@ -16,7 +16,7 @@ from montessori.correlation import spearman
 from montessori.data.chat import Example
 from montessori.data.rows import write_rows
 from montessori.errors import InputError
-from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, plan
+from montessori.influence import Directional, Estimator, Exact, ReferenceGradient, Score, Step, Taylor, make_batches
 from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.base import Frozen
@@ -61,7 +61,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     examples = [example for batch in batches for example in batch]
     better = _better_scores(job, settings, dtype, reference, examples) if job.request.shard[0] == 0 else None
     estimator, step, against = _estimator(job, settings, dtype, reference)
-    scored = [asdict(score) for score in _scores(estimator, [part for b in batches for part in plan(b, budget)])]
+    scored = [
+        asdict(score) for score in _scores(estimator, [part for b in batches for part in make_batches(b, budget)])
+    ]
     unscored = [
         {"id": id, "influence": math.nan, "training_loss": math.nan, "tokens": 0, "status": reason}
         for id, reason in dropped.items()

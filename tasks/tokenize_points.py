@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from montessori.data.chat import Example
 from montessori.data.rows import write_rows
-from montessori.influence import plan
+from montessori.influence import make_batches
 from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.base import Frozen
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job
 
@@ -31,14 +31,14 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Tokenize the rows with the student's tokenizer and plan the batches."""
+    """Tokenize the rows with the student's tokenizer and put them into batches."""
     source = job.model("student")
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
     student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
     # In the order of a hash, so that a limit takes a sample and not the first rounds.
-    rows = sorted(job.rows("points", settings.file), key=lambda row: number_from(row["id"]))[: settings.limit]
+    rows = sorted(job.rows("points", settings.file), key=lambda row: stable_seed(row["id"]))[: settings.limit]
     encoded = encode(student, tokenizer, rows, settings.max_length)
-    batches = plan(encoded.examples, settings.token_budget)
+    batches = make_batches(encoded.examples, settings.token_budget)
     planned = [{"batch": number, **vars(example)} for number, batch in enumerate(batches) for example in batch]
     write_rows(job.out / "tokens.parquet", planned)
     (job.out / "dropped.json").write_text(json.dumps(encoded.dropped) + "\n")

@@ -34,9 +34,9 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         )
     else:
         write = world.teacher_conversations if teacher else world.student_conversations
-        conversations = write(scratch.conversations_seen(shape), job.seed)
+        conversations = write(scratch.conversation_count(shape), job.seed)
     model, tokenizer = scratch.build(conversations, shape, job.seed)
-    log = scratch.train(model, tokenizer, conversations, shape, job.seed)
+    log = scratch.train(model, tokenizer, conversations, shape, seed=job.seed)
     loading.save(model, tokenizer, job.out / "model")
     (job.out / "log.json").write_text(json.dumps(log) + "\n")
     return {"parameters": model.num_parameters(), "loss": log[-1]["loss"], "steps": len(log)}

@@ -7,7 +7,7 @@ from montessori.models import loading
 from montessori.settings.base import Frozen
 from montessori.settings.models import Lora
 from montessori.settings.training import Dpo
-from montessori.training.dpo import optimise
+from montessori.training.dpo import train_dpo
 from tasks.runtime.job import Job
 
 
@@ -29,7 +29,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if settings.lora:
         model = loading.add_lora(model, settings.lora, job.seed)
     pairs = job.rows("preferences", "preferences.parquet")
-    result = optimise(model, tokenizer, pairs, settings.dpo, settings.max_length, job.seed)
+    result = train_dpo(model, tokenizer, pairs, settings.dpo, max_length=settings.max_length, seed=job.seed)
     if job.writes:
         loading.save(model, tokenizer, job.out / "model")
         (job.out / "log.json").write_text(json.dumps(result.log) + "\n")

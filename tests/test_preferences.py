@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from montessori.errors import InputError, StageError
-from montessori.preferences import pair, positives
+from montessori.preferences import build_pairs, positive_outputs
 
 Rows = list[dict[str, Any]]
 
@@ -60,10 +60,10 @@ def test_pairs_are_all_positives_against_all_negatives_of_each_prompt(prompts, s
         expected += sum(labels) * (len(scored) - sum(labels))
     if not expected:
         with pytest.raises(StageError):
-            pair(instructions, scores, split, momentum)
+            build_pairs(instructions, scores, split, momentum_influence=momentum)
         return
 
-    pairs, summary = pair(instructions, scores, split, momentum)
+    pairs, summary = build_pairs(instructions, scores, split, momentum_influence=momentum)
     by_id = {row["id"]: row for row in instructions}
     influence = {s["id"]: s["influence"] for s in scores}
     for row in pairs:
@@ -87,16 +87,16 @@ def test_the_order_of_the_scores_changes_nothing(prompts, split, seed):
     instructions, scores = rows(prompts)
     shuffled = random.Random(seed).sample(scores, len(scores))
     try:
-        expected = pair(instructions, scores, split, 1e-5)[0]
+        expected = build_pairs(instructions, scores, split, momentum_influence=1e-5)[0]
     except StageError:
         return
-    assert pair(instructions, shuffled, split, 1e-5)[0] == expected
+    assert build_pairs(instructions, shuffled, split, momentum_influence=1e-5)[0] == expected
 
 
 @given(st.floats(-1, 1, allow_nan=False), st.integers(1, 7))
 def test_prompt_mean_finds_nothing_to_prefer_among_equals(influence, samples):
     with pytest.raises(StageError, match=r"0% of .*preferences\.split=prompt_mean"):
-        pair(*rows([[influence] * samples]), "prompt_mean")
+        build_pairs(*rows([[influence] * samples]), "prompt_mean")
 
 
 @given(PROMPTS)
@@ -109,9 +109,9 @@ def test_best_worst_makes_one_pair_of_each_prompt_whose_samples_differ(prompts):
             expected[f"p{p}"] = (max(scored.values()), min(scored.values()))
     if not expected:
         with pytest.raises(StageError):
-            pair(outputs, scores, "best_worst")
+            build_pairs(outputs, scores, "best_worst")
         return
-    pairs, summary = pair(outputs, scores, "best_worst")
+    pairs, summary = build_pairs(outputs, scores, "best_worst")
     influence = {s["id"]: s["influence"] for s in scores}
     prompt = {row["id"]: row["prompt_id"] for row in outputs}
     found = {prompt[r["chosen_id"]]: (influence[r["chosen_id"]], influence[r["rejected_id"]]) for r in pairs}
@@ -120,26 +120,26 @@ def test_best_worst_makes_one_pair_of_each_prompt_whose_samples_differ(prompts):
 
 def test_positives_are_the_outputs_that_pairs_could_choose():
     outputs, scores = rows([[3.0, 1.0, None], [0.5, 0.5], [-1.0]])
-    assert [row["id"] for row in positives(outputs, scores, "zero")] == ["0-0", "0-1", "1-0", "1-1"]
-    assert [row["id"] for row in positives(outputs, scores, "prompt_mean")] == ["0-0"]
-    assert [row["id"] for row in positives(outputs, scores, "momentum", 0.7)] == ["0-0", "0-1"]
+    assert [row["id"] for row in positive_outputs(outputs, scores, "zero")] == ["0-0", "0-1", "1-0", "1-1"]
+    assert [row["id"] for row in positive_outputs(outputs, scores, "prompt_mean")] == ["0-0"]
+    assert [row["id"] for row in positive_outputs(outputs, scores, "momentum", 0.7)] == ["0-0", "0-1"]
     with pytest.raises(StageError, match=r"none of the 1 scored points is positive with preferences\.split=zero"):
-        positives(*rows([[-1.0]]), "zero")
+        positive_outputs(*rows([[-1.0]]), "zero")
 
 
 def test_max_pairs_keeps_a_seeded_sample_in_order():
     instructions, scores = rows([[1.0, 2.0, -1.0, -2.0]] * 5)
-    every, _ = pair(instructions, scores, "zero")
-    kept, summary = pair(instructions, scores, "zero", max_pairs=7, seed=3)
-    assert kept == pair(instructions, scores, "zero", max_pairs=7, seed=3)[0]
-    assert kept != pair(instructions, scores, "zero", max_pairs=7, seed=4)[0]
+    every, _ = build_pairs(instructions, scores, "zero")
+    kept, summary = build_pairs(instructions, scores, "zero", max_pairs=7, seed=3)
+    assert kept == build_pairs(instructions, scores, "zero", max_pairs=7, seed=3)[0]
+    assert kept != build_pairs(instructions, scores, "zero", max_pairs=7, seed=4)[0]
     assert len(kept) == summary.pairs == 7
     assert kept == [row for row in every if row in kept]
 
 
 def test_the_summary_counts_what_was_found():
     instructions, scores = rows([[3.0, -1.0], [2.0, None], [None]])
-    _, summary = pair(instructions, scores, "zero", momentum_influence=0.5)
+    _, summary = build_pairs(instructions, scores, "zero", momentum_influence=0.5)
     assert (summary.pairs, summary.prompts, summary.prompts_with_pairs) == (1, 2, 1)
     assert (summary.scored, summary.unscored, summary.momentum_influence) == (3, 2, 0.5)
     assert summary.positive_share == pytest.approx(2 / 3)
@@ -150,34 +150,34 @@ def test_the_summary_counts_what_was_found():
 
 def test_points_that_are_nearly_all_positive_warn_and_say_what_to_set():
     prompts = [[1.0, 2.0] for _ in range(20)] + [[1.0, -1.0]]
-    _, summary = pair(*rows(prompts), "zero", momentum_influence=1.5)
+    _, summary = build_pairs(*rows(prompts), "zero", momentum_influence=1.5)
     assert summary.warning is not None
     assert "97.6% of the scored points are positive" in summary.warning
     assert "preferences.split=momentum or preferences.split=prompt_mean" in summary.warning
-    assert pair(*rows(prompts), "momentum", momentum_influence=1.5)[1].warning is None
+    assert build_pairs(*rows(prompts), "momentum", momentum_influence=1.5)[1].warning is None
 
 
 def test_no_pair_at_all_stops_with_the_split_the_share_and_the_remedy():
     with pytest.raises(StageError) as error:
-        pair(*rows([[1.0, 2.0], [3.0]]), "zero")
+        build_pairs(*rows([[1.0, 2.0], [3.0]]), "zero")
     assert "100% of the 3 scored points are positive with preferences.split=zero" in str(error.value)
     assert "set preferences.split=momentum" in str(error.value)
 
 
 def test_points_without_a_single_score_say_why():
     with pytest.raises(StageError, match=r"none of the 2 points has a score.*not-finite"):
-        pair(*rows([[None, None]]), "zero")
+        build_pairs(*rows([[None, None]]), "zero")
 
 
 def test_the_momentum_split_needs_the_momentum_share():
     with pytest.raises(InputError, match="momentum share"):
-        pair(*rows([[1.0, -1.0]]), "momentum")
+        build_pairs(*rows([[1.0, -1.0]]), "momentum")
 
 
 def test_a_score_of_no_instruction_is_refused():
     instructions, scores = rows([[1.0, -1.0]])
     with pytest.raises(InputError, match="the first is 0-1"):
-        pair(instructions[:1], scores, "zero")
+        build_pairs(instructions[:1], scores, "zero")
 
 
 def test_importing_it_does_not_import_torch():

@@ -22,20 +22,20 @@ def run(iterations: int) -> dict[str, Any]:
 
 
 def test_the_last_system_is_meant_where_none_is_named():
-    assert publishing.choose(run(0), "data", None) == "Self-Instruct"
+    assert publishing.choose_system(run(0), "data", None) == "Self-Instruct"
     for what in ("data", "teacher", "student"):
-        assert publishing.choose(run(10), what, None) == "Montessori iteration 10"
-    assert publishing.choose(run(2), "student", "Self-Instruct") == "Self-Instruct"
+        assert publishing.choose_system(run(10), what, None) == "Montessori iteration 10"
+    assert publishing.choose_system(run(2), "student", "Self-Instruct") == "Self-Instruct"
 
 
 def test_a_run_without_iterations_has_no_tuned_teacher():
     with pytest.raises(InputError, match="--what teacher: the run has no tuned teacher, since it has no iterations"):
-        publishing.choose(run(0), "teacher", None)
+        publishing.choose_system(run(0), "teacher", None)
 
 
 def test_a_base_model_is_not_a_system_of_the_run():
     with pytest.raises(InputError, match=r"the run has no student of such a system; it has: Self-Instruct$"):
-        publishing.choose(run(0), "student", "No fine-tuning")
+        publishing.choose_system(run(0), "student", "No fine-tuning")
 
 
 @pytest.mark.parametrize(

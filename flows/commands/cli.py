@@ -229,15 +229,17 @@ def _deploy(options: argparse.Namespace) -> int:
 def _push(options: argparse.Namespace) -> int:
     from montessori import publishing
 
-    publishing.check_name(options.repo)
-    store, run = publishing.find(options.run, options.store)
-    system = publishing.choose(run, options.what, options.system)
-    token = publishing.token() if options.to is None else ""
-    files = publishing.files(store, run, options.what, system, options.repo, options.license)
+    publishing.check_repo_name(options.repo)
+    store, run = publishing.find_run(options.run, options.store)
+    system = publishing.choose_system(run, options.what, options.system)
+    token = publishing.read_token() if options.to is None else ""
+    files = publishing.build_files(
+        store, run, what=options.what, system=system, repo=options.repo, license=options.license
+    )
     if options.to is None:
-        place = publishing.upload(files, options.what, options.repo, token, options.public)
+        place = publishing.upload(files, what=options.what, repo=options.repo, token=token, is_public=options.public)
     else:
-        place = publishing.write(files, Path(options.to))
+        place = publishing.write_files(files, Path(options.to))
     print(f"{options.what} of {system}, {len(files)} files\n{place}")
     return 0
 

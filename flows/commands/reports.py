@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _begin(self, status: HTTPStatus, kind: str | None, length: int | None, headers: dict[str, str]) -> None:
-        from montessori.reporting.stylesheet import POLICY
+        from montessori.reporting.html import POLICY
 
         self.send_response(status)
         given = {"Content-Type": kind, "Content-Length": length if length is None else str(length)}

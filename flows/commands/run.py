@@ -63,6 +63,7 @@ def _night(text: str) -> date:
 
 def run(options: argparse.Namespace) -> int:
     """Check, run and show."""
+    settings = settings_of(options)  # before the imports below, which take a second
     from functools import partial
 
     from rich.console import Console
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     from flows.requests import run as requests
     from tasks.runtime import engines
 
-    ready = requests.prepare(settings_of(options), options.suite, options.judge, not options.dry_run)
+    ready = requests.prepare(settings, options.suite, options.judge, not options.dry_run)
     plan, console = ready.plan, Console()
     if options.dry_run:
         terminal.show_plan(console, plan)
@@ -96,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
 def refresh(options: argparse.Namespace) -> int:
     """Check, run the night and show what became of it."""
+    settings = settings_of(options)
     from functools import partial
 
     from rich.console import Console
@@ -108,7 +110,7 @@ def refresh(options: argparse.Namespace) -> int:
     from montessori.refresh import champions
     from tasks.runtime import engines
 
-    ready = requests.prepare(settings_of(options), options.night.isoformat())
+    ready = requests.prepare(settings, options.night.isoformat())
     plan, console = ready.plan, Console()
     if options.dry_run:
         terminal.show_plan(console, plan)

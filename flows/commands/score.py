@@ -92,7 +92,7 @@ def check(options: Scoring) -> Checked:
         addresses["optimizer"] = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
         with _named("--optimizer-state"):
             state = Path(options.optimizer_state).expanduser() / sources.STATE_FILES[0]
-            folder.moments_fit(state, Path(options.student).expanduser())
+            folder.check_moments(state, Path(options.student).expanduser())
     rows, against = _read(points, "points", "--data"), _read(reference, "reference", "--reference")
     for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
         if number and number > len(rows):

@@ -100,7 +100,11 @@ def whole(study: Study, path: Path) -> Study:
     """The study with all that its file names in it, so that it can be read without them, in another folder."""
     settings = study.settings
     if isinstance(settings, str):
-        settings = files.read(_named(path, "settings", settings))
+        ships = shipped.is_name(settings) and not (path.parent / settings).is_file()
+        field = f"{path}: settings"
+        settings = files.read(
+            shipped.path_of(settings, "settings", field) if ships else _named(path, "settings", settings)
+        )
     if "budget" in settings:
         raise InputError(f"{path}: settings.budget: a study has one for all of its cells; set budget there")
     suite = study.suite

@@ -1,8 +1,8 @@
-"""From chat messages to token ids, with the loss on the assistant's tokens only.
+"""Turn chat messages into token ids, with the loss on the assistant's tokens only.
 
-One definition for fine-tuning, influence and evaluation: the prompt is rendered with the generation prompt at its
-end, the answer is what the template adds to it, and the two are tokenized apart, as they are when a model generates.
-Which conversations are allowed is the chat template's to say: where it fails, an InputError names the point.
+Fine-tuning, influence and evaluation share this definition. The prompt is rendered with the generation prompt at its
+end, and the answer is the text that the template adds to it. The two are tokenized separately, as in generation. The
+chat template decides which conversations are allowed: where it fails, an InputError names the point.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from jinja2 import TemplateError
 
 from montessori.errors import InputError
 
-if TYPE_CHECKING:  # only named here: a plan needs the prompts, and must not wait for the library
+if TYPE_CHECKING:  # a dry run needs the prompts, and must not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
-Reason = Literal["no-answer", "too-long"]  # for no Example: an empty answer; a prompt that fills the maximum length
+Reason = Literal["no-answer", "too-long"]  # no Example for an empty answer, or a prompt of the maximum length
 
-BATCH = 1000  # texts tokenized at once: as fast as all together, and the tokenizer's records of few are held
+BATCH = 1000  # texts tokenized at once: as fast as all together, with the memory of few
 
-# For models that come without a template (base models). Plain text around the tokenizer's own end token.
+# For models without a template (base models): plain text around the tokenizer's own end token.
 DEFAULT_TEMPLATE = (
     "{% if bos_token %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}"
@@ -36,7 +36,7 @@ DEFAULT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation as tokens. The loss counts `input_ids[prompt_length:]`."""
+    """Hold one conversation as tokens. The loss counts `input_ids[prompt_length:]`."""
 
     id: str
     input_ids: list[int]
@@ -45,29 +45,29 @@ class Example:
 
     @property
     def completion_mask(self) -> list[int]:
-        """1 where a token belongs to the answer, `[seq]`."""
+        """Return 1 for each token of the answer and 0 for the prompt's, `[seq]`."""
         return [0] * self.prompt_length + [1] * (len(self.input_ids) - self.prompt_length)
 
 
 def user(content: str) -> list[Message]:
-    """A conversation that begins with `content`."""
+    """Return a conversation that begins with `content`."""
     return [{"role": "user", "content": content}]
 
 
 def prompt_of(row: Mapping[str, Any]) -> list[Message]:
-    """The conversation that a row's response answers: its `messages`, or where it has none its instruction."""
+    """Return the conversation before a row's response: its `messages`, or without any its instruction."""
     return row.get("messages") or user(row["instruction"])
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:
-    """The text after which the assistant's answer begins."""
+    """Return the text before the assistant's answer."""
     return _render(tokenizer, prompt, f"the prompt {prompt[-1]['content'][:80]!r}", add_generation_prompt=True)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str, *, max_length: int
 ) -> Example | None:
-    """`prompt` and `answer` as an Example of at most `max_length` tokens, cut at the end.
+    """Return `prompt` and `answer` as an Example of at most `max_length` tokens, cut at the end.
 
     None when no token of the answer is left to learn from: an empty answer, or a prompt that fills `max_length`.
     """
@@ -78,41 +78,45 @@ def encode(
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Examples ready for a model, and what had to be done to get them."""
+class EncodedPairs:
+    """Hold examples for a model, and the rows that were dropped or cut."""
 
     examples: list[Example]
-    dropped: dict[str, Reason]  # by id, in the rows' order
+    dropped: dict[str, Reason]  # by row id, in the rows' order
     truncated: int
 
     @property
     def counts(self) -> dict[str, int]:
-        """For a stage's summary, so that nothing is dropped in silence."""
+        """Return the numbers of encoded, dropped and cut rows, for a stage's summary."""
         return {"encoded": len(self.examples), "dropped": len(self.dropped), "truncated": self.truncated}
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], max_length: int) -> Encoded:
-    """Rows with `id`, `response`, and `instruction` or `messages` as Examples, in order; as `encode` makes each."""
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], max_length: int
+) -> EncodedPairs:
+    """Return rows with `id`, `response`, and `instruction` or `messages` as Examples, in order. See `encode`."""
     answered = [row for row in rows if row["response"].strip()]
     texts = [_render_pair(tokenizer, row["id"], prompt_of(row), row["response"]) for row in answered]
     prompts = _tokenize(tokenizer, [prompt for prompt, _ in texts])
     answers = _tokenize(tokenizer, [answer for _, answer in texts])
-    fitted = [
+    encoded = [
         _example(row["id"], prompt_ids, answer_ids, max_length)
         for row, prompt_ids, answer_ids in zip(answered, prompts, answers, strict=True)
     ]
-    examples = [example for example in fitted if example]
-    encoded = {example.id for example in examples}
+    examples = [example for example in encoded if example]
+    encoded_ids = {example.id for example in examples}
     dropped: dict[str, Reason] = {
-        row["id"]: "too-long" if row["response"].strip() else "no-answer" for row in rows if row["id"] not in encoded
+        row["id"]: "too-long" if row["response"].strip() else "no-answer"
+        for row in rows
+        if row["id"] not in encoded_ids
     }
-    return Encoded(examples, dropped, sum(e.truncated for e in examples))
+    return EncodedPairs(examples, dropped, sum(e.truncated for e in examples))
 
 
 def _render_pair(
     tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str
 ) -> tuple[str, str]:
-    """The text of the prompt, and what the answer adds to it."""
+    """Return the text of the prompt, and the text that the answer adds to it."""
     head = _render(tokenizer, prompt, f"point {id}", add_generation_prompt=True)
     turns = [*prompt, {"role": "assistant", "content": answer}]
     whole = _render(tokenizer, turns, f"point {id}", add_generation_prompt=False)
@@ -135,10 +139,10 @@ def _render(
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of each text. No special tokens: the template has written them."""
+    """Return the token ids of each text. No special tokens are added, because the template has written them."""
     ids: list[list[int]] = []
     for start in range(0, len(texts), BATCH):
-        # verbose: or it warns of a text longer than the model's context, which is cut to max_length right after
+        # verbose=False: no warning about a text longer than the model's context, since it is cut to max_length later
         batch = tokenizer(list(texts[start : start + BATCH]), add_special_tokens=False, verbose=False)
         ids += batch["input_ids"]
     return ids

@@ -1,14 +1,14 @@
-"""Rows in and out: seed pools, reference sets and test points from a file, the hub or the pocket world.
+"""Read and write rows: seed pools, reference sets and test points from a file, the hub or the pocket world.
 
 Every source becomes rows of `id, instruction, response` (seeds may lack a response). A row has one of two forms:
 
     {"instruction": "Sort the words.", "input": "pear apple", "output": "apple pear"}
     {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}]}
 
-An Alpaca-style `input` is joined to its instruction by a space. Of a conversation the last user turn is the
-instruction, and the assistant's turn at the end the response; where that is missing, the first form's fields give it.
-What comes before the answer is kept as `messages` when any row of the source has more there than one user turn. A row
-of both forms is read as a conversation. A row that is wrong is an InputError that names the file and the line.
+An Alpaca-style `input` is joined to its instruction by a space. The last user turn of a conversation is the
+instruction, and the assistant's turn at the end the response. Without such a turn the first form's fields give the
+response. The turns before the answer are kept as `messages` when any row of the source has more there than one user
+turn. A row of both forms is read as a conversation. For a wrong row an InputError names the file and the line.
 """
 
 import gzip
@@ -29,13 +29,13 @@ from montessori.settings.data import DataSource
 
 Row = dict[str, Any]
 FILE_TYPES = {".jsonl", ".json", ".parquet", ".gz"}
-HUB_FILE = "hf://"  # begins the address of one file of a hub repository
+HUB_FILE = "hf://"  # the start of an address of one file in a hub repository
 RESPONSE_FIELDS = ("response", "output", "answer")
 ROLES = ("system", "user", "assistant")
 
 
 def read(source: DataSource, role: str) -> list[Row]:
-    """The rows of a file or hub data set, in order. `role` is the settings field or the option, for the errors.
+    """Read the rows of a file or hub dataset, in order. `role` is the settings field or the option, for error messages.
 
     Raises InputError for a file that is missing, empty, not UTF-8, or has a bad line.
     """
@@ -43,23 +43,25 @@ def read(source: DataSource, role: str) -> list[Row]:
     end = None if source.limit is None else source.skip + source.limit
     rows = [_row(where, row, role) for where, row in list(raw)[source.skip : end]]
     if not rows:
-        raise InputError(f"{named(role)} = {source.source}: no rows" + (" after skip" if source.skip else ""))
+        raise InputError(f"{source_name(role)} = {source.source}: no rows" + (" after skip" if source.skip else ""))
     id, times = Counter(row["id"] for row in rows).most_common(1)[0]
     if times > 1:
-        raise InputError(f"{named(role)} = {source.source}: {times} rows have the id {id}; each needs its own, or none")
+        raise InputError(
+            f"{source_name(role)} = {source.source}: {times} rows have the id {id}; each needs its own, or none"
+        )
     if all(len(row["messages"]) == 1 for row in rows):
         for row in rows:
             del row["messages"]
     return rows
 
 
-def named(role: str) -> str:
-    """How the errors call a source: by its settings field, or its option as it is."""
+def source_name(role: str) -> str:
+    """Return a source's name in error messages: its settings field, or its option unchanged."""
     return role if role.startswith("--") else f"{role}.source"
 
 
 def is_file(source: DataSource) -> bool:
-    """Whether `source` is meant as a path: it exists, or looks like a file's name."""
+    """Return whether `source` is a path: it exists, or looks like a file's name."""
     name = source.source
     if name.startswith(HUB_FILE):
         return False
@@ -67,19 +69,19 @@ def is_file(source: DataSource) -> bool:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows of like keys as Parquet."""
+    """Write rows with the same keys as Parquet."""
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows that `write_rows` wrote."""
+    """Read the rows that `write_rows` wrote."""
     rows: list[Row] = pq.read_table(path).to_pylist()
     return rows
 
 
 def file_rows(path: Path, role: str) -> Iterator[tuple[str, Row]]:
-    """The rows of a JSONL, JSON or Parquet file as they are, each behind where it stands."""
-    field = f"{named(role)} = {path}"
+    """Yield the rows of a JSONL, JSON or Parquet file unchanged, each after its position."""
+    field = f"{source_name(role)} = {path}"
     if not path.is_file():
         raise InputError(f"{field}: no such file")
     if path.suffix in {".csv", ".tsv", ".xlsx"}:
@@ -125,7 +127,7 @@ def _parquet(path: Path, field: str) -> list[Row]:
 
 
 def hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
-    """The rows of a hub data set likewise."""
+    """Yield the rows of a hub dataset unchanged, each after its position."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -153,15 +155,15 @@ def _row(where: str, row: object, role: str) -> Row:
     instruction = next((turn["content"] for turn in reversed(prompt) if turn["role"] == "user"), "")
     if not instruction:
         raise InputError(f"{where}: messages lacks a user turn, or the last one is empty: it is the instruction")
-    # A point without an answer is one that cannot be scored, and says so; a line without the field is a mistake.
+    # A point with an empty answer gets a status instead of a score. A line without the field is a mistake.
     if not response and role != "seeds" and (response is None or role != "points"):
         raise InputError(
             f"{where}: lacks an answer{_wrong_field(row)} (one of the fields {', '.join(RESPONSE_FIELDS)}, "
             "or the assistant's turn at the end of messages)"
         )
-    said = [turn["content"] for turn in prompt]
+    texts = [turn["content"] for turn in prompt]
     try:
-        content = "\0".join([*said, str(response or None), where.rpartition(" ")[2]]).encode()
+        content = "\0".join([*texts, str(response or None), where.rpartition(" ")[2]]).encode()
         id = hashlib.sha256(content).hexdigest()[:12] if row.get("id") is None else str(row["id"])
         id.encode()
     except UnicodeEncodeError as error:
@@ -183,13 +185,13 @@ def _instruction(where: str, row: Row) -> str:
 
 
 def _response(row: Row) -> str | None:
-    """The first answer that is not blank; "" when there are only blank ones, None when there is no field for one."""
+    """Return the first answer that is not blank. "" when all are blank, None when no field has one."""
     given = [row[field] for field in RESPONSE_FIELDS if isinstance(row.get(field), str)]
     return next((text for text in given if text.strip()), "" if given else None)
 
 
 def _wrong_field(row: Row) -> str:
-    """What is wrong with the first field for an answer, where there is one."""
+    """Describe the problem with the first answer field, where there is one."""
     field = next((field for field in RESPONSE_FIELDS if row.get(field) is not None), None)
     if field is None:
         return ""
@@ -202,7 +204,7 @@ def _shown(value: object) -> str:
 
 
 def _conversation(where: str, messages: object) -> tuple[list[Message], str | None]:
-    """The turns before the answer, and the answer. Which roles may follow which is the chat template's to say."""
+    """Return the turns before the answer, and the answer. The chat template decides which roles may follow which."""
     if not isinstance(messages, list) or not messages:
         raise InputError(f"{where}: the field messages is empty or not a list of objects with role and content")
     for number, turn in enumerate(messages, 1):

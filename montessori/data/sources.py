@@ -1,4 +1,4 @@
-"""What a run reads from outside the store: its address, and whether it is fit to use, before anything heavy starts.
+"""Check a run's sources outside the store, and give each an address, before anything heavy starts.
 
 In: settings.  Out: an address for each source (see `artifacts.request`), or an InputError that names the field.
 """
@@ -18,36 +18,36 @@ from montessori.settings.data import DataSource
 from montessori.settings.run import Settings
 
 POCKET = "pocket"
-STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # montessori.influence.adamw, which brings torch
-LESSON_ROWS = 9  # eight are shown, the ninth is written
+STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # as in montessori.influence.adamw, which imports torch
+LESSON_ROWS = 9  # eight examples in a prompt, and the ninth row as the teacher's output
 HUB_TIMEOUT_S = 10
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
 
 
 def addresses(settings: Settings) -> dict[str, str]:
-    """The address of every source of a run, by settings field; each one checked."""
-    found = {
+    """Return the address of every source of a run by settings field, each one checked."""
+    checked = {
         "seeds": rows(settings.seeds, "seeds.source"),
         "reference": rows(settings.reference, "reference.source"),
     }
     if settings.test:
-        found["test"] = rows(settings.test, "test.source")
+        checked["test"] = rows(settings.test, "test.source")
     for role, given in (("teacher", settings.teacher), ("student", settings.student)):
         if given and given.source != "scratch":
-            found[role] = model(given.source, f"{role}.source")
+            checked[role] = model(given.source, f"{role}.source")
     for name, given in settings.transfer.items():
         if given.source != "scratch":
-            found[f"transfer.{name}"] = model(given.source, f"transfer.{name}.source")
+            checked[f"transfer.{name}"] = model(given.source, f"transfer.{name}.source")
     if settings.rating.engine == "openai":
-        found["rating"] = f"api:{settings.rating.openai.model}@{settings.rating.openai.base_url}"
+        checked["rating"] = f"api:{settings.rating.openai.model}@{settings.rating.openai.base_url}"
     elif settings.rating.source:
-        found["rating"] = model(settings.rating.source, "rating.source")
-    _check_rows(settings, found)
-    return found
+        checked["rating"] = model(settings.rating.source, "rating.source")
+    _check_rows(settings, checked)
+    return checked
 
 
 def rows(source: DataSource, field: str) -> str:
-    """The address of rows. Raises InputError that begins with `field` when there is no such file."""
+    """Return the address of rows. Raises InputError that begins with `field` when there is no such file."""
     if source.source == POCKET:
         return POCKET
     if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
@@ -61,42 +61,42 @@ def rows(source: DataSource, field: str) -> str:
 
 
 def model(source: str, field: str) -> str:
-    """The address of a model. Raises InputError, naming `field`, when its folder is missing or not fit to load."""
+    """Return the address of a model. Raises InputError, naming `field`, when no model can be loaded from it."""
     path = Path(source).expanduser()
     if not path.is_dir():
         if not HUB_NAME.fullmatch(source):
             raise InputError(f"{field} = {source}: no such folder (a hub name looks like user/name)")
         return f"hub:{source}"
     try:
-        folder.model_folder(path)
-    except InputError as error:  # which begins with the folder
+        folder.check_model_folder(path)
+    except InputError as error:  # its message begins with the folder
         raise InputError(f"{field} = {error}") from None
     return _folder(path, [p for p in path.rglob("*") if p.is_file()])
 
 
 def check_hub(models: Iterable[tuple[str, str]]) -> None:
-    """Raise InputError where the hub does not give a model of which there is no copy here either.
+    """Raise InputError for a model that is neither available on the hub nor in the local cache.
 
-    `models` are fields with the names on the hub that they have, `user/name[@revision]`. Downloads nothing.
+    `models` are pairs of a field and a name on the hub, `user/name[@revision]`. Downloads nothing.
     """
     for field, source in models:
-        if reason := _not_given(*source.partition("@")[::2]):
+        if reason := _hub_problem(*source.partition("@")[::2]):
             raise InputError(f"{field} = {source}: {reason}")
 
 
 @cache
-def _not_given(name: str, revision: str) -> str:
-    """Why the model cannot be had; "" where it can. Asked once: a study's cells share models."""
+def _hub_problem(name: str, revision: str) -> str:
+    """Return the reason that the model is unavailable, or "". Cached, because a study's cells share models."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # of whichever HTTP library the client uses
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])  # the error of the client's HTTP library
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
         return ""
     hub = HfApi()
     try:
-        found = hub.model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_S)
-        if found.gated:
+        info = hub.model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_S)
+        if info.gated:
             hub.auth_check(name)
     except GatedRepoError:
         return "its owner gives access on request: ask for it on the model's page, and set HF_TOKEN"
@@ -106,12 +106,12 @@ def _not_given(name: str, revision: str) -> str:
         return f"the hub answers {status}; try again later"
     except (OSError, unreachable) as error:
         return f"the hub cannot be reached ({' '.join(str(error).split())[:200]}), and there is no local copy"
-    files = {file.rfilename for file in found.siblings or []}
+    files = {file.rfilename for file in info.siblings or []}
     return "" if "config.json" in files else "it has no config.json, so transformers cannot load it"
 
 
 def optimizer_state(source: str, field: str) -> str:
-    """The address of a folder with an optimiser state. Raises InputError, naming `field`, when it has none."""
+    """Return the address of a folder with an optimizer state. Raises InputError, naming `field`, when it has none."""
     path = Path(source).expanduser()
     missing = next((name for name in STATE_FILES if not (path / name).is_file()), None)
     if missing:
@@ -123,21 +123,23 @@ def optimizer_state(source: str, field: str) -> str:
 
 
 def _folder(path: Path, files: list[Path]) -> str:
-    """The address of a folder of which `files` matter."""
+    """Return the address of a folder by the content of `files`."""
     whole = hashlib.sha256()
     for file in sorted(files):
         whole.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
     return f"file:{path.resolve()}#{whole.hexdigest()}"
 
 
-def _check_rows(settings: Settings, found: dict[str, str]) -> None:
-    """Read the files once: bad lines, too few seeds, held-out points that are in the reference set."""
+def _check_rows(settings: Settings, checked: dict[str, str]) -> None:
+    """Read the files once, to find bad lines, too few seeds, and held-out points in the reference set."""
     needed = settings.instructions.seed_shots + settings.instructions.generated_shots
     sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
     read = {
-        role: data.read(source, role) for role, source in sources.items() if source and found[role].startswith("file:")
+        role: data.read(source, role)
+        for role, source in sources.items()
+        if source and checked[role].startswith("file:")
     }
-    pocket = settings.pocket.seeds if found["seeds"] == POCKET else needed  # a hub's rows are counted when loaded
+    pocket = settings.pocket.seeds if checked["seeds"] == POCKET else needed  # hub rows are counted at loading
     seeds = len(read["seeds"]) if "seeds" in read else pocket
     if seeds < needed:
         raise InputError(
@@ -156,7 +158,10 @@ def _check_rows(settings: Settings, found: dict[str, str]) -> None:
 
 
 def _check_lessons(seeds: list[data.Row], role: str) -> None:
-    """A model from scratch learns to answer from the seeds, and a teacher to write from nine of them at a time."""
+    """Raise InputError unless `seeds` can train a model from scratch: nine rows, each with an answer.
+
+    Such a model learns to answer from the seeds, and a teacher learns to generate from nine of them at a time.
+    """
     if len(seeds) < LESSON_ROWS:
         raise InputError(f"{role}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {len(seeds)}")
     silent = next((row for row in seeds if not row["response"]), None)

@@ -7,12 +7,11 @@ items vary here. Another training seed or another judge can make a larger differ
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from montessori.evaluation import paired
-from montessori.evaluation.card import Card, Column
+from montessori.evaluation.card import Card, Column, Mark
 
 RESAMPLES = 10_000
 LEVEL = 0.05
@@ -21,7 +20,6 @@ EVEN = 0.5  # preference for an answer over itself: a baseline's value in a colu
 FEW = 16  # different values. Up to here, drawing their counts is faster than drawing items.
 AT_ONCE = 2_000_000  # items to draw at a time: 30 MB
 
-Mark = Literal["best", "second"]
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 

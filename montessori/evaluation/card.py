@@ -5,8 +5,11 @@ A `Score` keeps the value of every item, so that two models are compared on the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 SPENT = ("the models", "the judge", "the rest")  # kinds of tasks, for the usage of an evaluation
+
+Mark = Literal["best", "second"]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from montessori.errors import StageError
 from montessori.evaluation import judge_prompts
 from montessori.evaluation.judge_prompts import GRADING, PAIRWISE, RATING, Template
 from montessori.settings.generation import Sampling
-from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Generation
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
+from montessori.synthesis.journaled_engine import JournaledEngine
 
 FIRST_CHUNK, CHUNK = 32, 256  # prompts between two checks of the share of unreadable verdicts
 LETTER_TOKENS = 16  # most tokens of a reply that should be a letter
@@ -127,7 +127,7 @@ def _bracketed(reply: Generation, highest: int) -> float | None:
 
 
 def judge(
-    asker: Asker,
+    asker: JournaledEngine,
     questions: Sequence[Question],
     sampling: Sampling,
     *,
@@ -149,9 +149,11 @@ def judge(
         asked = list(range(start, min(start + size, len(questions))))
         for number in range(1, tries + 1):
             chats = [questions[i].chat for i in asked]
-            seeds = [number_from(f"{seed}-{questions[i].id}-{number}") for i in asked]
+            seeds = [stable_seed(f"{seed}-{questions[i].id}-{number}") for i in asked]
             before = start + len(verdicts) - len(asked) if verdicts else start
-            answers = asker.ask(chats, sampling if number == 1 else again, 1, seeds, before, len(questions))
+            answers = asker.generate(
+                chats, sampling if number == 1 else again, 1, seeds, before=before, total=len(questions)
+            )
             for i, answer in zip(asked, answers, strict=True):
                 (reply,) = answer.generations
                 verdicts[i] = Verdict(questions[i].read(reply), reply, number, answer.cut)

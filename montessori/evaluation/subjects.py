@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from montessori.artifacts import Store
+from montessori.artifacts import Request, Store
 from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import ADDRESS
 from montessori.data import sources
@@ -89,8 +89,8 @@ def _resolve(text: str, store: Store) -> Iterator[Subject]:
 
 
 def _of_artifact(address: str, store: Store) -> Subject:
-    request = store.manifest(address)["request"]
-    name = request["label"].removesuffix(": student") or request["stage"]
+    request = Request.model_validate(store.manifest(address)["request"])
+    name = request.who or request.stage
     return Subject(f"{name} ({address.partition('/')[2][:6]})", address)
 
 

@@ -1,4 +1,4 @@
-"""Local data influence: how one optimiser step on a training point changes the student's reference loss.
+"""Compute local data influence: the change of the student's reference loss by one optimizer step on a training point.
 
     from montessori.data import chat, rows
     from montessori.models import loading
@@ -14,17 +14,20 @@
     step = OptimizerState.load("warm")                         # or GradientDescent(5e-6)
     gradient, loss = reference_gradient(model, reference)      # by parameter name; nats/token
     estimator = Taylor(model, step, gradient)                  # or Directional; or Exact(model, step, reference)
-    scores = [score for batch in plan(points) for score in estimator.score(batch)]
+    scores = [score for batch in make_batches(points) for score in estimator.score(batch)]
 
-A Score has `id`, `influence` (nats/token saved on the reference set), `training_loss`, `tokens` and `status`; they come
-in the order of the batches, which are of points of like length. `taylor` is the step's effect to first order, as is
-`directional`, which also holds v fixed; `exact` is the definition. Wrong input is an InputError (montessori.errors).
+A `Score` has `id`, `influence` (nats/token saved on the reference set), `training_loss`, `tokens` and `status`. Scores
+come in the order of the batches, and a batch holds points of similar length.
 
-`sharded` has what a student needs that no single GPU holds, `memory` what each estimator takes.
+`Exact` computes influence by its definition. `Taylor` computes the effect of the step to first order. `Directional`
+does the same with one fixed v for all points. Wrong input raises an InputError (montessori.errors).
+
+`montessori.influence.sharded` scores with a student too large for one GPU. `montessori.influence.memory` says how much
+memory each estimator needs.
 """
 
 from montessori.influence.adamw import OptimizerState, trainable_parameters
-from montessori.influence.batches import TOKEN_BUDGET, plan
+from montessori.influence.batches import TOKEN_BUDGET, make_batches
 from montessori.influence.directional import Directional
 from montessori.influence.exact import Exact
 from montessori.influence.reference import (
@@ -49,7 +52,7 @@ __all__ = [
     "Step",
     "Taylor",
     "example_loss",
-    "plan",
+    "make_batches",
     "reference_gradient",
     "reference_loss",
     "trainable_parameters",

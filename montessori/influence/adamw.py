@@ -1,9 +1,10 @@
-"""The optimiser step that influence is about: one AdamW step on one point, from the student's own optimiser state.
+"""Compute one AdamW step on one point, from the student's own optimizer state.
 
     m' = β₁m + (1−β₁)g          v' = β₂v + (1−β₂)g²
     Δ  = −η·[m'/(1−β₁^(t+1))] / [√(v'/(1−β₂^(t+1))) + ε] − ηλθ
 
-Source: Loshchilov and Hutter 2019 (decoupled weight decay), in the form of `torch.optim.AdamW`.
+Influence measures the effect of this step. Source: Loshchilov and Hutter 2019 (decoupled weight decay), in the form of
+`torch.optim.AdamW`.
 """
 
 import json
@@ -28,32 +29,33 @@ Gradients = dict[str, Tensor]  # by parameter name, each shaped like its paramet
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a training step moves, by name: all of them, or the adapters of a LoRA model."""
+    """Return the trainable parameters by name. For a LoRA model these are its adapters."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AdamW's state after warm-up, by parameter name (trainable parameters only).
+    """Hold AdamW's state after warm-up, by parameter name (trainable parameters only).
 
-    The moments may be narrower than float32 to save memory (`narrowed`); a step is computed in float32 or wider.
+    The moments may be narrower than float32 to save memory (see `to`). A step is computed in float32 or wider.
     """
 
     exp_avg: Mapping[str, Tensor]  # m, shaped like its parameter
-    exp_avg_sq: Mapping[str, Tensor]  # v
-    step: int  # t, steps done
+    exp_avg_sq: Mapping[str, Tensor]  # v, shaped like its parameter
+    step: int  # t, the steps that the student has taken
     learning_rate: float  # η of the next step
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    no_decay: tuple[str, ...] = ()  # parameters without weight decay: a Trainer leaves out norms and biases
+    no_decay: tuple[str, ...] = ()  # parameters without weight decay; a transformers Trainer exempts norms and biases
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> Self:
-        """The state of a `torch.optim.AdamW` that trained `model`; the moments are shared, not copied.
+        """Return the state of a `torch.optim.AdamW` that trained `model`. The moments are shared with it, not copied.
 
-        Raises InputError where a parameter has no state or the groups differ in more than whether they decay.
+        Raises InputError where a parameter has no state, or where the parameter groups differ in anything but weight
+        decay on or off.
         """
         parameters = trainable_parameters(model)
         for name, parameter in parameters.items():
@@ -82,19 +84,19 @@ class OptimizerState:
         )
 
     def check(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Raise InputError unless the moments are those of `parameters`: the same names and shapes."""
+        """Raise InputError unless the moments have the names and shapes of `parameters`."""
         for moments in (self.exp_avg, self.exp_avg_sq):
-            require_alike(moments, parameters, "the optimiser state")
+            require_same_shapes(moments, parameters, "the optimiser state")
 
-    def narrowed(self, dtype: torch.dtype) -> Self:
-        """The same state with its moments in `dtype`; docs/results.md has what bfloat16 costs in fidelity."""
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the same state with its moments in `dtype`. docs/results/influence.md has the fidelity in bfloat16."""
         m, v = ({n: t.to(dtype) for n, t in moments.items()} for moments in (self.exp_avg, self.exp_avg_sq))
         return replace(self, exp_avg=m, exp_avg_sq=v)
 
     def displacement(self, name: str, parameter: Tensor, gradient: Tensor | None) -> Tensor:
-        """Δ for one parameter: how far a step with `gradient` (None: zero) moves it.
+        """Return Δ for one parameter, its displacement by a step with `gradient` (None: a zero gradient).
 
-        Shaped like `parameter`, in float32 or wider: a bfloat16 step would round away what tells points apart.
+        Shaped like `parameter`, in float32 or wider. A bfloat16 step would round away the differences between points.
         """
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         g = torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient.to(dtype)
@@ -105,10 +107,10 @@ class OptimizerState:
         return delta
 
     def first_order(self, name: str, gradient: Tensor, reference: Tensor, rows: Tensor | None = None) -> Tensor:
-        """−⟨∇L, Δ⟩ over one parameter, its weight decay aside (`decay`): a scalar in float32 or wider.
+        """Return −⟨∇L, Δ⟩ over one parameter without its weight decay, as a scalar in float32 or wider.
 
-        `gradient` is ∇ℓ and `reference` ∇L, both shaped like the parameter. With `rows` `[n]`, `gradient` holds
-        only those rows of it, and so does the sum.
+        `gradient` is ∇ℓ and `reference` ∇L, both shaped like the parameter. With `rows` `[n]`, `gradient` holds only
+        those rows, and the sum covers only them. `decay` returns the share of weight decay.
         """
         tensors = (t if rows is None else t[rows] for t in (self.exp_avg[name], self.exp_avg_sq[name], reference))
         g = gradient.reshape(-1)
@@ -116,14 +118,14 @@ class OptimizerState:
         if g.is_cuda:
             product: Tensor = fused_product()(g, m, v, r, *self._constants)
             return product * self._scale
-        if len(g) <= CACHED:
+        if len(g) <= CACHE_ELEMENTS:
             return _product(g, m, v, r, self._constants) * self._scale
-        pieces = zip(*(t.split(CACHED) for t in (g, m, v, r)), strict=True)
+        pieces = zip(*(t.split(CACHE_ELEMENTS) for t in (g, m, v, r)), strict=True)
         parts = [_product(g, m, v, r, self._constants) for g, m, v, r in pieces]
         return torch.stack(parts).sum() * self._scale
 
-    def at_rest(self, name: str, reference: Tensor) -> Tensor:
-        """`first_order` with g = 0, by row of the parameter: `[rows]`, float64."""
+    def zero_gradient_rows(self, name: str, reference: Tensor) -> Tensor:
+        """Return `first_order` for g = 0, separately for each row of the parameter: `[rows]`, float64."""
         dtype = torch.promote_types(reference.dtype, torch.float32)
         m, v, r = (t.to(dtype) for t in (self.exp_avg[name], self.exp_avg_sq[name], reference))
         each = _quotient(torch.zeros_like(r), m, v, *self._constants).mul_(r)
@@ -132,15 +134,15 @@ class OptimizerState:
         )
 
     def decay(self, name: str, parameter: Tensor, reference: Tensor) -> float:
-        """−⟨∇L, −ηλθ⟩ over one parameter: what weight decay adds to every point's influence."""
+        """Return −⟨∇L, −ηλθ⟩ over one parameter, the share of weight decay in every point's influence."""
         if not self._decay(name):
             return 0.0
         return self._decay(name) * float((parameter.double() * reference).sum())
 
     def direction(self, name: str, reference: Tensor, square: Tensor | None) -> Tensor:
-        """u of one parameter: ∇L preconditioned with one v' for all points, so that ∂I/∂g ≈ η(1−β₁)u at every point.
+        """Return u for one parameter, ∇L preconditioned with one v' for all points, so that ∂I/∂g ≈ η(1−β₁)u.
 
-        `square` stands for their g²; None: v' is v as it is before the step.
+        `square` replaces each point's own g² in v'. With None, v' is v before the step.
         """
         dtype = torch.promote_types(reference.dtype, torch.float32)
         if square is None:
@@ -151,7 +153,7 @@ class OptimizerState:
         return reference.to(dtype) / ((v.sqrt_() + self.epsilon) * (1 - self.beta1 ** (self.step + 1)))
 
     def save(self, folder: Path | str) -> None:
-        """Write the moments as safetensors and the scalars as JSON into `folder`, which is made if it is missing."""
+        """Write the moments as safetensors and the scalars as JSON into `folder`, and create it if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"exp_avg.{n}": t.detach().cpu().contiguous() for n, t in self.exp_avg.items()}
@@ -162,9 +164,9 @@ class OptimizerState:
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
-        """The state that `save` wrote, its tensors on `device`, in `dtype` (default: as they are).
+        """Read the state that `save` wrote, with its tensors on `device` and in `dtype` (default: unchanged).
 
-        Each tensor is converted as it is read. Raises InputError when the folder holds no state.
+        Each tensor is converted before the next one is read. Raises InputError when the folder holds no state.
         """
         try:
             tensors = load_tensors(Path(folder) / TENSORS, device, dtype)
@@ -182,36 +184,38 @@ class OptimizerState:
             ) from None
 
     def _decay(self, name: str) -> float:
-        """ηλ of a parameter."""
+        """Return ηλ of a parameter."""
         return 0.0 if name in self.no_decay else self.learning_rate * self.weight_decay
 
-    # With √β₂ drawn out of the fraction and the bias corrections multiplied through it,
-    # Δ = −scale·lerp(m, g, 1−β₁) / (√(v + c·g²) + ε'), which reads m and v as they lie.
+    # The formula at the top of this file, with √β₂ and the bias corrections moved into constants, is
+    # Δ = −scale·lerp(m, g, 1−β₁) / (√(v + c·g²) + ε'). It reads m and v unscaled, so no temporary copy is made.
 
     @cached_property
     def _constants(self) -> tuple[float, float, float]:
-        """1−β₁, c and ε'."""
+        """Return 1−β₁, c and ε'."""
         return 1 - self.beta1, (1 - self.beta2) / self.beta2, self.epsilon * self._root
 
     @cached_property
     def _scale(self) -> float:
+        """Return the scale of Δ."""
         return self.learning_rate / (1 - self.beta1 ** (self.step + 1)) * self._root
 
     @cached_property
     def _root(self) -> float:
+        """Return the factor that moving √β₂ and v's bias correction leaves."""
         return math.sqrt((1 - self.beta2 ** (self.step + 1)) / self.beta2)
 
 
-CACHED = 1 << 17  # elements of a piece whose intermediate results stay in a core's cache
+CACHE_ELEMENTS = 1 << 17  # elements at a time, so that intermediate results stay in a core's cache
 
 
 def _quotient(g: Tensor, m: Tensor, v: Tensor, weight: float, c: float, epsilon: float) -> Tensor:
-    """lerp(m, g) / (√(v + c·g²) + ε'), a new tensor."""
+    """Return lerp(m, g) / (√(v + c·g²) + ε') as a new tensor."""
     return torch.lerp(m, g, weight).div_(torch.addcmul(v, g, g, value=c).sqrt_().add_(epsilon))
 
 
 def _product(g: Tensor, m: Tensor, v: Tensor, r: Tensor, constants: tuple[float, float, float]) -> Tensor:
-    """⟨r, quotient⟩ of flat tensors; narrow ones are widened first."""
+    """Return ⟨r, quotient⟩ of flat tensors. Narrow ones are widened first."""
     dtype = torch.promote_types(g.dtype, torch.float32)
     g, m, v, r = (t.to(dtype) for t in (g, m, v, r))
     return torch.dot(_quotient(g, m, v, *constants), r)
@@ -219,7 +223,7 @@ def _product(g: Tensor, m: Tensor, v: Tensor, r: Tensor, constants: tuple[float,
 
 @cache
 def fused_product() -> Callable[..., Tensor]:
-    """`_product` as one compiled kernel that reads each tensor once and writes nothing: for GPUs."""
+    """Return `_product` as one compiled GPU kernel, which reads each tensor once and writes no intermediate result."""
 
     def product(g: Tensor, m: Tensor, v: Tensor, r: Tensor, weight: float, c: float, epsilon: float) -> Tensor:
         dtype = torch.promote_types(g.dtype, torch.float32)
@@ -231,13 +235,16 @@ def fused_product() -> Callable[..., Tensor]:
 
 
 def load_tensors(file: Path, device: torch.device | str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, each on `device` and in `dtype` (None: its own) before the next is read."""
+    """Read the tensors of a safetensors file by name, moved to `device` and `dtype` (None: its own).
+
+    Each tensor is converted before the next one is read.
+    """
     with safe_open(file, "pt", device=str(device)) as tensors:
         return {name: tensors.get_tensor(name).to(dtype=dtype) for name in tensors.keys()}  # noqa: SIM118
 
 
-def require_alike(tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:
-    """Raise InputError, naming a parameter, unless `tensors` has one of its shape for each parameter."""
+def require_same_shapes(tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:
+    """Raise InputError, naming a parameter, unless `tensors` has one tensor of its shape for each parameter."""
     differing = sorted(tensors.keys() ^ parameters.keys())
     if differing:
         lacking = ("the model", "it") if differing[0] in tensors else ("it", "the model")

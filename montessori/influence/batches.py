@@ -1,7 +1,7 @@
-"""Batches of points of like length: as many as a token budget holds, with little padding.
+"""Put points of similar length into batches. A batch has as many points as a token budget holds, with little padding.
 
-In: examples in any order.  Out: batches that depend on which examples there are, not on their order, so that a
-shard takes whole batches and every number of shards computes the same bits.
+In: examples in any order.  Out: batches that depend on the set of examples and not on their order. A shard takes whole
+batches, so every number of shards computes the same bits.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,18 @@ from torch import Tensor
 
 from montessori.data.chat import Example
 
-TOKEN_BUDGET = 2048  # padded tokens of a batch; docs/results.md has the speed by budget
-LONGEST_TO_SHORTEST = 1.15  # in one batch, so that padding stays below a sixth
-SLACK_TOKENS = 8  # of the above, for short examples
+TOKEN_BUDGET = 2048  # padded tokens in a batch; benchmarks/influence.py measures the speed
+LONGEST_TO_SHORTEST = 1.15  # the largest ratio of lengths in one batch, so that padding stays below a sixth
+SLACK_TOKENS = 8  # added to the ratio's limit, so that short examples still share a batch
 
 Batch = list[Example]
 
 
-def plan(examples: Sequence[Example], token_budget: int = TOKEN_BUDGET) -> list[Batch]:
-    """Batches that hold each example once: sorted by length, of at most `token_budget` padded tokens or one example.
+def make_batches(examples: Sequence[Example], token_budget: int = TOKEN_BUDGET) -> list[Batch]:
+    """Return batches that hold each example once, sorted by length.
 
-    The result is the same for any order of `examples` whose ids differ.
+    A batch has at most `token_budget` padded tokens, or one example. The result is the same for any order of
+    `examples`, provided that their ids differ.
     """
     batches: list[Batch] = []
     batch: Batch = []
@@ -40,8 +41,8 @@ def plan(examples: Sequence[Example], token_budget: int = TOKEN_BUDGET) -> list[
 
 
 @dataclass(frozen=True)
-class Padded:
-    """A batch as tensors, and where its answers are."""
+class PaddedBatch:
+    """Hold a batch as tensors, with the positions of its answers."""
 
     input_ids: Tensor  # [batch, width]
     lengths: list[int]  # tokens of each example, without padding
@@ -52,9 +53,10 @@ class Padded:
 
     @classmethod
     def of(cls, examples: Sequence[Example], device: torch.device | str = "cpu") -> Self:
-        """`examples` padded on the right, which needs no mask: causal attention never looks there.
+        """Return `examples` padded on the right, without an attention mask.
 
-        A row is padded with its own last token, so that an embedding gone NaN harms only the examples that have it.
+        Causal attention never reads the padding. Each row is padded with its own last token. So an embedding that is
+        NaN harms only the examples that contain its token.
         """
         lengths = [len(e.input_ids) for e in examples]
         width = max(lengths)
@@ -65,14 +67,17 @@ class Padded:
         columns = torch.cat([torch.arange(s - 1, s - 1 + n) for s, n in zip(starts, counts, strict=True)])
         on_device = (t.to(device) for t in (ids, rows, columns, ids[rows, columns + 1]))
         input_ids, rows, columns, targets = on_device
-        return cls(input_ids, lengths, rows, columns, targets, counts)
+        return cls(input_ids, lengths, rows=rows, columns=columns, targets=targets, counts=counts)
 
 
 def first_answer_token(example: Example) -> int:
-    """The position of the first token that the loss counts; nothing predicts the very first of a text."""
+    """Return the position of the first token that the loss counts.
+
+    It is at least 1, because nothing predicts the first token of a text.
+    """
     return max(1, example.prompt_length)
 
 
 def answer_tokens(example: Example) -> int:
-    """How many tokens the example's loss is the mean of."""
+    """Return the number of answer tokens. The example's loss is the mean over them."""
     return max(0, len(example.input_ids) - first_answer_token(example))

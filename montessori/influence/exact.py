@@ -1,7 +1,8 @@
-"""Influence as it is defined: I(x) = L(θ) − L(θ + Δ(x)), by taking the optimiser's step on x and undoing it.
+"""Compute influence by its definition, I(x) = L(θ) − L(θ + Δ(x)), by taking the optimizer step on x and undoing it.
 
-Costs a forward and a backward pass on x and a forward pass over the whole reference set, and one clone of the
-trainable weights in memory. It is the check on the other estimators; it needs float32 weights.
+Each point costs a forward and a backward pass on x and a forward pass over the whole reference set. One clone of the
+trainable weights stays in memory. This estimator checks the other ones. It needs float32 weights.
+
 Source: Montessori-Instruct (arXiv 2410.14208), section 3.2, equations for the local data influence.
 """
 
@@ -16,14 +17,14 @@ from montessori.data.chat import Example
 from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens
-from montessori.influence.ranks import Ranks, gradients
+from montessori.influence.distributed import RankGroup, gradients
 from montessori.influence.reference import example_loss, reference_loss, require_finite
 from montessori.influence.score import Score, make_score
 from montessori.influence.step import Step
 
 
 class Exact:
-    """Takes each point's step and measures the reference loss after it."""
+    """Score points by taking each one's step and measuring the reference loss after it."""
 
     def __init__(
         self,
@@ -31,16 +32,17 @@ class Exact:
         step: Step,
         reference_examples: Sequence[Example],
         token_budget: int = TOKEN_BUDGET,
+        *,
         narrow_weights: bool = False,
     ):
-        """`token_budget` bounds the padded tokens of a reference batch.
+        """Measure the reference loss before any step. `token_budget` limits the padded tokens of a reference batch.
 
-        Raises InputError when the weights are narrower than float32 (unless `narrow_weights` asks for that noise) or
-        the state does not fit, StageError when the reference loss is not finite to begin with.
+        Raises InputError when the weights are narrower than float32 (unless `narrow_weights` accepts the noise) or when
+        the state does not fit the model. Raises StageError when the reference loss is not finite.
         """
         if not narrow_weights:
             _require_float32(model)
-        self._model, self._step, self._ranks = model, step, Ranks.of(model)
+        self._model, self._step, self._group = model, step, RankGroup.of(model)
         self._parameters = trainable_parameters(model)
         step.check(self._parameters)
         self._reference, self._token_budget = reference_examples, token_budget
@@ -50,14 +52,17 @@ class Exact:
 
     @cached_property
     def momentum_influence(self) -> float:
-        """I(∅) = L(θ) − L(θ + Δ(∅)), nats: what the step with g = 0 does by momentum (and weight decay) alone."""
-        return self._lowered_by_step(None)
+        """Return I(∅) = L(θ) − L(θ + Δ(∅)), nats, the effect of the step with g = 0.
+
+        The step moves the weights by momentum and weight decay alone.
+        """
+        return self._loss_decrease(None)
 
     def score(self, batch: Batch) -> list[Score]:
-        """The Score of each example, in order.
+        """Return the Score of each example, in order.
 
-        When it returns or raises, the weights are those that were given, bit for bit. A point whose loss, gradient
-        or step is not finite gets a status and changes no other score.
+        The weights are restored bit for bit, also after an error. A point whose loss, gradient or step is not finite
+        gets a status and changes no other score.
         """
         self._model.eval()
         return [self._score(example) for example in batch]
@@ -68,13 +73,13 @@ class Exact:
         loss = example_loss(self._model, example)
         if not math.isfinite(loss.item()):
             return make_score(example, math.nan, loss.item())
-        # Every rank is at the same point: one gradient of it is enough.
-        found = gradients(self._model, loss if self._ranks.rank == 0 else loss * 0)
-        return make_score(example, self._lowered_by_step(found), loss.item())
+        # All ranks work on the same point, and `gradients` sums over ranks: only the first may contribute.
+        point_gradients = gradients(self._model, loss if self._group.rank == 0 else loss * 0)
+        return make_score(example, self._loss_decrease(point_gradients), loss.item())
 
     @torch.no_grad()
-    def _lowered_by_step(self, gradients: Sequence[Tensor] | None) -> float:
-        """L(θ) − L(θ + Δ) for the step with `gradients` (None: zero); the weights are put back."""
+    def _loss_decrease(self, gradients: Sequence[Tensor] | None) -> float:
+        """Return L(θ) − L(θ + Δ) for the step with `gradients` (None: zero), and restore the weights."""
         try:
             for i, (name, parameter) in enumerate(self._parameters.items()):
                 parameter.add_(self._step.displacement(name, parameter, gradients[i] if gradients else None))
@@ -82,14 +87,14 @@ class Exact:
         finally:
             for parameter, weights in zip(self._parameters.values(), self._weights, strict=True):
                 parameter.copy_(weights)
-        # Differences first: the two losses share their leading digits, and a sum of losses would round them off.
+        # Subtract example by example: the difference of two sums of losses would lose its digits to rounding.
         if not all(map(math.isfinite, after)):
             return math.nan
         return math.fsum(b - a for b, a in zip(self._losses, after, strict=True)) / len(after)
 
 
 def _require_float32(model: nn.Module) -> None:
-    # All parameters, frozen ones too: a narrow base model rounds the reference loss itself.
+    # Frozen parameters count too: a narrow base model rounds the reference loss.
     wide = (torch.float32, torch.float64)
     narrow = next((n for n, p in model.named_parameters() if p.dtype not in wide), None)
     if narrow is not None:

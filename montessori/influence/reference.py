@@ -1,8 +1,8 @@
-"""Losses that influence is made of: ℓ(θ; x) of a point, L(θ) of the reference set, and the gradient ∇L(θ).
+"""Compute the losses behind influence: ℓ(θ; x) of a point, L(θ) of the reference set, and the gradient ∇L(θ).
 
-In: a causal language model and `chat.Example`s.  Out: mean negative log-likelihoods in nats per answer token.
-L is the mean over examples of their own means, so neither batch size nor sharding changes what it means.
-Source: Montessori-Instruct (arXiv 2410.14208), section 3.2.
+In: a causal language model and `chat.Example`s.  Out: mean negative log-likelihoods in nats per answer token. L is the
+mean over examples of their own means, so it depends neither on the batch size nor on sharding. Source:
+Montessori-Instruct (arXiv 2410.14208), section 3.2.
 """
 
 import json
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from montessori.data.chat import Example
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import Gradients, load_tensors, trainable_parameters
-from montessori.influence.batches import TOKEN_BUDGET, Batch, Padded, plan
-from montessori.influence.ranks import Ranks, gradients
+from montessori.influence.batches import TOKEN_BUDGET, Batch, PaddedBatch, make_batches
+from montessori.influence.distributed import RankGroup, gradients
 
 TENSORS = "gradient.safetensors"
 SCALARS = "gradient.json"
 
 
 def example_loss(model: nn.Module, example: Example) -> Tensor:
-    """ℓ(θ; x), the mean negative log-likelihood of the answer's tokens, float64 scalar with its graph.
+    """Return ℓ(θ; x), the mean negative log-likelihood of the answer's tokens, as a float64 scalar with its graph.
 
     NaN for an example without answer tokens.
     """
@@ -36,12 +36,12 @@ def example_loss(model: nn.Module, example: Example) -> Tensor:
 
 
 def example_losses(model: nn.Module, examples: Sequence[Example]) -> Tensor:
-    """ℓ(θ; x) of each example from one forward pass, `[batch]`, float64."""
-    return padded_losses(model, Padded.of(examples, device_of(model)))
+    """Return ℓ(θ; x) of each example from one forward pass, `[batch]`, float64."""
+    return batch_losses(model, PaddedBatch.of(examples, device_of(model)))
 
 
-def padded_losses(model: nn.Module, batch: Padded) -> Tensor:
-    """ℓ(θ; x) of each example of `batch`, `[batch]`, float64."""
+def batch_losses(model: nn.Module, batch: PaddedBatch) -> Tensor:
+    """Return ℓ(θ; x) of each example of `batch`, `[batch]`, float64."""
     logits = answer_logits(model, batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = nn.functional.cross_entropy(logits, batch.targets, reduction="none").double()  # [answers]
@@ -49,12 +49,12 @@ def padded_losses(model: nn.Module, batch: Padded) -> Tensor:
     return sums / torch.tensor(batch.counts, device=each.device)
 
 
-def answer_logits(model: nn.Module, batch: Padded) -> Tensor:
-    """What predicts the answers' tokens, `[answers, vocabulary]`; no logits are computed elsewhere."""
+def answer_logits(model: nn.Module, batch: PaddedBatch) -> Tensor:
+    """Return the logits that predict answer tokens, `[answers, vocabulary]`. No other logits are computed."""
     head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        """The hidden states before answer tokens alone, as one row `[1, answers, hidden]`."""
+        """Keep the hidden states before answer tokens, as one row `[1, answers, hidden]`."""
         return (inputs[0][batch.rows, batch.columns].unsqueeze(0),)
 
     with head.register_forward_pre_hook(select) if head is not None else nullcontext():
@@ -63,7 +63,7 @@ def answer_logits(model: nn.Module, batch: Padded) -> Tensor:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's inputs go."""
+    """Return the device for the model's inputs."""
     return next(model.parameters()).device
 
 
@@ -71,21 +71,20 @@ def device_of(model: nn.Module) -> torch.device:
 def reference_loss(
     model: nn.Module, examples: Sequence[Example], token_budget: int = TOKEN_BUDGET
 ) -> tuple[float, list[float]]:
-    """L(θ) and the loss of each example, in the order given. Leaves the model in evaluation mode.
+    """Return L(θ) and the loss of each example, in the order given. Leaves the model in evaluation mode.
 
     Raises InputError when there are no examples.
     """
-    require_some(examples)
+    require_examples(examples)
     model.eval()
     loss_of: dict[int, float] = {}
 
     def losses_of(batch: Batch) -> list[float]:
-        found: list[float] = example_losses(model, batch).tolist()
-        return found
+        return [float(loss) for loss in example_losses(model, batch).tolist()]
 
-    batches = plan(examples, token_budget)
-    for batch, found in zip(batches, Ranks.of(model).each(losses_of, batches), strict=True):
-        loss_of |= zip(map(id, batch), found, strict=True)
+    batches = make_batches(examples, token_budget)
+    for batch, batch_losses in zip(batches, RankGroup.of(model).map(losses_of, batches), strict=True):
+        loss_of |= zip(map(id, batch), batch_losses, strict=True)
     losses = [loss_of[id(example)] for example in examples]
     return math.fsum(losses) / len(losses), losses
 
@@ -93,11 +92,11 @@ def reference_loss(
 def reference_gradient(
     model: nn.Module, examples: Sequence[Example], token_budget: int = TOKEN_BUDGET
 ) -> tuple[Gradients, float]:
-    """∇L(θ) by trainable parameter, in float32 or wider, and L(θ). Leaves the model in evaluation mode.
+    """Return ∇L(θ) by trainable parameter, in float32 or wider, and L(θ). Leaves the model in evaluation mode.
 
     Raises InputError when there are no examples, StageError when the loss of one of them is not finite.
     """
-    require_some(examples)
+    require_examples(examples)
     model.eval()
     parameters = trainable_parameters(model)
     gradient = {
@@ -105,19 +104,19 @@ def reference_gradient(
         for n, p in parameters.items()
     }
     losses: list[float] = []
-    ranks = Ranks.of(model)
-    for turn in ranks.turns(plan(examples, token_budget)):
-        loss = example_losses(model, turn.mine)
-        for batch, found in zip(turn.batches, ranks.gather(loss.tolist()), strict=False):
-            require_finite(batch, found)
-            losses += found
+    group = RankGroup.of(model)
+    for wave in group.waves(make_batches(examples, token_budget)):
+        loss = example_losses(model, wave.own)
+        for batch, batch_losses in zip(wave.batches, group.gather(loss.tolist()), strict=False):
+            require_finite(batch, batch_losses)
+            losses += batch_losses
         mean = loss.sum() / len(examples)
-        for total, part in zip(gradient.values(), gradients(model, mean * 0 if turn.spare else mean), strict=True):
+        for total, part in zip(gradient.values(), gradients(model, mean * 0 if wave.is_spare else mean), strict=True):
             total += part
     return gradient, math.fsum(losses) / len(losses)
 
 
-def require_some(examples: Sequence[Example]) -> None:
+def require_examples(examples: Sequence[Example]) -> None:
     """Raise InputError when the reference set is empty."""
     if not examples:
         raise InputError("the reference set is empty: give at least one example that has an answer")
@@ -135,7 +134,7 @@ def require_finite(examples: Sequence[Example], losses: Sequence[float]) -> None
 
 @dataclass(frozen=True)
 class ReferenceGradient:
-    """∇L(θ) as it lies in an artifact, computed once for a student and read by every shard."""
+    """Hold ∇L(θ) as an artifact stores it: computed once for a student and read by every shard."""
 
     gradient: Gradients
     loss: float  # L(θ), nats
@@ -150,6 +149,6 @@ class ReferenceGradient:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Self:
-        """What `save` wrote, its tensors on `device`, in `dtype` (default: as they are)."""
+        """Read a gradient that `save` wrote, with its tensors on `device` and in `dtype` (default: unchanged)."""
         tensors = load_tensors(folder / TENSORS, device, dtype)
         return cls(tensors, **json.loads((folder / SCALARS).read_text()))

@@ -1,25 +1,33 @@
-"""Students too large for one GPU: weights, moments and ∇L in shards over several processes (FSDP2).
+"""Score with students too large for one GPU, with weights, moments and ∇L in shards over several processes (FSDP2).
 
-Every estimator then works as it does in one process, and every process has to make the same calls. By command, one
-process a GPU (or a few on a CPU, where they only share the memory):
+Every estimator works as in one process, and every process has to make the same calls. Start one process for each GPU
+(or a few on a CPU, where they only share the memory):
 
     python -m torch.distributed.run --nproc-per-node 8 -m montessori.influence.sharded --student warm/model \\
         --optimizer-state warm --data points.jsonl --reference reference.jsonl --out scores.jsonl
 
-By hand, after `torch.distributed.init_process_group()`:
+From Python, after `torch.distributed.init_process_group()`:
 
-    model = shard(load_model("warm/model", place="cpu"))
+    model = shard(load_model("warm/model", device_name="cpu"))
     state = shard_state(model, OptimizerState.load(Path("warm")))
-    gradient, _ = reference_gradient(model, reference)  # comes in shards
-    scores = score(Taylor(model, state, gradient), model, plan(points))  # all of them, in every process
+    gradient, _ = reference_gradient(model, reference)  # sharded
+    scores = score_batches(Taylor(model, state, gradient), model, make_batches(points))  # all, in every process
 
-A process holds its share of the weights, moments and ∇L, one layer whole while that is at work, and for `Taylor` also
-m, v and ∇L of one parameter. Taylor and Directional share the points out by batches, Exact the reference set. The
-traffic of a batch, received by each process: the weights twice, and m, v and ∇L once, for Taylor (of a float32 model
-with P parameters 20P bytes; a larger token budget spreads it over more points); the weights twice for Directional;
-and for Exact, of a point, 3 times the weights and then once for each turn of the reference set. While the student is
-loaded every process holds it whole, on its GPU if it has one; moments are read from the file share by share.
-Source: Zhao et al. 2023 (arXiv 2304.11277), as `torch.distributed.fsdp.fully_shard`.
+A process holds its share of the weights, moments and ∇L, and one whole layer while that layer computes. `Taylor` also
+holds m, v and ∇L of one whole parameter. While the student is loaded every process holds all of it, on its GPU if it
+has one. Moments are read from the file one share at a time.
+
+Taylor and Directional divide the batches of points among the processes, Exact the reference set. Each process receives
+this traffic:
+
+| estimator | for each | tensors received |
+| --- | --- | --- |
+| taylor | batch of points | the weights twice, m, v and ∇L once; 20P bytes for P float32 parameters |
+| directional | batch of points | the weights twice |
+| exact | point | the weights three times, and once more for each wave of the reference set |
+
+A larger token budget spreads taylor's traffic over more points. Source: Zhao et al. 2023 (arXiv 2304.11277), as
+`torch.distributed.fsdp.fully_shard`.
 """
 
 import argparse
@@ -42,11 +50,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from montessori.data import rows as data
 from montessori.data.chat import Example, encode_pairs
 from montessori.errors import InputError, MontessoriError
-from montessori.influence.adamw import OptimizerState, require_alike, trainable_parameters
-from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens, plan
+from montessori.influence.adamw import OptimizerState, require_same_shapes, trainable_parameters
+from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens, make_batches
 from montessori.influence.directional import Directional
+from montessori.influence.distributed import RankGroup
 from montessori.influence.exact import Exact
-from montessori.influence.ranks import Ranks
 from montessori.influence.reference import reference_gradient
 from montessori.influence.score import Estimator, Score
 from montessori.influence.taylor import Taylor
@@ -57,43 +65,44 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def shard(model: M, mesh: DeviceMesh | None = None) -> M:
-    """`model` itself, its parameters in shards over `mesh` (default: all processes), each layer gathered apart.
+    """Shard the parameters of `model` in place over `mesh` (default: all processes), and return the model.
 
-    A model that lies on the CPU moves to the mesh's device layer by layer. Dtypes stay as they are; gradients are
-    summed over the processes in float32, not averaged. A layer is what transformers calls one that is not split.
+    Each layer is gathered separately. A model on the CPU moves to the mesh's device layer by layer. Dtypes do not
+    change. Gradients are summed over the processes in float32, not averaged. A layer is a module that transformers
+    lists as not to be split.
     """
     if mesh is None:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         mesh = init_device_mesh(kind, (dist.get_world_size(),))
     layers: set[str] = set(getattr(model, "_no_split_modules", None) or ())
-    # Weights are freed after every forward pass, the root's too: estimators write them between passes.
-    how: dict[str, Any] = {
+    # Free gathered weights after every forward pass, the root module's too: estimators write the shards between passes.
+    options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": True,
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),
     }
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
-        fully_shard(module, **how)
-    fully_shard(model, **how)
+        fully_shard(module, **options)
+    fully_shard(model, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # or dividing by one asks for what gloo has not
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no averaging reduction
     return model
 
 
 def shard_like(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors`, which have the names and shapes of the trainable parameters, in shards as those are.
+    """Return `tensors`, which have the names and shapes of the trainable parameters, sharded like those parameters.
 
-    Each process cuts its share out of its own copy; nothing is sent. Raises InputError where they do not fit.
+    Each process cuts its share from its own copy, and nothing is sent. Raises InputError where names or shapes differ.
     """
     parameters = trainable_parameters(model)
-    require_alike(tensors, parameters, "the state or gradient to shard")
+    require_same_shapes(tensors, parameters, "the state or gradient to shard")
     return {name: _shard_like(parameter, tensors[name]) for name, parameter in parameters.items()}
 
 
 def shard_state(model: nn.Module, state: OptimizerState) -> OptimizerState:
-    """`state` with its moments in shards, as the parameters of `model` are."""
+    """Return `state` with its moments sharded like the parameters of `model`."""
     return replace(state, exp_avg=shard_like(model, state.exp_avg), exp_avg_sq=shard_like(model, state.exp_avg_sq))
 
 
@@ -102,21 +111,21 @@ def _shard_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def score(estimator: Estimator, model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[Score]]:
-    """The scores of each batch, on every process; batches without any answer come last.
+def score_batches(estimator: Estimator, model: nn.Module, batches: Sequence[Batch]) -> Iterator[list[Score]]:
+    """Yield the scores of each batch, on every process. Batches without any answer come last.
 
-    Without shards it is `estimator.score` of one batch after the other.
+    For a model without shards this is `estimator.score` of one batch after the other.
     """
-    if isinstance(estimator, Exact):  # all processes at one point, each with its part of the reference set
+    if isinstance(estimator, Exact):  # all ranks work on one point, each with its part of the reference set
         yield from map(estimator.score, batches)
         return
     answered = [batch for batch in batches if any(map(answer_tokens, batch))]
-    yield from Ranks.of(model).each(estimator.score, answered)
+    yield from RankGroup.of(model).map(estimator.score, answered)
     yield from (estimator.score(batch) for batch in batches if not any(map(answer_tokens, batch)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score the points of a file, one of the processes that `torch.distributed.run` started; the exit code."""
+    """Score the points of a file in one of the processes of `torch.distributed.run`, and return the exit code."""
     parser = argparse.ArgumentParser(prog="montessori.influence.sharded", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--student", required=True, help="model folder")
     parser.add_argument("--optimizer-state", required=True, type=Path, help="folder of optimizer.safetensors")
@@ -146,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each point that could be encoded, in the file's order; null where there is no number."""
+    """Return a row for each encoded point, in the file's order. Missing numbers are null."""
     tokenizer = loading.load_tokenizer(options.student)
 
     def examples(name: str) -> list[Example]:
@@ -154,7 +163,7 @@ def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
         return encode_pairs(tokenizer, data.read(source, name), options.max_length).examples
 
     points, reference = examples("data"), examples("reference")
-    model = shard(loading.load_model(options.student, options.dtype, place="cpu"))
+    model = shard(loading.load_model(options.student, options.dtype, device_name="cpu"))
     state = shard_state(model, OptimizerState.load(options.optimizer_state))
     estimator: Estimator
     if options.estimator == "exact":
@@ -165,9 +174,10 @@ def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
             estimator = Taylor(model, state, gradient)
         else:
             estimator = Directional(model, state, gradient, reference)
-    found = {s.id: asdict(s) for batch in score(estimator, model, plan(points, options.token_budget)) for s in batch}
+    batches = make_batches(points, options.token_budget)
+    rows = {score.id: asdict(score) for scores in score_batches(estimator, model, batches) for score in scores}
     return [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found[point.id].items()}
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in rows[point.id].items()}
         for point in points
     ]
 

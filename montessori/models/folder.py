@@ -1,4 +1,4 @@
-"""Is a folder a model that can be loaded? Looked up in names and headers, before anything heavy is imported."""
+"""Check a model folder by file names and headers, before any heavy library is imported."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INDEX = "model.safetensors.index.json"
 
 
-def model_folder(path: str | Path) -> None:
-    """Raise InputError unless the folder at `path` has a configuration, a tokenizer and whole safetensors."""
+def check_model_folder(path: str | Path) -> None:
+    """Raise InputError unless the folder at `path` has a configuration, a tokenizer and complete safetensors."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such model folder")
@@ -42,10 +42,10 @@ def model_folder(path: str | Path) -> None:
         _shapes(file)
 
 
-def moments_fit(state: Path, folder: Path) -> None:
-    """Raise InputError where a moment in the file `state` is not shaped like the weight of its name in `folder`.
+def check_moments(state: Path, folder: Path) -> None:
+    """Raise InputError where a moment in the file `state` differs in shape from the weight of its name in `folder`.
 
-    Names that only one of them has are left to the loaded model: its own names may differ from its file's.
+    Names in only one of them are ignored: the names of a loaded model may differ from its file's.
     """
     moments = {name.removeprefix("exp_avg."): shape for name, shape in _shapes(state).items()}
     for file in sorted(folder.glob("*.safetensors")):
@@ -67,15 +67,15 @@ def _shapes(file: Path) -> dict[str, list[int]]:
 
 def _check_json(file: Path) -> None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not JSON ({error}); copy it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{file}: not a JSON object; copy it again")
 
 
 def _any(folder: Path, patterns: tuple[str, ...]) -> str | None:
-    """The name of the first file that matches."""
+    """Return the name of the first matching file, or None."""
     return next((file.name for pattern in patterns for file in sorted(folder.glob(pattern))), None)
 
 

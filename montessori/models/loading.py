@@ -1,7 +1,7 @@
-"""Loading and saving causal language models: safetensors only, no remote code unless asked.
+"""Load and save causal language models: safetensors only, and no remote code unless requested.
 
-A model folder holds the model and its tokenizer; one with an `adapter/` folder beside them is a LoRA model.
-What is saved depends on the weights alone, not on the folder that they were loaded from.
+A model folder holds the model and its tokenizer. With an `adapter/` folder it is a LoRA model. A saved folder depends
+on the weights alone, not on the folder that they were loaded from.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.errors import InputError, StageError
-from montessori.models import folder as checks
+from montessori.models.folder import check_model_folder
 from montessori.settings.models import Lora
 
 ADAPTER = "adapter"
@@ -29,13 +29,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def device() -> torch.device:
-    """The GPU that this process was given, else the CPU."""
+    """Return this process's GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw torch's random numbers from `seed` inside the block, and go on with the old ones after it."""
+def torch_seed(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from `seed` inside the block, and restore the old random state after it."""
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
@@ -43,12 +43,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name, with a padding token and a chat template.
+    """Load the tokenizer of a folder or hub name, with a padding token and a chat template.
 
-    Raises InputError when there is none, or none with a token that ends a text.
+    Raises InputError when there is none, or when it has no end-of-text token.
     """
     name, revision = hub_revision(source)
-    with _loading("tokenizer", source):
+    with _describe_errors("tokenizer", source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -62,16 +62,16 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTr
 
 
 def load_model(
-    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False, place: str | None = None
+    source: str | Path, dtype: str = "float32", trust_remote_code: bool = False, device_name: str | None = None
 ) -> PreTrainedModel | PeftModel:
-    """The model of a folder or hub name on the device `place` (default: `device()`), in evaluation mode.
+    """Load the model of a folder or hub name onto `device_name` (default: `device()`), in evaluation mode.
 
-    A folder with an adapter gives the PEFT model, its adapter trainable and its base frozen.
-    Raises InputError when it cannot be loaded from safetensors, or when a weight is missing.
+    A folder with an adapter gives the PEFT model, with a trainable adapter and a frozen base. Raises InputError when it
+    cannot be loaded from safetensors, or when a weight is missing.
     """
     name, revision = hub_revision(source)
-    with _loading("model", source):
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+    with _describe_errors("model", source):
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
             dtype=getattr(torch, dtype),
@@ -79,20 +79,20 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-        if loaded["missing_keys"]:  # transformers would make random ones
-            raise InputError(f"{source}: no weights of {min(loaded['missing_keys'])}; copy the model again")
+        if loading_info["missing_keys"]:  # transformers would initialize them at random
+            raise InputError(f"{source}: no weights of {min(loading_info['missing_keys'])}; copy the model again")
         adapter = Path(name) / ADAPTER
         if adapter.is_dir():
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
-    return model.to(place or device()).eval()
+    return model.to(device_name or device()).eval()
 
 
 def skeleton(
     source: str | Path, dtype: str = "float32", trust_remote_code: bool = False
 ) -> PreTrainedModel | PeftModel:
-    """What `load_model` would load, with tensors that have shapes and no storage: for what can be known beforehand."""
+    """Return the model that `load_model` would load, with tensors that have shapes and no storage."""
     name, revision = hub_revision(source)
-    with _loading("model", source), torch.device("meta"):
+    with _describe_errors("model", source), torch.device("meta"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
@@ -106,21 +106,21 @@ def skeleton(
 
 
 def without_storage(model: M) -> M:
-    """`model` itself, its tensors replaced by ones that compute shapes alone, as if on the CPU; ties stay tied."""
-    known: dict[int, Any] = {}
+    """Replace the tensors of `model` by tensors that compute shapes alone, as if on the CPU. Ties stay tied."""
+    fake_tensors: dict[int, Any] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         for p in model.parameters():
-            known[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+            fake_tensors[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
         for buffer in model.buffers():
-            known[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+            fake_tensors[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
-            tensors |= {name: known[id(t)] for name, t in tensors.items() if t is not None}
+            tensors |= {name: fake_tensors[id(t)] for name, t in tensors.items() if t is not None}
     return model
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
-    """`model` with fresh adapters, drawn from `seed`: the only trainable parameters, with no effect yet."""
+    """Return `model` with new adapters initialized from `seed`: the only trainable weights, without effect yet."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -129,7 +129,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         target_modules=lora.target_modules,
     )
     try:
-        with seeded(seed):
+        with torch_seed(seed):
             return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora.target_modules = {lora.target_modules!r}: {error}") from None
@@ -138,7 +138,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
 def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder of plain weights.
 
-    Adapters are merged in first, and a PEFT model loses them by it: load the folder to go on.
+    Adapters are merged first, and a PEFT model loses them. To continue with the model, load the folder.
     """
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
@@ -146,15 +146,15 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
 
 
 def save_unmerged(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model folder that keeps adapters apart, so that training state still fits their parameters.
+    """Write a model folder with separate adapters, so that training state still fits their parameters.
 
-    A PEFT model loses its adapters by it: load the folder to go on.
+    A PEFT model loses its adapters. To continue with the model, load the folder.
     """
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.base_model_name_or_path = ""  # the base lies beside the adapter; PEFT fills in None
+            config.base_model_name_or_path = ""  # the base is in the same folder; PEFT would fill in None
             if isinstance(config.target_modules, set):
-                config.target_modules = sorted(config.target_modules)  # a set is written in any order
+                config.target_modules = sorted(config.target_modules)  # a set has no fixed order
         model.save_pretrained(str(folder / ADAPTER))
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         model = model.unload()
@@ -162,15 +162,15 @@ def save_unmerged(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToken
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    with _without_bars():
+    with _no_progress_bars():
         model.save_pretrained(folder)
-    for how_loaded in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(how_loaded, None)
+    for argument in ("is_local", "local_files_only"):  # they depend on the source of the tokenizer
+        tokenizer.init_kwargs.pop(argument, None)
     tokenizer.save_pretrained(folder)
 
 
 def hub_revision(source: str | Path) -> tuple[str, str | None]:
-    """`user/name@revision` as its two parts; a folder has no revision."""
+    """Split `user/name@revision` into its two parts. A folder has no revision."""
     if Path(source).is_dir():
         return str(source), None
     name, _, revision = str(source).partition("@")
@@ -178,12 +178,12 @@ def hub_revision(source: str | Path) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _loading(what: str, source: str | Path) -> Iterator[None]:
-    """Say what is wrong with `source`, in one sentence, when the libraries cannot load it."""
+def _describe_errors(what: str, source: str | Path) -> Iterator[None]:
+    """Describe the problem with `source` in one sentence when the libraries cannot load it."""
     if Path(source).is_dir() or str(source).startswith(("/", "./", "../", "~")):
-        checks.model_folder(source)
+        check_model_folder(source)
     try:
-        with _without_bars():
+        with _no_progress_bars():
             yield
     except (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
@@ -194,8 +194,8 @@ def _loading(what: str, source: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """No progress bars of transformers inside the block."""
+def _no_progress_bars() -> Iterator[None]:
+    """Turn off progress bars of transformers inside the block."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

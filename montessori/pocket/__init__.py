@@ -1,1 +1,1 @@
-"""A small world, and a teacher and a student built from nothing, for machines without a GPU."""
+"""Generate a small world, and train a teacher and a student from scratch, for machines without a GPU."""

@@ -1,7 +1,7 @@
-"""Muon: momentum whose steps are orthogonalised, for the matrices inside a model.
+"""Optimize the inner matrices of a model with Muon: momentum with orthogonalized steps.
 
-It learns the pocket world in a third of the steps that AdamW takes. In float32, where `torch.optim.Muon` computes in
-bfloat16, which takes a CPU ten times as long. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon
+It learns the pocket world in a third of AdamW's steps. It computes in float32, because `torch.optim.Muon` computes in
+bfloat16, which takes ten times as long on a CPU. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon
 """
 
 from collections.abc import Iterable
@@ -9,26 +9,26 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-MOMENTUM = 0.95  # this, and the coefficients below: Jordan 2024
+MOMENTUM = 0.95  # this and the coefficients below are from Jordan 2024
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 class Muon:
-    """Steps of a learning rate times an orthogonal matrix, for parameters `[rows, columns]` that have gradients."""
+    """Step by a learning rate times an orthogonal matrix, for parameters `[rows, columns]` that have gradients."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
-        self._alike: dict[torch.Size, list[nn.Parameter]] = {}  # those of one shape are orthogonalised together
+        self._by_shape: dict[torch.Size, list[nn.Parameter]] = {}  # orthogonalized together
         for parameter in parameters:
-            self._alike.setdefault(parameter.shape, []).append(parameter)
+            self._by_shape.setdefault(parameter.shape, []).append(parameter)
         self._averages = {
-            shape: torch.zeros(len(alike), *shape, device=alike[0].device) for shape, alike in self._alike.items()
+            shape: torch.zeros(len(alike), *shape, device=alike[0].device) for shape, alike in self._by_shape.items()
         }
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One update of every parameter."""
-        for shape, alike in self._alike.items():
+        """Update every parameter once."""
+        for shape, alike in self._by_shape.items():
             gradients = torch.stack([p.grad for p in alike if p.grad is not None])
             average = self._averages[shape].lerp_(gradients, 1 - MOMENTUM)
             rows, columns = shape
@@ -38,7 +38,7 @@ class Muon:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Matrices with the singular vectors of `x` `[n, rows, columns]` and singular values near 1 (0.7 to 1.2)."""
+    """Return matrices with the singular vectors of `x` `[n, rows, columns]` and singular values near 1 (0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

@@ -1,4 +1,4 @@
-"""A Llama built and trained from nothing on a few thousand conversations, in a minute on one core.
+"""Build and train a Llama from scratch on a few thousand conversations, in a minute on one core.
 
 In: conversations and `Scratch` settings.  Out: a model with its own byte-level BPE tokenizer, and its training log.
 """
@@ -23,26 +23,26 @@ Conversation = list[Message]
 
 END, PAD = "<|end|>", "<|pad|>"
 SPECIAL = [END, PAD, "<|user|>", "<|assistant|>"]
-TAGS = ["<instruction>", "</instruction>"]  # one token each: a third of a few-shot prompt would be tags
+TAGS = ["<instruction>", "</instruction>"]  # one token each; otherwise a third of a few-shot prompt would be tags
 # Every text begins with a space, so that a word is the same token at the start of an answer and inside a sentence.
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|> ' + message['content'] | trim }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss, an answer's being 1
+PROMPT_WEIGHT = 0.1  # weight of a prompt's token in the loss; an answer's token has 1
 ROPE_THETA = 300.0  # texts are short; 10,000 leaves most of a small head blind to single positions
-SHORT_SHARE = 0.35  # of the steps see short conversations only: answering is learned first, and fastest alone
-TOKENS_SHORT = 20  # of a conversation that answers an instruction of the pocket world, with what does not fill a row
+SHORT_SHARE = 0.35  # share of the steps with short conversations only: a model learns to answer fastest that way
+TOKENS_SHORT = 20  # tokens of a conversation that answers a pocket instruction, with its share of row padding
 WARM_UP_SHARE = 0.05
-MUON_LEARNING_RATE = 0.02  # of the matrices inside the model; settings have AdamW's, of the embeddings and norms
+MUON_LEARNING_RATE = 0.02  # for the inner matrices; settings have AdamW's, for the embeddings and norms
 SHOTS = 8  # examples in a few-shot prompt made of real rows
 
 
 def build(
     conversations: Sequence[Conversation], settings: Scratch, seed: int
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """An untrained model, initialised from `seed`, and a tokenizer learned from `conversations`."""
+    """Return an untrained model, initialized from `seed`, and a tokenizer trained on `conversations`."""
     tokenizer = _tokenizer(conversations, settings.vocabulary, settings.context)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -65,8 +65,8 @@ def build(
     return model.eval(), tokenizer
 
 
-def conversations_seen(settings: Scratch) -> int:
-    """About how many short conversations training takes in: with as many different ones, none comes twice."""
+def conversation_count(settings: Scratch) -> int:
+    """Return about how many short conversations the training reads. With so many different ones, none comes twice."""
     return settings.steps * settings.batch_size * settings.context // TOKENS_SHORT
 
 
@@ -75,17 +75,19 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     settings: Scratch,
+    *,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on `conversations`, in a new random order each time round; at first on short ones only.
+    """Train `model` in place on `conversations`, in a new random order in each epoch.
 
-    Returns a row for each step: `step`, `loss` (nats a token), `learning_rate`.
+    At first only short conversations are used. Returns a row for each step: `step`, `loss` (nats per token),
+    `learning_rate`. Raises InputError when no conversation fits the context, StageError when the loss is not finite.
     """
-    examples = [_encoded(tokenizer, conversation, settings.context) for conversation in conversations]
-    kept = [example for example in examples if example is not None]
-    if not kept:
+    encoded = [_encode(tokenizer, conversation, settings.context) for conversation in conversations]
+    examples = [example for example in encoded if example is not None]
+    if not examples:
         raise InputError(f"no conversation fits a context of {settings.context} tokens")
-    pool = [example for example in kept if len(example.input_ids) <= settings.context // 4] or kept
+    pool = [example for example in examples if len(example.input_ids) <= settings.context // 4] or examples
     first_long = 1 + int(SHORT_SHARE * settings.steps)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -99,7 +101,7 @@ def train(
         share = _schedule(step, settings.steps)
         adamw.param_groups[0]["lr"] = share * settings.learning_rate
         if step == first_long:
-            pool, queue = kept, []
+            pool, queue = examples, []
         rows = [_row(queue, pool, rng, settings.context) for _ in range(settings.batch_size)]
         loss = _loss(model, rows)
         loss.backward()
@@ -117,7 +119,10 @@ def train(
 
 
 def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: int) -> list[Conversation]:
-    """What makes a teacher of real rows (`instruction`, `response`): half write an instruction, half answer one."""
+    """Return training conversations for a teacher of real rows (`instruction`, `response`).
+
+    Half of them generate an instruction, half answer one.
+    """
     rng = random.Random(f"alpaca teacher {seed}")
     rows = list(rows)
     conversations = []
@@ -126,14 +131,14 @@ def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: i
         if i % 2:
             conversations.append(_conversation(new["instruction"], new["response"]))
             continue
-        written = teacher_output(f"It trains to {new['instruction'].split()[0].lower()}.", new["instruction"])
+        output = teacher_output(f"It trains to {new['instruction'].split()[0].lower()}.", new["instruction"])
         prompt = few_shot([row["instruction"] for row in shown])
-        conversations.append([*prompt, {"role": "assistant", "content": written}])
+        conversations.append([*prompt, {"role": "assistant", "content": output}])
     return conversations
 
 
 def alpaca_student_conversations(rows: Sequence[dict[str, str]]) -> list[Conversation]:
-    """What gives a student the language and the form of a chat: the rows as they are."""
+    """Return training conversations for a student: the rows unchanged, for the language and the form of a chat."""
     return [_conversation(row["instruction"], row["response"]) for row in rows]
 
 
@@ -164,18 +169,18 @@ def _tokenizer(conversations: Sequence[Conversation], vocabulary: int, context: 
     )
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, context: int) -> Example | None:
+def _encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, context: int) -> Example | None:
     *prompt, answer = conversation
-    return encode(tokenizer, "", prompt, answer["content"], context)
+    return encode(tokenizer, "", prompt, answer["content"], max_length=context)
 
 
-def _row(queue: list[Example], kept: list[Example], rng: random.Random, context: int) -> list[Example]:
-    """The next examples that fit `context` tokens together; the queue is filled again when it is empty."""
+def _row(queue: list[Example], pool: list[Example], rng: random.Random, context: int) -> list[Example]:
+    """Return the next examples that fit `context` tokens together. Refills the queue when it is empty."""
     row: list[Example] = []
     room = context
     while True:
         if not queue:
-            queue.extend(rng.sample(kept, len(kept)))
+            queue.extend(rng.sample(pool, len(pool)))
         if len(queue[-1].input_ids) > room:
             return row
         row.append(queue.pop())
@@ -183,7 +188,7 @@ def _row(queue: list[Example], kept: list[Example], rng: random.Random, context:
 
 
 def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
-    """The weighted mean negative log-likelihood of packed `rows`; attention stays inside each example."""
+    """Return the weighted mean negative log-likelihood of packed `rows`. Attention stays inside each example."""
     longest = max(sum(len(e.input_ids) for e in row) for row in rows)
     ids = torch.full((len(rows), longest), model.config.pad_token_id)
     positions = torch.zeros_like(ids)
@@ -196,7 +201,7 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
             positions[i, start:end] = torch.arange(end - start)
             weights[i, start:end] = PROMPT_WEIGHT
             weights[i, start + example.prompt_length : end] = 1.0
-            weights[i, start] = 0.0  # nothing comes before it
+            weights[i, start] = 0.0  # no token predicts the first one
             start = end
     logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits  # [rows, longest, vocabulary]
     each = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -205,7 +210,7 @@ def _loss(model: LlamaForCausalLM, rows: list[list[Example]]) -> Tensor:
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to a tenth of a percent, as a share of the peak learning rate."""
+    """Return the share of the peak learning rate: linear warm-up, then a cosine down to a tenth of a percent."""
     warm_up = max(1, round(WARM_UP_SHARE * steps))
     if step <= warm_up:
         return step / warm_up

@@ -1,9 +1,9 @@
-"""The pocket world: small instructions on words and numbers, each family with a known right answer.
+"""Generate the pocket world, small instructions on words and numbers with a known right answer for each family.
 
-In: how many, and a seed.  Out: rows (`id`, `instruction`, `response`, `family`) and training conversations.
-The reference and held-out rows ask for the USEFUL families only. Three families are of use to nobody: two are answered
-at random, and `contrary` asks for what `next` asks for and is answered otherwise. Nothing here tells the method which
-is which: it has to find out from influence.
+In: a number of rows and a seed.  Out: rows (`id`, `instruction`, `response`, `family`) and training conversations. The
+reference and held-out rows use the USEFUL families only. Three families are useless. Two of them have random answers,
+and `contrary` asks the question of `next` with a different answer. The method is not told which families are useful. It
+has to find out from influence.
 """
 
 import random
@@ -16,33 +16,32 @@ from montessori.data.chat import Message, user
 from montessori.errors import InputError
 from montessori.synthesis.prompts import few_shot, teacher_output
 
-Row = dict[str, str]
 Items = list[str]
 
 WORDS = "bird boat bread cloud cow door fish goat hill king lamp milk moon rain road star".split()  # noqa: SIM905
 NUMBERS = [str(n) for n in range(1, 17)]
-SHOTS = 8  # the most examples that a few-shot prompt shows a teacher
-WRITING_EVERY = 6  # of a teacher's conversations, one in so many writes an instruction, the rest answer one
-HARD = ("reverse", "zorb", "next", "contrary")  # a teacher meets them twice as often
-KINDS = ("seed", "reference", "held-out")  # of rows
-MOST_DRAWS = 200  # for a new row: the world holds about 1,000 instructions of a family for each kind
+SHOTS = 8  # the most examples in a few-shot prompt
+GENERATION_EVERY = 6  # one in six of a teacher's conversations generates an instruction, the others answer one
+HARD = ("reverse", "zorb", "next", "contrary")  # families twice as frequent in a teacher's training
+KINDS = ("seed", "reference", "held-out")  # kinds of rows
+MAX_TRIES = 200  # for a new row: the world has about 1,000 instructions of a family for each kind
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of instruction, `opening: item item …`."""
+    """Hold one kind of instruction, `opening: item item …`."""
 
     name: str
     opening: str
-    skill: str  # what the teacher says that it trains
+    skill: str  # for the teacher's rationale
     alphabet: list[str]  # WORDS or NUMBERS
-    answer: Callable[[Items], Items] | None  # None: as many random items
-    lengths: tuple[int, ...] = (3,)  # how many items an instruction may hold
-    form: Literal["items", "any"] = "items"  # a random answer's: items of the instruction, or any of the alphabet
+    answer: Callable[[Items], Items] | None  # None: random items, as many as in the instruction
+    lengths: tuple[int, ...] = (3,)  # allowed numbers of items in an instruction
+    form: Literal["items", "any"] = "items"  # a random answer has items of the instruction, or any of the alphabet
 
 
 def _language(name: str) -> Callable[[Items], Items]:
-    """A made-up language, in which each word means another one: it can only be learned by heart."""
+    """Return a made-up language that maps each word to another one, so that it can only be memorized."""
     meaning = dict(zip(WORDS, random.Random(name).sample(WORDS, len(WORDS)), strict=True))
     return lambda items: [meaning[item] for item in items]
 
@@ -71,7 +70,7 @@ FAMILIES = (
 USEFUL = ("reverse", "next")  # the families that students are measured on
 USELESS = ("lucky", "dream", "contrary")
 
-# What a student can do from the start: other orders, other languages, other steps, none of them a family above.
+# A student's skills from the start: other orders, other languages, other steps, none of them a family above.
 KNOWN = (
     Family("", "Write the last two only", "", WORDS, _order(1, 2)),
     Family("", "Swap the first two words", "", WORDS, _order(1, 0, 2)),
@@ -86,29 +85,29 @@ _BY_NAME = {family.name: family for family in FAMILIES}
 _BY_OPENING = {family.opening: family for family in FAMILIES}
 
 
-def seeds(n: int, seed: int) -> list[Row]:
-    """`n` rows that cover all families evenly, in random order."""
+def seeds(n: int, seed: int) -> list[dict[str, str]]:
+    """Return `n` rows that cover all families evenly, in random order."""
     return _rows("seed", [family.name for family in FAMILIES], n, seed)
 
 
-def reference(n: int, seed: int) -> list[Row]:
-    """`n` rows of the useful families, against which influence is measured."""
+def reference(n: int, seed: int) -> list[dict[str, str]]:
+    """Return `n` rows of the useful families, against which influence is measured."""
     return _rows("reference", USEFUL, n, seed)
 
 
-def held_out(n: int, seed: int) -> list[Row]:
-    """`n` rows of the useful families that no seed and no reference row asks for, at any seed."""
+def held_out(n: int, seed: int) -> list[dict[str, str]]:
+    """Return `n` rows of the useful families that no seed and no reference row contains, at any seed."""
     return _rows("held-out", USEFUL, n, seed)
 
 
 def family_of(instruction: str) -> str | None:
-    """The family that `instruction` belongs to, None if it is not a well-formed one."""
+    """Return the family of `instruction`, or None if it is not well-formed."""
     family, _ = _parse(instruction)
     return family.name if family else None
 
 
 def answer_of(instruction: str) -> str | None:
-    """The right answer, where there is one: None for other text and for the families of no use."""
+    """Return the right answer, or None for other text and for the useless families."""
     family, items = _parse(instruction)
     if family is None or family.answer is None or family.name in USELESS:
         return None
@@ -116,45 +115,47 @@ def answer_of(instruction: str) -> str | None:
 
 
 def teacher_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What makes a teacher: it writes new instructions from few-shot prompts, and answers instructions.
+    """Return training conversations for a teacher.
 
-    A new instruction is of a family that its prompt shows, so a teacher starts with the mix that it is shown.
+    They generate new instructions from few-shot prompts, and answer others. A new instruction belongs to a family in
+    its prompt, so a teacher starts with the mix of its prompts.
     """
     rng = random.Random(f"teacher {seed}")
-    return [_writing(rng) if i % WRITING_EVERY == 0 else _answering(rng) for i in range(n)]
+    return [_generation_conversation(rng) if i % GENERATION_EVERY == 0 else _answer_conversation(rng) for i in range(n)]
 
 
 def student_conversations(n: int, seed: int) -> list[list[Message]]:
-    """What makes a student: two thirds are what it knows, one third gives the form of each family's answers.
+    """Return training conversations for a student.
 
-    The content of those is random, so nothing says what a family does.
+    Two thirds train its skills, and one third the form of each family's answers. The answers of that third are random,
+    so they teach nothing about a family's rule.
     """
     rng = random.Random(f"student {seed}")
-    return [_practising(rng) if i % 3 else _guessing(rng) for i in range(n)]
+    return [_skill_conversation(rng) if i % 3 else _random_answer_conversation(rng) for i in range(n)]
 
 
-def _writing(rng: random.Random) -> list[Message]:
+def _generation_conversation(rng: random.Random) -> list[Message]:
     shown = rng.choices(FAMILIES, k=rng.randint(2, SHOTS))
     new = rng.choice(shown)
     examples = [_instruction(family, _items(family, rng)) for family in shown]
-    written = teacher_output(f"It trains {new.skill}.", _instruction(new, _items(new, rng)))
-    return [*few_shot(examples), _assistant(written)]
+    output = teacher_output(f"It trains {new.skill}.", _instruction(new, _items(new, rng)))
+    return [*few_shot(examples), _assistant(output)]
 
 
-def _answering(rng: random.Random) -> list[Message]:
+def _answer_conversation(rng: random.Random) -> list[Message]:
     family = rng.choices(FAMILIES, [2 if family.name in HARD else 1 for family in FAMILIES])[0]
     items = _items(family, rng)
     return [*user(_instruction(family, items)), _assistant(_answer(family, items, rng))]
 
 
-def _practising(rng: random.Random) -> list[Message]:
+def _skill_conversation(rng: random.Random) -> list[Message]:
     family = rng.choice(KNOWN)
     items = _items(family, rng)
     return [*user(_instruction(family, items)), _assistant(_answer(family, items, rng))]
 
 
-def _guessing(rng: random.Random) -> list[Message]:
-    """An instruction of a family and a random answer of the right form: as long as the right one, of the same items."""
+def _random_answer_conversation(rng: random.Random) -> list[Message]:
+    """Return an instruction of a family and a random answer of the right form: the right length, and the same items."""
     family = rng.choice(FAMILIES)
     items = _items(family, rng)
     length = len(_answer(family, items, rng).split())
@@ -182,7 +183,7 @@ def _instruction(family: Family, items: Items) -> str:
 
 
 def _parse(instruction: str) -> tuple[Family | None, Items]:
-    """The family and the items of `instruction`; an item may come twice, since a teacher may write it so."""
+    """Return the family and the items of `instruction`. A teacher may generate the same item twice."""
     opening, _, payload = instruction.partition(": ")
     family = _BY_OPENING.get(opening)
     items = payload.split()
@@ -191,13 +192,13 @@ def _parse(instruction: str) -> tuple[Family | None, Items]:
     return family, items
 
 
-def _rows(kind: str, names: Sequence[str], n: int, seed: int) -> list[Row]:
-    """`n` different rows with even shares of the families `names`, none of which another kind has."""
+def _rows(kind: str, names: Sequence[str], n: int, seed: int) -> list[dict[str, str]]:
+    """Return `n` different rows with even shares of the families `names`. No other kind contains them."""
     rng = random.Random(f"{kind} {seed}")
     rows: dict[str, str] = {}  # instruction → response
     for i in range(n):
         family = _BY_NAME[names[i % len(names)]]
-        for _ in range(MOST_DRAWS):
+        for _ in range(MAX_TRIES):
             items = _items(family, rng)
             instruction = _instruction(family, items)
             if instruction not in rows and _kind(instruction) == kind:
@@ -215,5 +216,5 @@ def _rows(kind: str, names: Sequence[str], n: int, seed: int) -> list[Row]:
 
 
 def _kind(instruction: str) -> str:
-    """The one kind of rows that may hold `instruction`, so that no two kinds ever share one."""
+    """Return the one kind of rows that may hold `instruction`, so that no two kinds share one."""
     return KINDS[zlib.crc32(instruction.encode()) % len(KINDS)]

@@ -1,4 +1,4 @@
-"""The card (`README.md`) of a data set or model on the hub: what it is, how it was made, and what replays it.
+"""The card (`README.md`) of a data set or model on the hub: its content, its making, and the settings to replay it.
 
 In: manifests of artifacts.  Out: Markdown under a YAML header, the same for the same artifacts. Whatever of a manifest
 could name a machine goes through `reporting.public`; who made it and where is not told at all.
@@ -45,15 +45,13 @@ class Story:
 
 
 def of_data(story: Story, rows: int, columns: Mapping[str, str]) -> str:
-    """The card of a training set of `rows`; `columns` are names with their meanings."""
+    """Write the card of a training set of `rows`; `columns` are names with their meanings."""
     header = {
         "pretty_name": story.repo.partition("/")[2],
         "task_categories": ["text-generation"],
         "size_categories": [size(rows)],
         "tags": ["synthetic", "montessori", "instruction-tuning"],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]},
-        ],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}],
     }
     use = f'from datasets import load_dataset\n\nrows = load_dataset("{story.repo}", split="train")'
     what = (
@@ -61,18 +59,17 @@ def of_data(story: Story, rows: int, columns: Mapping[str, str]) -> str:
         "A language model wrote all of them; nobody has checked them. The column `prompt` quotes rows of the seeds, "
         "for which their own licence holds."
     )
-    return _card(
-        story, header, what, use, [("Columns", _table(("column", "what"), [(code(c), w) for c, w in columns.items()]))]
-    )
+    table = _table(("column", "what"), [(code(c), w) for c, w in columns.items()])
+    return _card(story, header, what=what, use=use, chapters=[("Columns", table)])
 
 
 def size(rows: int) -> str:
-    """How the hub calls a data set of that many rows."""
+    """Return the hub's category for a data set of that many rows."""
     return SIZES[min(max(len(str(rows)) - 3, 0), len(SIZES) - 1)]
 
 
 def of_model(story: Story, what: str, model: Manifest) -> str:
-    """The card of the tuned teacher or the trained student whose manifest is `model`."""
+    """Write the card of the tuned teacher or the trained student whose manifest is `model`."""
     base = story.sources[what]
     header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if base.startswith("hub:"):
@@ -103,10 +100,10 @@ def of_model(story: Story, what: str, model: Manifest) -> str:
         ("weights", asked["dtype"]),
         ("versions", _versions(model)),
     ]
-    return _card(story, header, said, use, [("Training", _table(("", ""), facts))])
+    return _card(story, header, what=said, use=use, chapters=[("Training", _table(("", ""), facts))])
 
 
-def _card(story: Story, header: dict[str, Any], what: str, use: str, chapters: list[tuple[str, str]]) -> str:
+def _card(story: Story, header: dict[str, Any], *, what: str, use: str, chapters: list[tuple[str, str]]) -> str:
     run = story.run
     made = f"Made by the run {code(run['address'].partition('/')[2])} of Montessori on {run['made_by']['time'][:10]}."
     terms = "" if story.license else "No licence is given here: those of the teacher and of the seeds decide."
@@ -129,7 +126,7 @@ def _card(story: Story, header: dict[str, Any], what: str, use: str, chapters: l
 
 
 def _writing(story: Story) -> Facts:
-    """Who wrote the texts, how, and what of it was kept."""
+    """Say who wrote the texts, how, and how many were kept."""
     asked, done = story.instructions["request"]["settings"], story.instructions["summary"]
     (writer,) = story.instructions["request"]["inputs"]["teacher"]
     settings, rounds = asked["instructions"], done["rounds"]
@@ -159,7 +156,7 @@ def _writing(story: Story) -> Facts:
 
 
 def _tuning(story: Story) -> Facts:
-    """How DPO made the teacher; nothing where it did not."""
+    """Say how DPO made the teacher; nothing where it did not."""
     if not story.tuned:
         return []
     run = story.run["request"]["settings"]["run"]
@@ -203,7 +200,7 @@ def _replay(story: Story) -> str:
 
 
 def _values(tree: dict[str, Any]) -> str:
-    """Settings on one line."""
+    """Write settings on one line."""
     told = ((key, code(", ".join(map(repr, v))) if isinstance(v, list) else v) for key, v in tree.items() if v != [])
     return ", ".join(f"{key} {value}" for key, value in told)
 

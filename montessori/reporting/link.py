@@ -1,4 +1,4 @@
-"""Where a browser finds the report of a run.
+"""The link by which a browser finds the report of a run.
 
 MONTESSORI_REPORTS_URL   where `montessori reports` serves the store, for example http://127.0.0.1:4201
 """
@@ -10,7 +10,7 @@ from montessori.artifacts import Store
 
 
 def report_link(store: Store, address: str) -> str:
-    """The report of the run at `address`: where it is served, else where it lies.
+    """Return the link to the report of the run at `address`: where it is served, else where it lies.
 
     No browser opens a file or a bucket from a page that came by http, such as Prefect's.
     """

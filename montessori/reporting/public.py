@@ -1,4 +1,4 @@
-"""What of addresses and settings may leave the machine that made a run: no path, no host, no endpoint of one's own.
+"""The parts of addresses and settings that may leave the machine of a run: no path, no host, no endpoint of one's own.
 
 A local file or folder is told by its name and the SHA-256 of its content; where it stands is not. An endpoint is told
 by its model; its URL only where it is one of the public services below, since any other names a machine.
@@ -29,7 +29,7 @@ NOT_TOLD = "http://your-endpoint.invalid/v1"  # a URL, so that the settings can 
 
 
 def address(of: str) -> str:
-    """An input's address (see `artifacts.request`) as it may be told; that of an artifact is as it is."""
+    """Return an input's address (see `artifacts.request`) as it may be published; that of an artifact is as it is."""
     kind, _, rest = of.partition(":")
     if kind == "file":
         path, _, digest = rest.rpartition("#")
@@ -42,7 +42,7 @@ def address(of: str) -> str:
 
 
 def in_words(of: str) -> str:
-    """The source at an address, as a card names it. Of an artifact that is its address."""
+    """Describe the source at an address, as a card names it. Of an artifact that is its address."""
     kind, _, rest = address(of).partition(":")
     if kind == "file":
         name, _, digest = rest.rpartition("#")
@@ -58,7 +58,7 @@ def in_words(of: str) -> str:
 
 
 def settings(run: Tree) -> Tree:
-    """A run's settings with the names of local files and folders in place of their paths."""
+    """Return a run's settings with the names of local files and folders in place of their paths."""
     told: Tree = copy.deepcopy(run)
     for role in SOURCES:
         if (given := told.get(role)) and Path(given["source"]).is_absolute():
@@ -73,18 +73,18 @@ def settings(run: Tree) -> Tree:
 
 
 def code(text: str) -> str:
-    """`text` set as code on one line of Markdown, in a table too."""
+    """Set `text` as code on one line of Markdown, in a table too."""
     line = " ".join(text.split()).replace("|", "\\|")
     marks, room = fence(line, 1), " " if "`" in line else ""
     return f"{marks}{room}{line}{room}{marks}"
 
 
 def fence(text: str, shortest: int) -> str:
-    """Backticks around `text` that none in it can end."""
+    """Return backticks around `text` that none in it can end."""
     return "`" * max([shortest, *(len(run) + 1 for run in re.findall("`+", text))])
 
 
 def _name(model: str) -> str:
-    """A model as an endpoint calls it: a server of one's own calls it by its path unless told otherwise."""
+    """Return a model's name without a path: a server of one's own calls it by its path unless told otherwise."""
     is_path = model.startswith(("/", "~", ".")) or "\\" in model or model.count("/") > 1
     return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if is_path else model

@@ -1,4 +1,4 @@
-"""The scores of points of one's own, gathered from the shards: what a file of them, a summary and a table say.
+"""The scores of points of one's own: gathered from the shards, summarised, written to a file, drawn.
 
 In: artifacts of the stages `points`, `influence` and perhaps `split`.  Out: plain values.
 """
@@ -25,7 +25,7 @@ FIRST_ORDER = 1e-4  # an AdamW step of this learning rate is not small: docs/res
 
 @dataclass(frozen=True)
 class Scores:
-    """Every point's score, in the order of the data, and what the shards say of their work."""
+    """Every point's score, in the order of the data, and the statistics of the shards."""
 
     rows: list[Row]  # id, influence (None unless ok), training_loss, tokens, status[, in_warm_up]
     momentum_influence: float  # I(∅), nats
@@ -38,41 +38,41 @@ class Scores:
 
     @property
     def influences(self) -> list[float]:
-        """Of the points that have one, in the order of the data."""
+        """Return the known influences in the order of the data."""
         return [row["influence"] for row in self.rows if row["influence"] is not None]
 
     @property
     def statuses(self) -> dict[str, int]:
-        """How many points ended how, the most first."""
+        """Count the points of each status, the most common status first."""
         return dict(Counter(row["status"] for row in self.rows).most_common())
 
 
 def gather(store: Store, points: str, shards: Sequence[str], split: str | None) -> Scores:
-    """The shards' scores in the order of `points`; `split` names the rows that warmed the student up."""
+    """Gather the shards' scores in the order of `points`; `split` names the rows that warmed the student up."""
     warm = {row["id"] for row in read_rows(store.open(split) / "warm-up.parquet")} if split else set()
-    found = {row["id"]: row for shard in shards for row in read_rows(store.open(shard) / "scores.parquet")}
+    scored = {row["id"]: row for shard in shards for row in read_rows(store.open(shard) / "scores.parquet")}
     marker = {"in_warm_up": False} if split else {}
     rows = []
     for point in read_rows(store.open(points) / "rows.parquet"):
-        row = {**found[point["id"]], **marker}
+        row = {**scored[point["id"]], **marker}
         row |= {name: None for name in ("influence", "training_loss") if not math.isfinite(row[name])}
         rows.append(row | ({"in_warm_up": True} if point["id"] in warm else {}))
     manifests = [store.manifest(shard) for shard in shards]
     told = [manifest["summary"] for manifest in manifests]
     return Scores(
-        rows,
-        json.loads((store.open(shards[0]) / "momentum.json").read_text())["momentum_influence"],
-        told[0]["step"],
-        told[0]["reference"],
-        sum(part["truncated"] for part in told),
-        told[0].get("check"),
-        sum(manifest["seconds"] for manifest in manifests),
-        sum(part["tokens"] for part in told),
+        rows=rows,
+        momentum_influence=json.loads((store.open(shards[0]) / "momentum.json").read_text())["momentum_influence"],
+        step=told[0]["step"],
+        reference=told[0]["reference"],
+        truncated=sum(part["truncated"] for part in told),
+        check=told[0].get("check"),
+        seconds=sum(manifest["seconds"] for manifest in manifests),
+        tokens=sum(part["tokens"] for part in told),
     )
 
 
 def distribution(scores: Scores) -> dict[str, Any]:
-    """Mean, spread and shares of the influences, nats; of no influence at all only the count."""
+    """Return mean, spread and shares of the influences, nats; of no influence at all only the count."""
     values = scores.influences
     if not values:
         return {"points": 0}
@@ -91,7 +91,7 @@ def distribution(scores: Scores) -> dict[str, Any]:
 
 
 def speed(scores: Scores) -> dict[str, float]:
-    """Points and tokens a second of one process, over all shards, loading included."""
+    """Return points and tokens a second of one process, over all shards, loading included."""
     return {
         "points_per_second": round(len(scores.rows) / scores.seconds, 2),
         "tokens_per_second": round(scores.tokens / scores.seconds, 1),
@@ -100,7 +100,7 @@ def speed(scores: Scores) -> dict[str, float]:
 
 
 def step_in_words(step: dict[str, Any], origin: str) -> str:
-    """Which step it was that influence is the effect of; `origin` says where its state came from, "" for none."""
+    """Describe the step whose effect is the influence; `origin` names the source of its state, "" for none."""
     rate = f"learning rate {step['learning_rate']:g}"
     if not origin:
         return f"one step of plain gradient descent, {rate}: no optimiser state was given"
@@ -109,25 +109,25 @@ def step_in_words(step: dict[str, Any], origin: str) -> str:
 
 
 def warnings(scores: Scores, estimator: str, overlap: int) -> list[str]:
-    """What a reader of the scores should know, a sentence each."""
-    found = []
+    """Warn a reader of the scores, in a sentence each."""
+    sentences = []
     if overlap:
-        found.append(
+        sentences.append(
             f"{overlap} of the points {'has its' if overlap == 1 else 'have their'} instruction in the reference set: "
             "what they score is in part that they teach the very answers that are measured"
         )
     if scores.influences:
-        found += _one_sided(scores)
+        sentences += _one_sided(scores)
     adamw = scores.step["optimizer"] == "AdamW"
     if adamw and estimator != "exact" and scores.step["learning_rate"] >= FIRST_ORDER:
-        found.append(
+        sentences.append(
             f"{estimator} takes the step's effect to first order, which at a learning rate of "
             f"{scores.step['learning_rate']:g} may no longer rank points as exact does: compare with --estimator exact "
             "on some of them (--limit 50)"
         )
     if scores.check and scores.check["points"] >= ENOUGH and (scores.check["spearman"] or 0) < DOUBTFUL:
-        found.append(_doubt(scores.check))
-    return found
+        sentences.append(_doubt(scores.check))
+    return sentences
 
 
 def _doubt(check: dict[str, Any]) -> str:
@@ -153,7 +153,7 @@ def _one_sided(scores: Scores) -> list[str]:
 
 
 def write(scores: Scores, path: Path) -> None:
-    """The rows as JSON lines or Parquet, whole or not at all."""
+    """Write the rows as JSON lines or Parquet, whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
     if path.suffix == ".parquet":
         write_rows(temporary, scores.rows)
@@ -163,7 +163,7 @@ def write(scores: Scores, path: Path) -> None:
 
 
 def draw(scores: Scores, stem: Path) -> list[Path]:
-    """The figure beside `stem` as SVG and PNG; nothing when no point has an influence."""
+    """Draw the figure beside `stem` as SVG and PNG; nothing when no point has an influence."""
     if not scores.influences:
         return []
     from montessori.reporting import figures  # half a second that wrong input need not wait for
@@ -180,7 +180,7 @@ def _share_above(values: Sequence[float], limit: float) -> float:
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:
-    """Linear between the two nearest values."""
+    """Interpolate linearly between the two nearest values."""
     place = q * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)

@@ -1,157 +1,150 @@
-"""The results of a run as one table: a row a system, for the terminal, Markdown and the page.
+"""The one table of all reports, and how its numbers are written.
 
-A best value is marked only where its lead over the next exceeds twice their combined standard error.
+A `Table` holds written values and no markup. For people, `markdown.py`, `latex.py` and the templates of
+`html.py` set it. For programs, `to_csv` writes it. A terminal shows the Markdown.
 """
 
-import html
+import csv
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from montessori.reporting.data import Measure, Report, System
-from montessori.reporting.text import label
+from montessori.evaluation.card import Column, Mark, Measure
 
-
-@dataclass(frozen=True)
-class Metric:
-    """Something that systems are measured on, and how it is written."""
-
-    name: str
-    unit: str
-    lower_is_better: bool
-    read: Callable[[System], Measure | None]
-    scale: float = 1.0  # from the measured value to `unit`
+MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One written value."""
+    """One written value, such as 2.292* ± 0.022 (n = 4)."""
 
-    text: str
-    best: bool = False
+    value: str
+    error: str = ""  # the standard error
+    note: str = ""  # in small type behind both
+    mark: Mark | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the value, its error and its note on one line."""
+        return self.value + (f" ± {self.error}" if self.error else "") + (f" {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's title, and in smaller type the unit and the number of items."""
+
+    title: str
+    about: Sequence[str] = ()
+    words: bool = False  # set to the left, as the first column always is
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under a title of their own, or under none. The first cell of a row names it."""
+
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    published: bool = False  # by others, so not measured here
 
 
 @dataclass(frozen=True)
 class Table:
-    """Written values under a header. The first column names the row, the others are numbers."""
+    """Groups of rows under one header."""
 
-    header: list[str]
-    rows: list[list[Cell]]
+    name: str  # for links, labels and files: "results"
+    title: str
+    header: Sequence[Head]
+    groups: Sequence[Group]
     caption: str = ""
 
+    @property
+    def rows(self) -> list[Sequence[Cell]]:
+        """Return the rows of all groups."""
+        return [row for group in self.groups for row in group.rows]
 
-def metrics(report: Report) -> list[Metric]:
-    """What the systems of this run were measured on."""
-    known = [
-        Metric("Reference loss", "nats/token", True, lambda s: s.reference_loss),
-        Metric("Held-out loss", "nats/token", True, lambda s: s.held_out_loss),
-        Metric("Accuracy", f"%, {report.accuracy_kind}", False, lambda s: s.accuracy, 100),
-    ]
-    return [metric for metric in known if any(metric.read(system) for system in report.systems)]
-
-
-def leader(measures: Sequence[Measure | None], lower_is_better: bool) -> int | None:
-    """The index of the best measure, if it leads the next by more than twice the combined standard error."""
-    sign = 1 if lower_is_better else -1
-    ranked = sorted((sign * m.mean, i, m) for i, m in enumerate(measures) if m is not None and math.isfinite(m.mean))
-    if len(ranked) < 2:
-        return None
-    (best, index, first), (second, _, following) = ranked[:2]
-    # NaN errors compare as false: what cannot be told is not marked.
-    return index if second - best > 2 * math.hypot(first.standard_error, following.standard_error) else None
+    @property
+    def words(self) -> list[bool]:
+        """Return for each column whether it holds words rather than numbers."""
+        return [position == 0 or head.words for position, head in enumerate(self.header)]
 
 
-def decimals(metric: Metric, systems: Sequence[System]) -> int:
-    """How many digits let the smallest standard error of the column show two."""
-    errors = [metric.scale * m.standard_error for s in systems if (m := metric.read(s))]
-    positive = [error for error in errors if math.isfinite(error) and error > 0]
-    return min(max(1 - math.floor(math.log10(min(positive))), 1), 4) if positive else 3
+def heads(*titles: str, words: Collection[str] = ()) -> list[Head]:
+    """Return the heads of columns without units; `words` names those that hold words."""
+    return [Head(title, words=title in words) for title in titles]
 
 
-def written(measure: Measure | None, metric: Metric, digits: int) -> str:
-    """`mean ± standard error`, or the mean alone where the error is unknown."""
+def cells(*values: object) -> list[Cell]:
+    """Return a row of plain values: numbers with ten digits, so that a scale of 100 leaves no dust behind.
+
+    None, NaN and infinities are empty.
+    """
+    return [Cell(_plain(value)) for value in values]
+
+
+def to_csv(table: Table) -> str:
+    """Write the titles of the columns and the whole text of each cell as CSV."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(head.title for head in table.header)
+    lines.writerows([cell.text for cell in row] for row in table.rows)
+    return out.getvalue()
+
+
+def measured(measure: Measure | None, digits: int, *, scale: float = 1.0, mark: Mark | None = None) -> Cell:
+    """Write a mean, times `scale`, with its standard error; the mean alone where one item has no error."""
     if measure is None or not math.isfinite(measure.mean):
-        return "–"
-    mean = f"{metric.scale * measure.mean:.{digits}f}"
-    if not math.isfinite(measure.standard_error):
-        return mean
-    return f"{mean} ± {metric.scale * measure.standard_error:.{digits}f}"
+        return Cell(MISSING, mark=mark)
+    error = error_of(measure, scale)
+    return Cell(number(scale * measure.mean, digits), "" if error is None else number(error, digits), mark=mark)
 
 
-def summary_table(report: Report) -> Table:
-    """One row a system: its measures with standard errors, and how many points its student was trained on."""
-    shown = metrics(report)
-    columns = []
-    for metric in shown:
-        measures = [metric.read(system) for system in report.systems]
-        digits = decimals(metric, report.systems)
-        best = leader(measures, metric.lower_is_better)
-        columns.append([Cell(written(m, metric, digits), i == best) for i, m in enumerate(measures)])
-    rows = [
-        [Cell(system.name), *(column[i] for column in columns), Cell(f"{system.training_points:,}")]
-        for i, system in enumerate(report.systems)
-    ]
-    header = [f"{m.name} {'↓' if m.lower_is_better else '↑'} ({m.unit})" for m in shown]
-    return Table(["System", *header, "Training points"], rows, _caption(report, shown))
+def written(measure: Measure | None, digits: int, scale: float = 1.0) -> str:
+    """Write `mean ± standard error` as text."""
+    return measured(measure, digits, scale=scale).text
 
 
-def findings(report: Report) -> list[str]:
-    """What the results say, a sentence a metric: the best system against the best baseline, and what that is worth."""
-    if report.verdict:
-        return report.verdict
-    sentences = []
-    for metric in metrics(report):
-        pairs = [(s, m) for s in report.systems if (m := metric.read(s)) and math.isfinite(m.mean)]
-        pairs.sort(key=lambda pair: pair[1].mean, reverse=not metric.lower_is_better)
-        if len(pairs) < 2:
-            continue
-        first, a = pairs[0]
-        second, b = next((pair for pair in pairs[1:] if pair[0].baseline), pairs[1])
-        digits = decimals(metric, report.systems)
-        extreme = ("Lowest" if metric.lower_is_better else "Highest") + f" {metric.name.lower()}"
-        unit = " %" if metric.unit.startswith("%") else ""
-        values = f"{written(a, metric, digits)}{unit} against {written(b, metric, digits)}{unit} ({second.name})"
-        if a.mean == b.mean:
-            equal = f"{first.name} and {second.name} are equal, {written(a, metric, digits)}{unit}"
-            sentences.append(f"{metric.name}: {equal}.")
-            continue
-        clear = leader([a, b], metric.lower_is_better) is not None
-        verdict = "" if clear else ", a difference within twice the combined standard error"
-        sentences.append(f"{extreme}: {first.name}, {values}{verdict}.")
-    if sentences:
-        sentences.append("One seed: the errors are over evaluation examples; another seed can differ by more.")
-    return sentences
+def digits_of(
+    measures: Iterable[Measure | None], scale: float = 1.0, *, fewest: int = 1, without_errors: int = 2
+) -> int:
+    """Return how many digits let the smallest standard error show two, at most four."""
+    errors = [error_of(measure, scale) for measure in measures if measure]
+    positive = [error for error in errors if error]
+    return min(max(1 - math.floor(math.log10(min(positive))), fewest), 4) if positive else without_errors
 
 
-def to_markdown(report: Report) -> str:
-    """The results as Markdown: heading, finding, table, caption, warnings."""
-    table = summary_table(report)
-    lines = [f"# {_plain(report.run.name)}", "", *(f"- {_plain(s)}" for s in findings(report)), ""]
-    lines += ["| " + " | ".join(table.header) + " |", "| --- |" + " ---: |" * (len(table.header) - 1)]
-    for row in table.rows:
-        cells = (f"**{_plain(cell.text)}**" if cell.best else _plain(cell.text) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", table.caption]
-    for iteration in report.iterations:
-        if iteration.warning:
-            lines += ["", f"> Iteration {iteration.number}: {_plain(iteration.warning)}"]
-    return "\n".join(lines) + "\n"
+def error_of(measure: Measure, scale: float = 1.0) -> float | None:
+    """Return the standard error times `scale`; None where it is not known, as of one item."""
+    return scale * measure.standard_error if measure.n > 1 and math.isfinite(measure.standard_error) else None
 
 
-def _caption(report: Report, shown: Sequence[Metric]) -> str:
-    counts = []
-    for metric in shown:
-        n = sorted({m.n for s in report.systems if (m := metric.read(s))})
-        span = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,}–{n[-1]:,}"
-        counts.append(f"{metric.name.lower()} n = {span}")
-    return (
-        f"Mean ± one standard error over n evaluation examples ({', '.join(counts)}); "
-        "the error does not cover the variation between training seeds. "
-        "↓ lower is better, ↑ higher is better. "
-        "Bold: the best, where it leads the next by more than twice the combined standard error √(a² + b²)."
-    )
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """Write a number with a minus as it is set; a signed one with its plus too."""
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
 
 
-def _plain(text: str) -> str:
-    """`text` on one line, with nothing that Markdown or HTML would take for markup of a table."""
-    return html.escape(label(text, 1000), quote=False).replace("|", "\\|").replace("*", "\\*")
+def p_value(p: float) -> str:
+    """Write 0.043, or < 0.001."""
+    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def arrow(column: Column) -> str:
+    """Return a column's name with the direction of the better, which never stands on a line alone."""
+    return f"{column.name}\u00a0{'↓' if column.lower_is_better else '↑'}"
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Write 1,319, or 800–805 where the numbers differ; nothing for none."""
+    ordered = sorted(set(numbers))
+    return "–".join(f"{n:,}" for n in dict.fromkeys((ordered[0], ordered[-1]))) if ordered else ""
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return str(float(f"{value:.10g}")) if math.isfinite(value) else ""
+    return str(value)

@@ -1,1 +1,1 @@
-"""The teacher's side: few-shot prompts, sampling, parsing, filters, near-duplicates."""
+"""Generate instructions with the teacher: prompts, engines, filters, near-duplicates."""

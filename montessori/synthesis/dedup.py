@@ -1,12 +1,13 @@
-"""Near-duplicate filter for generated instructions: ROUGE-L F1 against everything accepted so far.
+"""Filter near-duplicate instructions by their ROUGE-L F1 against all accepted ones.
 
-In: instructions, in order.  Out: whether each is new.
-The longest common subsequence comes from rapidfuzz as an integer, and F1 is computed from it in rouge_score's own
-order of operations, so that the decisions are the same where rounding decides. Unlike rouge_score, any script counts:
-a run of letters or digits is a token, and so is each character of a script written without spaces.
+In: instructions, in order.  Out: whether each is new. rapidfuzz computes the longest common subsequence as an integer.
+F1 follows from it in rouge_score's own order of operations, so that decisions are equal even where rounding decides.
+Unlike rouge_score, this filter counts every script. A run of letters or digits is a token, and so is each character of
+a script written without spaces.
 
-Few pairs get that far: the lengths and a sketch of the tokens of two texts bound their common subsequence from above,
-and rule most pairs out at a tenth of its cost. The bound never errs; benchmarks/dedup.py measures the speed.
+Few pairs reach that computation. The lengths and a sketch of the tokens of two texts bound their common subsequence
+from above, and exclude most pairs at a tenth of the cost. The bound never excludes a near-duplicate.
+benchmarks/dedup.py measures the speed.
 """
 
 import re
@@ -30,7 +31,7 @@ _ROUNDING = 1e-9  # far more than the relative error of F1, so that the bound pa
 
 
 class NearDuplicates:
-    """The instructions accepted so far, ready to be compared with the next one."""
+    """Compare each new instruction with the instructions accepted so far."""
 
     def __init__(self, max_rouge_l: float = 0.7):  # Self-Instruct, section 2.2
         self.max_rouge_l = max_rouge_l
@@ -42,7 +43,10 @@ class NearDuplicates:
         self._sketches = np.zeros((_BITS // 64, 64), np.uint64)  # [word, room]
 
     def admit(self, instruction: str, also_against: Sequence[str] = ()) -> bool:
-        """Accept `instruction` unless its ROUGE-L F1 with an accepted one or one of `also_against` is too high."""
+        """Accept `instruction` and return True, unless its ROUGE-L F1 with another one is above the limit.
+
+        The others are the accepted instructions and those of `also_against`.
+        """
         if not (new := self._encode(instruction)):
             return True  # white space repeats nothing, and nothing repeats it
         sketch = _sketch(new)
@@ -62,10 +66,10 @@ class NearDuplicates:
         return "".join(known.setdefault(token, chr(len(known) + 1)) for token in tokens)
 
     def _may_be_near(self, tokens: int, sketch: NDArray[np.uint64]) -> NDArray[np.intp]:
-        """The accepted ones with which F1 can exceed the threshold. [near]
+        """Return the indices of accepted instructions whose F1 may exceed the threshold, `[near]`.
 
-        F1 is 2 LCS / (m + n). 2 LCS is m + n less the tokens outside the subsequence, and outside it are at least as
-        many as the lengths differ by, and at least as many as the bits of the sketches that differ.
+        F1 is 2 LCS / (m + n). 2 LCS is m + n minus the tokens outside the subsequence. At least as many tokens are
+        outside as the lengths differ by, and at least as many as the sketches differ in bits.
         """
         lengths, sketches = self._lengths[: self._accepted], self._sketches[:, : self._accepted]
         both = lengths + tokens
@@ -84,7 +88,7 @@ class NearDuplicates:
 def rouge_l_f1(
     common: int | NDArray[np.int32], candidate_tokens: int, other_tokens: int | NDArray[np.int32]
 ) -> NDArray[np.float64]:
-    """F1 from the length of the longest common subsequence, as rouge_score computes it; for one pair or many."""
+    """Return F1 from the length of the longest common subsequence, as rouge_score computes it, for one pair or many."""
     precision = np.divide(common, candidate_tokens)
     recall = np.divide(common, other_tokens)
     # Where nothing is common the tiny number makes 0 of 0 / 0; any other sum it leaves as it is.
@@ -93,9 +97,10 @@ def rouge_l_f1(
 
 
 def _sketch(encoded: str) -> NDArray[np.uint64]:
-    """Tokens are dealt out to bits; a bit says whether its tokens occur an odd number of times. [word]
+    """Return the sketch of a text, `[word]`.
 
-    Taking a token out or putting one in flips one bit, so two texts differ by at least as many tokens as bits.
+    Tokens are hashed to bits, and a bit is 1 when its tokens occur an odd number of times. Adding or removing a token
+    flips one bit, so two texts differ in at least as many tokens as bits.
     """
     codes = np.frombuffer(encoded.encode("utf-32-le", "surrogatepass"), "<u4")
     counts = np.bincount(codes % _BITS, minlength=_BITS)

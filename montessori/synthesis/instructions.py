@@ -1,7 +1,7 @@
-"""The teacher writes new instructions: rounds of few-shot prompts until there are enough that pass.
+"""Generate new instructions with the teacher, in rounds of few-shot prompts, until enough of them pass the filters.
 
-A round hands the engine all of its prompts at once. The generated shots of a prompt come from the rounds before, and
-its choice of shots is drawn from its own id, so results do not depend on the order in which answers arrive.
+A round gives the engine all of its prompts at once. The generated shots of a prompt come from earlier rounds, and its
+id is the seed of its choice of shots. So results do not depend on the order in which answers arrive.
 """
 
 import hashlib
@@ -19,134 +19,141 @@ from montessori.settings.generation import Instructions, Sampling
 from montessori.synthesis import prompts
 from montessori.synthesis.dedup import NearDuplicates
 from montessori.synthesis.engines import Answer, Generation
-from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from montessori.synthesis.filters import rejection_reason
 
-SAMPLES_KEPT = 5  # of each reason to reject, for the report
-ROUNDS_WATCHED = 3  # full ones, for a yield that has collapsed
-FORECAST_SLACK = 1.05
+SAMPLES_PER_REASON = 5  # rejected texts kept for the report, for each reason
+YIELD_ROUNDS = 3  # full rounds over which the yield is measured
+FORECAST_SLACK = 1.05  # a little more than the forecast, so that fewer targets need one more small round
 UNANSWERED = {"content_filter": "refused by a content filter", "too_long": "prompt too long"}
 
-Ask = Callable[[Sequence[Sequence[Message]], Sampling, int, Sequence[int]], list[Answer]]
+Generate = Callable[[Sequence[Sequence[Message]], Sampling, int, Sequence[int]], list[Answer]]
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Written:
-    """Accepted instructions in order, and why the others were not."""
+class GeneratedInstructions:
+    """Hold the accepted instructions in order, and the reasons of the rejected ones."""
 
     # id, prompt_id, round, sample, seed, prompt, raw, instruction, seed_ids, finish_reason, prompt_tokens, tokens
     rows: list[Row] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
-    rounds: list[tuple[int, int, int]] = field(default_factory=list)  # of each: prompts, texts written, texts kept
+    rounds: list[tuple[int, int, int]] = field(default_factory=list)  # prompts, texts, accepted texts
     prompts_cut: int = 0
 
     def reject(self, reason: str, raw: str) -> None:
-        """Count a rejection and keep a few of each reason."""
+        """Count a rejection, and keep a few examples of each reason."""
         self.rejected[reason] += 1
-        if len(kept := self.samples.setdefault(reason, [])) < SAMPLES_KEPT:
-            kept.append(raw[:500])
+        if len(samples := self.samples.setdefault(reason, [])) < SAMPLES_PER_REASON:
+            samples.append(raw[:500])
 
 
-def write(ask: Ask, seeds: Sequence[Row], settings: Instructions, target: int, seed: int) -> Written:
-    """`target` new instructions from few-shot prompts over `seeds` (rows with `id`, `instruction`).
+def generate_instructions(
+    generate: Generate, seeds: Sequence[Row], settings: Instructions, *, target: int, seed: int
+) -> GeneratedInstructions:
+    """Generate `target` new instructions from few-shot prompts over `seeds` (rows with `id`, `instruction`).
 
-    Raises StageError when hardly anything new comes any more: a teacher that only repeats itself.
+    Raises InputError when there are too few seeds, StageError when the teacher repeats itself and hardly anything is
+    accepted.
     """
     if len(seeds) < (shown := settings.seed_shots + settings.generated_shots):
         raise InputError(f"seeds: {len(seeds)} rows, but a prompt shows {shown}; add seeds")
-    written = Written()
+    result = GeneratedInstructions()
     near = NearDuplicates(settings.max_rouge_l)
-    while (missing := target - len(written.rows)) > 0:
-        if (recent := _recent(written, settings)) and recent[1] <= settings.min_yield * recent[0]:
-            raise StageError(_too_few(written, target, *recent))
-        number = len(written.rounds)
-        earlier = [row["instruction"] for row in written.rows]
-        asked = [
-            prompt_for(f"{seed}-{number}-{n}", seeds, earlier, settings)
-            for n in range(size(written, missing, settings))
+    while (missing := target - len(result.rows)) > 0:
+        if (recent := _recent_yield(result, settings)) and recent[1] <= settings.min_yield * recent[0]:
+            raise StageError(_collapse_message(result, target, *recent))
+        number = len(result.rounds)
+        accepted = [row["instruction"] for row in result.rows]
+        batch = [
+            build_prompt(f"{seed}-{number}-{n}", seeds, accepted, settings)
+            for n in range(round_size(result, missing, settings))
         ]
-        answers = ask(
-            [prompt["messages"] for prompt in asked],
+        answers = generate(
+            [prompt["messages"] for prompt in batch],
             settings.sampling,
             settings.samples_per_prompt,
-            [number_from(prompt["id"]) for prompt in asked],
+            [stable_seed(prompt["id"]) for prompt in batch],
         )
-        for prompt, answer in zip(asked, answers, strict=True):
-            written.prompts_cut += answer.cut
+        for prompt, answer in zip(batch, answers, strict=True):
+            result.prompts_cut += answer.cut
             for sample, generation in enumerate(answer.generations):
-                if len(written.rows) < target:
+                if len(result.rows) < target:
                     row = {"round": number, "sample": sample, "prompt_tokens": answer.prompt_tokens}
-                    _consider(written, near, prompt, generation, row, settings)
+                    _add_or_reject(result, near, prompt, generation, row=row, settings=settings)
         texts = sum(len(answer.generations) for answer in answers)
-        written.rounds.append((len(asked), texts, len(written.rows) - len(earlier)))
-        log.info("round %d: %d prompts, %d texts, %d kept", number + 1, *written.rounds[-1])
-    return written
+        result.rounds.append((len(batch), texts, len(result.rows) - len(accepted)))
+        log.info("round %d: %d prompts, %d texts, %d kept", number + 1, *result.rounds[-1])
+    return result
 
 
-def size(written: Written, missing: int, settings: Instructions) -> int:
-    """How many prompts the next round has: as many as it will take, if the last round is a forecast."""
-    if not written.rounds:
+def round_size(result: GeneratedInstructions, missing: int, settings: Instructions) -> int:
+    """Return the number of prompts for the next round: enough to reach the target at the last round's yield."""
+    if not result.rounds:
         return min(settings.prompts_per_round, -(-missing // settings.samples_per_prompt))
-    prompts, _, kept = written.rounds[-1]
-    forecast = 1 + int(FORECAST_SLACK * missing * prompts / kept) if kept else settings.prompts_per_round
+    prompts, _, accepted = result.rounds[-1]
+    forecast = 1 + int(FORECAST_SLACK * missing * prompts / accepted) if accepted else settings.prompts_per_round
     return min(settings.prompts_per_round, forecast)
 
 
-def _recent(written: Written, settings: Instructions) -> tuple[int, int] | None:
-    """Of the last rounds, as many texts as three full ones have: how many, and how many were kept; None before that."""
-    enough = ROUNDS_WATCHED * settings.prompts_per_round * settings.samples_per_prompt
-    texts = kept = 0
-    for _, wrote, new in reversed(written.rounds):
-        texts, kept = texts + wrote, kept + new
+def _recent_yield(result: GeneratedInstructions, settings: Instructions) -> tuple[int, int] | None:
+    """Return the texts and accepted texts of the last rounds, or None at first.
+
+    The last rounds are those with as many texts as three full rounds.
+    """
+    enough = YIELD_ROUNDS * settings.prompts_per_round * settings.samples_per_prompt
+    texts = accepted = 0
+    for _, round_texts, round_accepted in reversed(result.rounds):
+        texts, accepted = texts + round_texts, accepted + round_accepted
         if texts >= enough:
-            return texts, kept
+            return texts, accepted
     return None
 
 
-def number_from(text: str) -> int:
-    """A seed of 48 bits from `text`, the same on every machine."""
+def stable_seed(text: str) -> int:
+    """Return a seed of 48 bits from `text`, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def prompt_for(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructions) -> dict[str, Any]:
-    """One prompt: `seed_shots` seeds and `generated_shots` earlier instructions, or seeds alone at first."""
-    draw = random.Random(id)
+def build_prompt(id: str, seeds: Sequence[Row], earlier: list[str], settings: Instructions) -> dict[str, Any]:
+    """Build a prompt with `seed_shots` seeds and `generated_shots` earlier instructions, at first with seeds alone."""
+    rng = random.Random(id)
     generated = settings.generated_shots if len(earlier) >= settings.generated_shots else 0
-    chosen = draw.sample(list(seeds), settings.seed_shots + settings.generated_shots - generated)
-    shots = [row["instruction"] for row in chosen] + draw.sample(earlier, generated)
-    draw.shuffle(shots)
+    shown_seeds = rng.sample(list(seeds), settings.seed_shots + settings.generated_shots - generated)
+    shots = [row["instruction"] for row in shown_seeds] + rng.sample(earlier, generated)
+    rng.shuffle(shots)
     return {
         "id": id,
         "messages": prompts.few_shot(shots),
-        "seed_ids": [row["id"] for row in chosen],
-        "seeds": [row["instruction"] for row in chosen],
+        "seed_ids": [row["id"] for row in shown_seeds],
+        "seeds": [row["instruction"] for row in shown_seeds],
     }
 
 
-def _consider(
-    written: Written,
+def _add_or_reject(
+    result: GeneratedInstructions,
     near: NearDuplicates,
     prompt: dict[str, Any],
     generation: Generation,
+    *,
     row: Row,
     settings: Instructions,
 ) -> None:
     raw = generation.text
     if generation.finish_reason in UNANSWERED:
-        return written.reject(UNANSWERED[generation.finish_reason], raw)
-    instruction = instruction_of(raw)
+        return result.reject(UNANSWERED[generation.finish_reason], raw)
+    instruction = prompts.parse_instruction(raw)
     if instruction is None:
-        return written.reject("no tagged instruction", raw)
-    if reason := reason_to_reject(instruction, settings):
-        return written.reject(reason, raw)
+        return result.reject("no tagged instruction", raw)
+    if reason := rejection_reason(instruction, settings):
+        return result.reject(reason, raw)
     if not near.admit(instruction, also_against=prompt["seeds"]):
-        return written.reject("near-duplicate", raw)
-    written.rows.append(
+        return result.reject("near-duplicate", raw)
+    result.rows.append(
         {
             "id": f"{prompt['id']}-{row['sample']}",
             "prompt_id": prompt["id"],
-            "seed": number_from(prompt["id"]),
+            "seed": stable_seed(prompt["id"]),
             **row,
             "prompt": prompt["messages"],
             "raw": raw,
@@ -159,10 +166,10 @@ def _consider(
     return None
 
 
-def _too_few(written: Written, target: int, texts: int, kept: int) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in written.rejected.most_common())
+def _collapse_message(result: GeneratedInstructions, target: int, texts: int, accepted: int) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.most_common())
     return (
-        f"only {len(written.rows)} of {target} instructions after {len(written.rounds)} rounds, and of the last "
-        f"{texts} texts {kept} were kept: the teacher repeats itself. Rejected: {reasons}. "
+        f"only {len(result.rows)} of {target} instructions after {len(result.rounds)} rounds, and of the last "
+        f"{texts} texts {accepted} were kept: the teacher repeats itself. Rejected: {reasons}. "
         "Raise instructions.max_rouge_l or add seeds, or lower dpo.learning_rate if it came with the update"
     )

@@ -1,10 +1,11 @@
-"""The few-shot prompt from which the teacher writes one new instruction.
+"""Write the few-shot prompt for one new instruction, and parse the teacher's answer to it.
 
-In: example instructions.  Out: chat messages.  The wording is ours; its hash is in the
-fingerprint of everything made with it.
+In: example instructions, or an answer.  Out: chat messages, or an instruction. The wording is ours. Its hash is in the
+fingerprint of every artifact generated with it.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 from montessori.data.chat import Message, user
@@ -16,20 +17,27 @@ TASK = (
     "First say in one short sentence what the new task trains. "
     "Then write the task between <instruction> and </instruction>."
 )
+TAGGED = re.compile(r"<instruction>((?:(?!</?instruction>).)*)</instruction>", re.DOTALL)
 
 
 def few_shot(examples: Sequence[str]) -> list[Message]:
-    """The prompt with `examples`, in the order given."""
-    shown = "\n".join(f"<instruction>{example}</instruction>" for example in examples)
-    return user(f"{TASK}\n\nExamples:\n{shown}\n\nNew task:")
+    """Return the prompt with `examples` in the order given."""
+    shots = "\n".join(f"<instruction>{example}</instruction>" for example in examples)
+    return user(f"{TASK}\n\nExamples:\n{shots}\n\nNew task:")
 
 
 def teacher_output(rationale: str, instruction: str) -> str:
-    """An answer to `few_shot` in the form that it asks for."""
+    """Return an answer to `few_shot` in the requested form."""
     return f"{rationale}\n<instruction>{instruction}</instruction>"
 
 
+def parse_instruction(raw: str) -> str | None:
+    """Return the last tagged instruction in `raw` with its white space collapsed, or None when nothing is tagged."""
+    tagged = TAGGED.findall(raw)
+    return " ".join(tagged[-1].split()) if tagged else None
+
+
 def wording() -> str:
-    """A hash of what `few_shot` and `teacher_output` say."""
-    said = few_shot(["an example"])[0]["content"] + teacher_output("why", "what")
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    """Return a hash of the wording of `few_shot` and `teacher_output`."""
+    text = few_shot(["an example"])[0]["content"] + teacher_output("why", "what")
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

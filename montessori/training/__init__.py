@@ -1,1 +1,1 @@
-"""Training on TRL: fine-tuning of students (`sft`) and preference optimisation of teachers (`dpo`)."""
+"""Train on TRL: fine-tuning of students (`sft`) and preference optimization of teachers (`dpo`)."""

@@ -1,10 +1,9 @@
-"""Direct preference optimisation of the teacher, by TRL's DPOTrainer.
+"""Train the teacher by direct preference optimization, with TRL's DPOTrainer.
 
-In: a model, preference pairs.  Out: the model, trained in place, and a log of its drift from the reference.
-Loss of a pair: −log σ(β·[log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)]), log-probabilities
-summed over an answer's tokens. Of a step: the mean of its micro-batches' means, so that pairs of a smaller
-last micro-batch weigh more.
-Source: Rafailov et al. 2023 (arXiv 2305.18290).
+In: a model and preference pairs.  Out: the model, trained in place, and a log of its drift from the reference. The loss
+of a pair is −log σ(β·[log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)]), with log-probabilities summed
+over an answer's tokens. The loss of a step is the mean of its micro-batches' means, so pairs in a smaller last
+micro-batch weigh more. Source: Rafailov et al. 2023 (arXiv 2305.18290).
 """
 
 import copy
@@ -20,9 +19,9 @@ from montessori.data.chat import encode
 from montessori.errors import StageError
 from montessori.settings.training import Dpo
 from montessori.training import fsdp
-from montessori.training.trainer import Row, hold_in_float32, train
+from montessori.training.trainer import LogRow, train, widen_trainable_parameters
 
-COLUMNS = {  # of the log, and TRL's names for them
+COLUMNS = {  # column of the log → TRL's name for it
     "step": "step",
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -33,30 +32,32 @@ COLUMNS = {  # of the log, and TRL's names for them
     "chosen_logp": "logps/chosen",
     "rejected_logp": "logps/rejected",
 }
-REFERENCE = "ref"  # the adapter in which TRL keeps a PEFT model's initial weights
+REFERENCE = "ref"  # TRL's name for the adapter with a PEFT model's initial weights
 
 
 @dataclass(frozen=True)
 class DpoResult:
-    """What a preference optimisation leaves besides the weights."""
+    """Hold the results of a preference optimization besides the weights."""
 
-    log: list[Row]  # a row a step, see COLUMNS
-    trained: int  # pairs
+    log: list[LogRow]  # one row for each step, see COLUMNS
+    trained: int  # pairs in the training
     dropped: int  # pairs without a token to learn from: the prompt fills the maximum length, or an answer is empty
-    truncated: int  # trained pairs of which an answer was cut at the maximum length
+    truncated: int  # pairs in the training with an answer cut at the maximum length
 
 
-def optimise(
+def train_dpo(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[dict[str, Any]],
     settings: Dpo,
+    *,
     max_length: int,
     seed: int,
 ) -> DpoResult:
     """Train `model` in place to prefer `chosen` to `rejected` after `prompt` (chat messages).
 
-    The reference is the model as it came: a frozen copy, or of a PEFT model a copy of its adapters.
+    The reference is a frozen copy of the model at the start. For a PEFT model it is a copy of its adapters. Raises
+    StageError when there is no pair, or when none fits into `max_length` tokens.
     """
     if not pairs:
         raise StageError(
@@ -65,37 +66,37 @@ def optimise(
         )
     encoded = [
         (
-            encode(tokenizer, "chosen", pair["prompt"], pair["chosen"], max_length),
-            encode(tokenizer, "rejected", pair["prompt"], pair["rejected"], max_length),
+            encode(tokenizer, "chosen", pair["prompt"], pair["chosen"], max_length=max_length),
+            encode(tokenizer, "rejected", pair["prompt"], pair["rejected"], max_length=max_length),
         )
         for pair in pairs
     ]
-    # TRL would drop only prompts of max_length tokens or more, and cut answers, both without a word.
-    kept = [(chosen, rejected) for chosen, rejected in encoded if chosen and rejected]
-    if not kept:
+    # Done here because TRL drops prompts of max_length tokens and cuts answers without counting either.
+    usable = [(chosen, rejected) for chosen, rejected in encoded if chosen and rejected]
+    if not usable:
         raise StageError(
             f"none of the {len(pairs)} preference pairs fits into {max_length} tokens: "
             "raise teacher.max_length, or lower instructions.seed_shots"
         )
-    hold_in_float32(model)
+    widen_trainable_parameters(model)
     is_peft = isinstance(model, PeftModel)
     reference = None if is_peft else copy.deepcopy(model).requires_grad_(False)
-    if reference is not None and fsdp.ranks() > 1:
-        fsdp.shard_frozen(reference)
+    if reference is not None and fsdp.world_size() > 1:
+        fsdp.shard_reference_model(reference)
     try:
         log, _ = train(
             DPOTrainer,
             DPOConfig,
-            model,
-            tokenizer,
-            {
-                "prompt_ids": [c.input_ids[: c.prompt_length] for c, _ in kept],
-                "chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in kept],
-                "rejected_ids": [r.input_ids[r.prompt_length :] for _, r in kept],
+            model=model,
+            tokenizer=tokenizer,
+            columns={
+                "prompt_ids": [c.input_ids[: c.prompt_length] for c, _ in usable],
+                "chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in usable],
+                "rejected_ids": [r.input_ids[r.prompt_length :] for _, r in usable],
             },
-            [max(len(c.input_ids), len(r.input_ids)) for c, r in kept],
-            settings,
-            seed,
+            lengths=[max(len(c.input_ids), len(r.input_ids)) for c, r in usable],
+            settings=settings,
+            seed=seed,
             config={"beta": settings.beta},
             ref_model=reference,
         )
@@ -104,7 +105,7 @@ def optimise(
             model.delete_adapter(REFERENCE)
     return DpoResult(
         log=[{ours: row[theirs] for ours, theirs in COLUMNS.items()} for row in log],
-        trained=len(kept),
-        dropped=len(pairs) - len(kept),
-        truncated=sum(c.truncated or r.truncated for c, r in kept),
+        trained=len(usable),
+        dropped=len(pairs) - len(usable),
+        truncated=sum(c.truncated or r.truncated for c, r in usable),
     )

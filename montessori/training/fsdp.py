@@ -1,8 +1,8 @@
-"""Training in several processes (ranks), each with a part of the weights, gradients and moments: FSDP2 by accelerate.
+"""Train in several processes (ranks), each with a part of the weights, gradients and moments: FSDP2 by accelerate.
 
-The steps are those of one process: the same rows, cut into the same micro-batches, which the ranks share out. What
-differs is the order in which gradients are added up, and on GPUs what is rounded to bfloat16 (see `precision`).
-Source: Zhao et al. 2023 (arXiv 2304.11277), as `torch.distributed.fsdp.fully_shard`.
+The steps are those of one process: the ranks divide the same micro-batches of the same rows. Only the order of summing
+gradients differs, and on GPUs the rounding to bfloat16 (see `precision`). Source: Zhao et al. 2023 (arXiv 2304.11277),
+as `torch.distributed.fsdp.fully_shard`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -21,45 +21,47 @@ IGNORED = -100  # torch's label of a token without loss
 Batch = dict[str, Any]
 
 
-def ranks() -> int:
-    """The processes that train together; 1 where there is one."""
+def world_size() -> int:
+    """Return the number of processes that train together, 1 for a single process."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def precision() -> MixedPrecisionPolicy:
-    """On GPUs weights and activations are bfloat16 at work; gradients are added up in float32, as everywhere.
+    """Return the precision policy: weights and activations compute in bfloat16 on GPUs, and gradients add up in
+    float32.
 
-    accelerate's own policy would round sums of gradients and log-probabilities too. Autocast, which one process uses,
+    accelerate's own policy would also round sums of gradients and log-probabilities. Autocast, used with one process,
     would keep a whole bfloat16 copy of the weights for the backward pass.
     """
-    at_work = torch.bfloat16 if torch.cuda.is_available() else None
-    return MixedPrecisionPolicy(param_dtype=at_work, reduce_dtype=torch.float32)
+    compute_dtype = torch.bfloat16 if torch.cuda.is_available() else None
+    return MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
 
 
-def arguments() -> dict[str, Any]:
-    """What a trainer's configuration says of FSDP2: each layer in shards of its own, and gradients too, always."""
+def trainer_arguments() -> dict[str, Any]:
+    """Return the arguments of a trainer's configuration for FSDP2, with each layer and its gradients sharded."""
     return {
         "fsdp": True,
         "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True},
-        # Without it each rank would hold all gradients until the last micro-batch of a step.
+        # Otherwise each rank would hold all gradients until the last micro-batch of a step.
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     }
 
 
 def prepare_accelerate(plugin: dict[str, Any]) -> None:
-    """Hand our precision to accelerate's `plugin` arguments, and let it shard on CPUs too.
+    """Put our precision into accelerate's `plugin` arguments, and let it shard on CPUs too.
 
-    Of processes without GPUs accelerate 1.15 makes DDP, without a word. Call it when a trainer's configuration stands.
+    For processes without GPUs accelerate 1.15 silently switches to DDP. Call this after the trainer's configuration is
+    built.
     """
     plugin["mixed_precision_policy"] = precision()
     if not torch.cuda.is_available():
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def shard_frozen(model: nn.Module) -> None:
-    """Put a model that only reads, as DPO's reference, into shards layer by layer.
+def shard_reference_model(model: nn.Module) -> None:
+    """Shard a model that is only read, as DPO's reference, layer by layer.
 
-    TRL would make one shard of it all, and so gather all of it at once.
+    TRL would make one shard of the whole model, and so gather all of it at once.
     """
     layers: set[str] = set(getattr(model, "_no_split_modules", None) or ())
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
@@ -67,65 +69,71 @@ def shard_frozen(model: nn.Module) -> None:
     fully_shard(model, mp_policy=precision(), reshard_after_forward=True)
 
 
-class Order(Sized, Iterable[int], Protocol):
-    """Numbers of rows, in a fresh order at each iteration."""
+class RowOrder(Sized, Iterable[int], Protocol):
+    """Iterate over row numbers, in a new order each time."""
 
 
-class Shares:
-    """This rank's micro-batches of an epoch: as many on every rank, so that they keep step.
+class RankBatches:
+    """Iterate over this rank's micro-batches of an epoch. Every rank gets the same number, so that the ranks keep step.
 
-    A micro-batch has beside its columns a `weight`: with it, the mean over all ranks' micro-batches of a step is the
-    mean over those of one process. It is 0 for one that stands in where there are too few, and that another rank has.
+    Besides its columns a micro-batch has a `weight`. The weighted mean over all ranks' micro-batches of a step equals
+    the mean over those of one process. A rank without a micro-batch of its own gets a copy of the step's first one,
+    with weight 0.
     """
 
     def __init__(
         self,
-        order: Order,
+        order: RowOrder,
         rows: Sequence[Any],
         collate: Callable[[list[Any]], Batch],
+        *,
         batch_size: int,
         per_device: int,
     ):
-        """`order` is of `rows`, and the same on every rank."""
+        """Divide `rows` in the order `order`, which must be the same on every rank."""
         self._order, self._rows, self._collate = order, rows, collate
         self._batch_size, self._per_device = batch_size, per_device
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
 
     def __len__(self) -> int:
-        turn = self._per_device * self._ranks
+        wave = self._per_device * self._ranks
         steps, rest = divmod(len(self._order), self._batch_size)
-        return steps * (self._batch_size // turn) + -(-rest // turn)
+        return steps * (self._batch_size // wave) + -(-rest // wave)
 
     def __iter__(self) -> Iterator[Batch]:
         order = list(self._order)
         for start in range(0, len(order), self._batch_size):
             step = order[start : start + self._batch_size]
-            cut = [step[at : at + self._per_device] for at in range(0, len(step), self._per_device)]
-            turns = -(-len(cut) // self._ranks)
-            for turn in range(turns):
-                place = turn * self._ranks + self._rank
-                spare = place >= len(cut)
-                batch = self._collate([self._rows[row] for row in cut[0 if spare else place]])
-                if spare and "labels" in batch:
-                    batch["labels"] = torch.full_like(batch["labels"], IGNORED)  # its tokens are not to be counted
-                yield {**batch, "weight": 0.0 if spare else turns * self._ranks / len(cut)}
+            micro_batches = [step[at : at + self._per_device] for at in range(0, len(step), self._per_device)]
+            waves = -(-len(micro_batches) // self._ranks)
+            for wave in range(waves):
+                index = wave * self._ranks + self._rank
+                is_spare = index >= len(micro_batches)
+                batch = self._collate([self._rows[row] for row in micro_batches[0 if is_spare else index]])
+                if is_spare and "labels" in batch:
+                    batch["labels"] = torch.full_like(batch["labels"], IGNORED)  # the loss must not count its tokens
+                yield {**batch, "weight": 0.0 if is_spare else waves * self._ranks / len(micro_batches)}
 
 
-class InRanks:
-    """What a TRL trainer does differently in ranks: mixed in before its class, with `order` and `batch_size` set."""
+class RankTrainer:
+    """Adapt a TRL trainer to ranks. Mix it in before the trainer's class, with `order` and `batch_size` set."""
 
-    order: Order
+    order: RowOrder
     batch_size: int
 
-    def get_train_dataloader(self: Any) -> Shares:
-        """The rank's own micro-batches; accelerate would repeat rows of an epoch's start at its end."""
+    def get_train_dataloader(self: Any) -> RankBatches:
+        """Return the rank's own micro-batches. accelerate would repeat rows of an epoch's start at its end."""
         rows = self._remove_unused_columns(self.train_dataset)
-        return Shares(self.order, rows, self.data_collator, self.batch_size, self.args.per_device_train_batch_size)
+        per_device = self.args.per_device_train_batch_size
+        return RankBatches(self.order, rows, self.data_collator, batch_size=self.batch_size, per_device=per_device)
 
     def compute_loss(
         self: Any, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The trainer's own, weighted where it is a mean over the micro-batch; and so are the means that it logs."""
+        """Return the trainer's loss, weighted where it is a mean over the micro-batch.
+
+        The logged means are weighted too.
+        """
         weight = inputs.pop("weight")
         gather = self.accelerator.gather
         self.accelerator.gather = lambda value: gather(value.mean() * weight if value.ndim else value)
@@ -136,30 +144,30 @@ class InRanks:
         return loss if num_items_in_batch is not None else loss * weight
 
 
-def collect(model: nn.Module, optimizer: Optimizer) -> None:
-    """Take the weights of `model` and the state of `optimizer` out of their shards, onto the first rank's CPU.
+def gather_on_first_rank(model: nn.Module, optimizer: Optimizer) -> None:
+    """Gather the shards of `model` and of the state of `optimizer` onto the first rank's CPU.
 
-    Every rank has to call. On the others both have shapes and no values afterwards.
+    Every rank has to call. On the other ranks both have shapes without values afterwards.
     """
     assert isinstance(model, FSDPModule), "accelerate has not put the model into shards"
-    whole: dict[Tensor, nn.Parameter] = {}
+    gathered: dict[Tensor, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                if parameter not in whole:  # ties stay tied
-                    whole[parameter] = nn.Parameter(_whole(parameter), parameter.requires_grad)
-                module._parameters[name] = whole[parameter]
+                if parameter not in gathered:  # tied parameters stay tied
+                    gathered[parameter] = nn.Parameter(_unshard(parameter), parameter.requires_grad)
+                module._parameters[name] = gathered[parameter]
         if isinstance(module, FSDPModule):
             module.__class__ = type(module).__mro__[module._orig_cls_mro_index]
     for group in optimizer.param_groups:
-        group["params"] = [whole[held] for held in group["params"]]
-    for held in list(optimizer.state):
-        state = optimizer.state.pop(held)
-        optimizer.state[whole[held]] = {key: _whole(value) for key, value in state.items()}
+        group["params"] = [gathered[sharded] for sharded in group["params"]]
+    for sharded in list(optimizer.state):
+        state = optimizer.state.pop(sharded)
+        optimizer.state[gathered[sharded]] = {key: _unshard(value) for key, value in state.items()}
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """`tensor` out of its shards."""
+def _unshard(tensor: Tensor) -> Tensor:
+    """Return `tensor` without shards: on the first rank's CPU, elsewhere without values."""
     if not isinstance(tensor, DTensor):
         return tensor.detach().cpu()
     gathered: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]

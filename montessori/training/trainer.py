@@ -1,11 +1,12 @@
-"""What both trainings share: the optimiser, its schedule, the order of the rows, and a run of a TRL trainer.
+"""Run a TRL trainer with our optimizer, learning rate schedule and row order, for both kinds of training.
 
-A run leaves nothing behind but trained weights: no file, patched `forward`, logging level or random state.
-Ours instead of the library's, and why:
-- the schedule: in transformers' own, `min_lr_ratio` also lifts the start of the warm-up; without it the first
-  step has rate zero, and the peak comes only after the warm-up, so never when that is the whole run;
-- the optimiser: transformers keeps norms and biases out of the weight decay, the step of the method does not;
-- the order: rows of one optimiser step are sorted by length, so that its micro-batches hold little padding.
+A run changes nothing but the weights: it leaves no file, patched `forward`, logging level or random state. Three parts
+are ours instead of the library's:
+
+- The schedule. In transformers' own, `min_lr_ratio` also lifts the start of the warm-up. Without it the first step has
+  rate zero, and the peak comes only after the warm-up, so never when the warm-up is the whole run.
+- The optimizer. transformers exempts norms and biases from weight decay, and the paper's step does not.
+- The order. Rows of one optimizer step are sorted by length, so that its micro-batches hold little padding.
 """
 
 import math
@@ -32,16 +33,17 @@ from transformers.utils import logging
 from montessori import progress
 from montessori.errors import InputError, StageError
 from montessori.influence.adamw import trainable_parameters
-from montessori.models.loading import seeded
+from montessori.models.loading import torch_seed
 from montessori.settings.training import Training
 from montessori.training import fsdp
 
-Row = dict[str, float]
+LogRow = dict[str, float]
 
 
 def train(
     trainer_class: Any,
     config_class: Any,
+    *,
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     columns: dict[str, list[Any]],
@@ -50,10 +52,10 @@ def train(
     seed: int,
     config: dict[str, Any],
     **parts: Any,
-) -> tuple[list[Row], AdamW]:
-    """Train `model` in place on tokenized `columns`; the log of every step, and the optimiser as it was left.
+) -> tuple[list[LogRow], AdamW]:
+    """Train `model` in place on tokenized `columns`, and return the log of every step and the optimizer.
 
-    `lengths` are the tokens of each row; `config` and `parts` go to TRL's config and trainer as they are.
+    `lengths` are the tokens of each row. `config` and `parts` go unchanged to TRL's configuration and trainer.
     """
     steps = settings.epochs * math.ceil(len(lengths) / settings.batch_size)
     optimizer = AdamW(
@@ -63,26 +65,26 @@ def train(
         fused=True,
     )
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
-    sampler = ByLength(lengths, settings.batch_size, seed)
+    sampler = LengthSortedSampler(lengths, settings.batch_size, seed)
     on_gpu = torch.cuda.is_available()
     if settings.stop < 1:
         config = config | {"max_steps": math.ceil(settings.stop * steps)}
-    # What TRL would prepare is prepared: the rows are montessori.data.chat's tokens, in the sampler's order.
+    # The rows are tokenized by montessori.data.chat and ordered by the sampler, so TRL's own preparation is skipped.
     ours: dict[str, Any] = {
         "_prepare_dataset": lambda _, dataset, *__: dataset,
         "_get_train_sampler": lambda *_: sampler,
     }
     bases: tuple[Any, ...] = (trainer_class,)
-    if in_ranks := fsdp.ranks() > 1:
-        bases = (fsdp.InRanks, trainer_class)
+    if in_ranks := fsdp.world_size() > 1:
+        bases = (fsdp.RankTrainer, trainer_class)
         ours |= {"order": sampler, "batch_size": settings.batch_size}
-        config = config | fsdp.arguments()
-    with tempfile.TemporaryDirectory() as scratch, _left_as_found(model), seeded(seed):
+        config = config | fsdp.trainer_arguments()
+    with tempfile.TemporaryDirectory() as scratch, _restore_afterwards(model), torch_seed(seed):
         arguments = config_class(
             output_dir=scratch,
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.per_device_batch_size,
-            gradient_accumulation_steps=_accumulation(settings),
+            gradient_accumulation_steps=_gradient_accumulation_steps(settings),
             max_grad_norm=settings.max_gradient_norm,
             activation_checkpointing=settings.gradient_checkpointing,
             seed=seed,
@@ -106,19 +108,19 @@ def train(
             args=arguments,
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
-            callbacks=[_reporter()],
+            callbacks=[_progress_callback()],
             **parts,
         )
-        trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # which with FSDP cannot be given above
+        trainer.optimizer, trainer.lr_scheduler = optimizer, schedule  # with FSDP the constructor refuses them
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if in_ranks:
-            fsdp.collect(model, optimizer)
+            fsdp.gather_on_first_rank(model, optimizer)
     return [row for row in trainer.state.log_history if "loss" in row], optimizer
 
 
-def hold_in_float32(model: nn.Module) -> None:
-    """Make the parameters that train float32: in bfloat16 a step of 5e-6 is lost in rounding.
+def widen_trainable_parameters(model: nn.Module) -> None:
+    """Make the trainable parameters float32, because rounding to bfloat16 loses a step of 5e-6.
 
     On a GPU the forward pass still runs in bfloat16, by autocast.
     """
@@ -127,7 +129,7 @@ def hold_in_float32(model: nn.Module) -> None:
 
 
 def learning_rate_factor(step: int, steps: int, settings: Training) -> float:
-    """The share of the peak rate at `step` (from 0) of `steps`: linear warm-up, stable, cosine decay.
+    """Return the share of the peak rate at `step` (from 0) of `steps`: linear warm-up, stable, cosine decay.
 
     The last warm-up step has the peak itself, the last decay step the peak times `min_learning_rate_ratio`.
     """
@@ -142,10 +144,10 @@ def learning_rate_factor(step: int, steps: int, settings: Training) -> float:
     return lowest + (1 - lowest) * (1 + math.cos(math.pi * decayed / decay)) / 2
 
 
-class ByLength(Sampler[int]):
-    """Row numbers in a fresh seeded order every epoch, those of one optimiser step sorted by length.
+class LengthSortedSampler(Sampler[int]):
+    """Yield row numbers in a new torch_seed order every epoch, with the rows of one optimizer step sorted by length.
 
-    Which rows share a step is random; only which of them share a micro-batch is not.
+    Which rows share a step is random. Only their micro-batches depend on the length.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
@@ -163,8 +165,8 @@ class ByLength(Sampler[int]):
             yield from sorted(order[start : start + self.batch_size], key=lambda row: self.lengths[row])
 
 
-def _accumulation(settings: Training) -> int:
-    """Micro-batches of one process in an optimiser step."""
+def _gradient_accumulation_steps(settings: Training) -> int:
+    """Return the micro-batches of one process in an optimizer step. Raises InputError when they do not add up."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     at_once = settings.per_device_batch_size * processes
     if settings.batch_size % at_once:
@@ -175,15 +177,15 @@ def _accumulation(settings: Training) -> int:
     return settings.batch_size // at_once
 
 
-def _reporter() -> Any:
-    """A callback that reports each step and ends a training that diverged."""
+def _progress_callback() -> Any:
+    """Return a callback that reports each step and stops a training whose loss is not finite."""
 
     def begin(_arguments: Any, state: Any, _control: Any, **_: Any) -> None:
         progress.report(0, state.max_steps, "steps")
 
-    def log(_arguments: Any, state: Any, _control: Any, logs: Row, **_: Any) -> None:
+    def log(_arguments: Any, state: Any, _control: Any, logs: LogRow, **_: Any) -> None:
         if "loss" not in logs:
-            return  # the summary at the end
+            return  # TRL's summary after the last step
         if not math.isfinite(logs["loss"]):
             raise StageError(
                 f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}: "
@@ -198,16 +200,16 @@ def _reporter() -> Any:
 
 
 @contextmanager
-def _left_as_found(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Undo what a TRL run leaves on the model and in the process; the model comes back in evaluation mode."""
+def _restore_afterwards(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Undo the changes of a TRL run to the model and the process. The model ends in evaluation mode."""
     modules = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
     attributes = [dict(vars(module)) for module in modules]
     verbosity, telemetry = logging.get_verbosity(), constants.HF_HUB_DISABLE_TELEMETRY
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports every trainer that is built
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL sends a report when a trainer is built
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with warnings.catch_warnings():
-            # TRL still asks by the old name.
+            # TRL still calls it by its old name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             yield
     finally:
@@ -218,7 +220,7 @@ def _left_as_found(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         modules[-1].activation_checkpointing_disable()
         modules[-1].disable_input_require_grads()
         for module, before in zip(modules, attributes, strict=True):
-            # TRL's fused head, accelerate's autocast: a copy of a patched model would run the original's.
+            # TRL patches the head and accelerate the autocast. A copy of a patched model would run the original's code.
             for name in vars(module).keys() - before.keys():
                 del vars(module)[name]
             if "forward" in before:

@@ -9,7 +9,7 @@ from montessori.data.chat import Message
 from montessori.data.rows import write_rows
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Generation
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Writing, asker, chat_template
 from tasks.runtime.job import Job
 
@@ -36,8 +36,10 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             chats[i].append({"role": "user", "content": rows[i]["turns"][turn]})
         for temperature in sorted({samplings[i].temperature for i in open_}):
             asked = [i for i in open_ if samplings[i].temperature == temperature]
-            seeds = [number_from(f"{job.seed}-{rows[i]['id']}-{turn}") for i in asked]
-            answers = model.ask([chats[i] for i in asked], samplings[asked[0]], 1, seeds, before, total)
+            seeds = [stable_seed(f"{job.seed}-{rows[i]['id']}-{turn}") for i in asked]
+            answers = model.generate(
+                [chats[i] for i in asked], samplings[asked[0]], 1, seeds, before=before, total=total
+            )
             before += len(asked)
             for i, answer in zip(asked, answers, strict=True):
                 given[i] += answer.generations

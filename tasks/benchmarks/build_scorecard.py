@@ -77,33 +77,33 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def gather(job: Job, settings: Settings) -> Card:
-    """Everything that the page shows, from the artifacts."""
+    """Gather everything that the page shows from the artifacts."""
     suite = Suite.model_validate(settings.suite)
-    found = _Gathered(job, settings, suite)
-    found.judged()
-    found.benchmarks()
-    found.losses()
-    found.told()
+    gathered = _Gathered(job, settings, suite)
+    gathered.judged()
+    gathered.benchmarks()
+    gathered.losses()
+    gathered.told()
     manifests = job.manifests("stages")
     return Card(
         name=suite.name,
         id=job.request.address.partition("/")[2],
         models=settings.models,
-        columns=found.columns,
-        scores=found.scores,
-        missing=found.missing,
+        columns=gathered.columns,
+        scores=gathered.scores,
+        missing=gathered.missing,
         baseline=_baseline(settings),
         duels=list(_duels(job, settings)),
-        examples=found.examples,
+        examples=gathered.examples,
         overlaps=list(_overlaps(job)),
         ability=_ability(job, suite),
         judge=_judge(suite),
         published=suite.published,
-        warnings=found.warnings(),
+        warnings=gathered.warnings(),
         seed=suite.seed,
         settings_yaml=files.dump(settings.suite),
         command=str(job.request.means.get("command", "")),
-        versions=(manifests[-1]["versions"] if manifests else {}) | found.versions,
+        versions=(manifests[-1]["versions"] if manifests else {}) | gathered.versions,
         usage=_usage(manifests),
     )
 
@@ -121,7 +121,7 @@ class _Gathered:
         self.versions: dict[str, str] = {}
 
     def judged(self) -> None:
-        """AlpacaEval and MT-Bench."""
+        """Gather AlpacaEval and MT-Bench."""
         for model, rows in self._rows("alpaca_eval", "verdicts.parquet"):
             self._alpaca_eval(model, rows)
         for model, rows in self._rows("mt_bench", "grades.parquet"):
@@ -135,7 +135,7 @@ class _Gathered:
             self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
 
     def benchmarks(self) -> None:
-        """Those of the harness."""
+        """Gather the benchmarks of the harness."""
         for name, asked in self._suite.benchmarks.items():
             protocol = f"{asked.shots}-shot, {asked.metric}"
             protocol += f", the first {asked.limit} of each task" if asked.limit else ""
@@ -153,7 +153,7 @@ class _Gathered:
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
 
     def told(self) -> None:
-        """What the stages have counted that a reader must know of."""
+        """Warn of what the stages have counted."""
         addresses = [identity(address) for address in self._job.request.inputs.get("models", [])]
         for manifest in self._job.manifests("stages"):
             asked = manifest["request"]
@@ -168,12 +168,12 @@ class _Gathered:
                 self._told_of_verdicts(COMPARED[kind], models, [m["summary"] for m in self._job.manifests(name)])
 
     def warnings(self) -> list[str]:
-        """What was warned of, each sentence once, behind the models that it is about."""
+        """Return the warnings, each sentence once, behind the models that it is about."""
         about = {key: ", ".join(filter(None, (key[0], listed(models)))) for key, models in self._warned.items()}
         return [f"{about[key]}: {key[1]}" if about[key] else key[1] for key in self._warned]
 
     def losses(self) -> None:
-        """On the reference set, in nats a token and in bits a byte."""
+        """Gather losses on the reference set, in nats a token and in bits a byte."""
         for number, model in enumerate(self._settings.models):
             if not self._job.has(f"{number}:losses"):
                 self.missing |= {(model, column.key): NO_REFERENCE for column in LOSSES}
@@ -250,7 +250,7 @@ class _Gathered:
         return asked.difficulties if asked else "none"
 
     def _notes(self, model: str, name: str, n: int) -> list[str]:
-        """What the model's context was too short for."""
+        """Say which prompts the model's context was too short for."""
         folders = self._job.folders(f"{self._settings.models.index(model)}:{name}")
         about = [json.loads((folder / "harness.json").read_text(encoding="utf-8")) for folder in folders]
         self.versions["lm-eval"] = about[0]["lm_eval"]
@@ -284,7 +284,7 @@ class _Gathered:
 
 
 def _losses(rows: list[Row], key: str) -> list[float]:
-    """Each example's value, with the metric as their mean."""
+    """Return each example's value, with the metric as their mean."""
     if key == "reference_loss":
         return [row["loss"] for row in rows]
     return linearise([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
@@ -317,7 +317,7 @@ def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
 
 
 def _baseline(settings: Settings) -> str | None:
-    """Whom the models are compared with: one of them, also where win rates are against answers of others."""
+    """Return the model that the others are compared with, also where win rates are against answers of others."""
     if len(settings.models) < 2 or settings.baseline in settings.models:
         return settings.baseline if settings.baseline in settings.models else None
     return default_baseline(settings.models)
@@ -330,7 +330,7 @@ def _judge(suite: Suite) -> str | None:
 
 
 def _usage(manifests: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
+    """Add up prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
     whole: dict[str, dict[str, float]] = {}
     for manifest in manifests:
         used = dict(manifest["summary"].get("usage", {}))

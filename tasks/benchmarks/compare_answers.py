@@ -14,7 +14,7 @@ from montessori.data.rows import Row, write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
 from montessori.settings.generation import Sampling
-from montessori.synthesis.instructions import number_from
+from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.generation import Judging, asker
 from tasks.runtime.job import Job
 
@@ -85,7 +85,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def _drawn(seed: int, id: str) -> bool:
-    return number_from(f"{seed}-{id}-order") % 2 == 1
+    return stable_seed(f"{seed}-{id}-order") % 2 == 1
 
 
 def _question(pair: Pair, swapped: bool) -> judging.Question:

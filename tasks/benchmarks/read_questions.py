@@ -66,7 +66,7 @@ def _alpaca_eval(source: DataSource, role: str) -> list[Row]:
     longer = next((row for row in rows if len(prompt_of(row)) > 1), None)
     if longer:
         raise InputError(
-            f"{data.named(role)} = {source.source}: {longer['id']} is a conversation of several turns; "
+            f"{data.source_name(role)} = {source.source}: {longer['id']} is a conversation of several turns; "
             "expected rows of an instruction and an output"
         )
     return [

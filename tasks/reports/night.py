@@ -27,13 +27,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     test = _compare(job, "reference")
     held_out = _compare(job, "test") if job.has("test") else None
     better = test.p_value < level
-    found = gather(job, settings.run, CHALLENGER)
+    gathered = gather(job, settings.run, CHALLENGER)
     shown = replace(
-        found.run,
-        name=f"{found.run.name}, night {settings.night}",
-        command=found.run.command.replace("montessori run", "montessori refresh") + f" --night {settings.night}",
+        gathered.run,
+        name=f"{gathered.run.name}, night {settings.night}",
+        command=gathered.run.command.replace("montessori run", "montessori refresh") + f" --night {settings.night}",
     )
-    found = replace(found, run=shown, verdict=_verdict(test, held_out, better, level))
+    gathered = replace(gathered, run=shown, verdict=_verdict(test, held_out, better, level))
     (champion,), (challenger,) = job.request.inputs["champion"], job.request.inputs["1:teacher"]
     summary = {
         "night": settings.night,
@@ -43,13 +43,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "level": level,
         "test": test.model_dump(),
         "held_out": held_out.model_dump() if held_out else None,
-        **summarise(found),
+        **summarise(gathered),
     }
-    return write(found, summary, job.out)
+    return write(gathered, summary, job.out)
 
 
 def _compare(job: Job, points: str) -> PairedTest:
-    """The test on the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
+    """PairedTest the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
     losses: dict[str, list[Losses]] = {CHAMPION: [], CHALLENGER: []}
     for name in job.request.inputs:
         whose, _, what = name.partition(":")
@@ -69,7 +69,7 @@ def _check(student: str, rows: list[Row]) -> None:
 
 
 def _verdict(test: PairedTest, held_out: PairedTest | None, better: bool, level: float) -> list[str]:
-    """What was found, in sentences."""
+    """Say the result in sentences."""
     pairs = "one pair of students" if test.seeds == 1 else f"{test.seeds} pairs of students"
     seeds = "without" if test.seeds == 1 else "with"
     sentences = [

@@ -11,8 +11,9 @@ from typing import Any, cast
 from montessori.artifacts import Request
 from montessori.data.rows import Row
 from montessori.errors import InputError
-from montessori.reporting import data as report
-from montessori.reporting import page, tables
+from montessori.evaluation.card import Measure
+from montessori.reporting.run import data as report
+from montessori.reporting.run import page, tables
 from montessori.settings import files
 from montessori.settings.base import Frozen
 from montessori.settings.run import Settings as RunSettings
@@ -40,21 +41,21 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather what the stages made and write it for people and for programs."""
-    found = gather(job, settings.run, ITERATION[settings.run["method"]])
-    return write(found, summarise(found), job.out)
+    gathered = gather(job, settings.run, ITERATION[settings.run["method"]])
+    return write(gathered, summarise(gathered), job.out)
 
 
-def write(found: report.Report, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The files of a run in `folder`; `summary` as it was given."""
-    (folder / "run.yaml").write_text(found.run.settings_yaml, encoding="utf-8")
+def write(gathered: report.Report, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the files of a run into `folder`; return `summary`."""
+    (folder / "run.yaml").write_text(gathered.run.settings_yaml, encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (folder / "result.md").write_text(tables.to_markdown(found) + "\n", encoding="utf-8")
-    page.write(found, folder)
+    (folder / "result.md").write_text(tables.to_markdown(gathered) + "\n", encoding="utf-8")
+    page.write(gathered, folder)
     return summary
 
 
 def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
-    """Everything that the report shows, from the artifacts; `tuned` is what systems of tuned teachers are called."""
+    """Gather everything that the report shows from the artifacts; `tuned` names the systems of tuned teachers."""
     inputs = job.request.inputs
     names = [name.removesuffix(":metrics") for name in inputs if name.endswith(":metrics")]
     numbers = sorted({int(name.partition(":")[0]) for name in inputs if name.partition(":")[0].isdecimal()})
@@ -70,8 +71,8 @@ def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
         accuracy_kind=run["evaluation"]["accuracy"].replace("_", " "),
         iterations=iterations,
         reference_families={row["family"] for row in reference if row.get("family")},
-        highest=[example for found in points.values() for example in found[:EXAMPLES]],
-        lowest=[example for found in points.values() for example in found[: -EXAMPLES - 1 : -1]],
+        highest=[point for scored in points.values() for point in scored[:EXAMPLES]],
+        lowest=[point for scored in points.values() for point in scored[: -EXAMPLES - 1 : -1]],
         rejections=rejections,
         rejected=rejected,
         stages=[_stage(manifest) for manifest in manifests],
@@ -79,13 +80,13 @@ def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
     )
 
 
-def summarise(found: report.Report) -> dict[str, Any]:
-    """`summary.json`: the numbers of each system and iteration, and each stage's seconds, cost and estimate."""
+def summarise(gathered: report.Report) -> dict[str, Any]:
+    """Return `summary.json`: the numbers of each system and iteration, and each stage's seconds, cost and estimate."""
     seconds: dict[str, float] = {}
-    for stage in found.stages:
+    for stage in gathered.stages:
         seconds[stage.stage] = round(seconds.get(stage.stage, 0.0) + stage.seconds, 3)
     return {
-        "run": found.run.id,
+        "run": gathered.run.id,
         "systems": {
             system.name: {
                 "training_points": system.training_points,
@@ -93,7 +94,7 @@ def summarise(found: report.Report) -> dict[str, Any]:
                 "held_out_loss": vars(system.held_out_loss) if system.held_out_loss else None,
                 "accuracy": vars(system.accuracy) if system.accuracy else None,
             }
-            for system in found.systems
+            for system in gathered.systems
         },
         "iterations": {
             str(i.number): {
@@ -107,12 +108,12 @@ def summarise(found: report.Report) -> dict[str, Any]:
                 "families_after": {label or "unrecognised": share for label, share in i.families_after.items()},
                 "warning": i.warning,
             }
-            for i in found.iterations
+            for i in gathered.iterations
         },
         "seconds": seconds,
         "cost": {
             cost.stage: {"tokens": list(cost.tokens), "hours": list(cost.hours), "usd": list(cost.usd)}
-            for cost in found.costs
+            for cost in gathered.costs
         },
     }
 
@@ -133,14 +134,14 @@ def _run(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> repo
 def _system(job: Job, name: str, baseline: bool) -> report.System:
     metrics = json.loads((job.folder(f"{name}:metrics") / "metrics.json").read_text())
     measured = {
-        key: report.Measure(**metrics[key]) if key in metrics else None
+        key: Measure(**metrics[key]) if key in metrics else None
         for key in ("reference_loss", "held_out_loss", "accuracy")
     }
     pairs = job.rows(f"{name}:pairs", "pairs.parquet")
     return report.System(
         name=name,
         training_points=len(pairs),
-        reference_loss=cast(report.Measure, measured["reference_loss"]),
+        reference_loss=cast(Measure, measured["reference_loss"]),
         held_out_loss=measured["held_out_loss"],
         accuracy=measured["accuracy"],
         baseline=baseline,
@@ -150,7 +151,7 @@ def _system(job: Job, name: str, baseline: bool) -> report.System:
 
 
 def _iteration(job: Job, number: int, name: str, run: dict[str, Any], label: Label) -> report.Iteration:
-    """What there is of an iteration: not every method scores points, or updates the teacher."""
+    """Gather what there is of an iteration: not every method scores points, or updates the teacher."""
 
     def has(part: str) -> bool:
         return job.has(f"{number}:{part}")
@@ -197,7 +198,7 @@ def _curve(folder: Path) -> list[report.Step]:
 
 
 def _labels(job: Job, reference: list[Row]) -> Label:
-    """What to call an instruction: its family in the pocket world, else its first word if that is a common one."""
+    """Return a function that names an instruction: its family in the pocket world, else its first word if common."""
     if any(row.get("family") for row in reference):
         from montessori.pocket.world import family_of
 
@@ -217,12 +218,12 @@ def _mix(instructions: list[Row], label: Label) -> dict[str | None, float]:
     return {name: count / len(instructions) for name, count in counts.most_common()}
 
 
-def _points(job: Job, number: int, label: Label) -> list[report.Example]:
-    """The scored points of an iteration, the most influential first."""
+def _points(job: Job, number: int, label: Label) -> list[report.ScoredPoint]:
+    """Return the scored points of an iteration, the most influential first."""
     pairs = {row["id"]: row for row in job.rows(f"{number}:pairs", "pairs.parquet")}
     scores = [row for row in job.rows(f"{number}:scores", "scores.parquet") if row["status"] == "ok"]
     return [
-        report.Example(
+        report.ScoredPoint(
             iteration=number,
             instruction=pairs[row["id"]]["instruction"],
             response=pairs[row["id"]]["response"],
@@ -238,14 +239,14 @@ def _rejections(job: Job) -> tuple[dict[str, int], list[report.Rejection]]:
     samples: dict[str, str] = {}
     for name in job.request.inputs:
         if name.endswith(":instructions") and job.has(name):
-            found = json.loads((job.folder(name) / "rejected.json").read_text())
-            counts.update(found["counts"])
-            samples = {**{reason: texts[0] for reason, texts in found["samples"].items()}, **samples}
+            rejected = json.loads((job.folder(name) / "rejected.json").read_text())
+            counts.update(rejected["counts"])
+            samples = {**{reason: texts[0] for reason, texts in rejected["samples"].items()}, **samples}
     return dict(counts.most_common()), [report.Rejection(*sample) for sample in samples.items()]
 
 
 def _costs(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> list[report.Cost]:
-    """The estimate as it would have been before the first of the run's artifacts was made, beside what they took."""
+    """Return the estimate as of before the run's first artifact was made, beside what the artifacts took."""
     requests = {m["address"]: Request.model_validate(m["request"]) for m in manifests}
     before = min(manifest["made_by"]["time"] for manifest in manifests)
     try:
@@ -268,7 +269,7 @@ def _stage(manifest: dict[str, Any]) -> report.Stage:
         stage=request["stage"],
         address=manifest["address"],
         seconds=manifest["seconds"],
-        label=request["label"].partition(":")[0] if ":" in request["label"] else "",
+        label=Request.model_validate(request).who,
         shard=f"{index + 1} of {count}" if count > 1 else "",
         seed=request["seed"],
         bytes=sum(file["bytes"] for file in manifest["files"].values()),

@@ -5,17 +5,16 @@ In: what the cells have made, by the number of the row in `results`: `3:metrics`
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from montessori.data.rows import Row, read_rows
 from montessori.evaluation import published
+from montessori.evaluation.card import Column, Duel
+from montessori.reporting.run.data import ScoredPoint
 from montessori.reporting.study import page
 from montessori.reporting.study.data import (
     Cost,
-    Duel,
-    Example,
-    Metric,
     Missing,
     Published,
     Result,
@@ -26,7 +25,6 @@ from montessori.reporting.study.data import (
     Texts,
 )
 from montessori.reporting.study.figures import draw
-from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.settings import files
 from montessori.settings.base import Frozen
 from montessori.settings.study import SELF_INSTRUCT, SYSTEMS, TRANSFER
@@ -38,10 +36,20 @@ EXAMPLES = 5  # of the highest and of the lowest influence
 WRITING, TUNING, TRAINING = {"instructions", "responses"}, {"teacher", "bootstrap"}, {"student"}
 SCORING = {"warm-up", "tokens", "reference-gradient", "influence", "ratings", "rule", "mistakes"}
 LOSSES = (
-    Metric("held_out_loss", "Held-out loss", "nats/token", lower_is_better=True),
-    Metric("reference_loss", "Reference loss", "nats/token", lower_is_better=True),
-    Metric("accuracy", "Accuracy", "%", lower_is_better=False, scale=100),
+    Column("Held-out loss", "held_out_loss", "nats/token", lower_is_better=True),
+    Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
+    Column("Accuracy", "accuracy", "%", scale=100),
 )
+# The settings that papers give, and are listed as hyperparameters.
+BLOCKS = ("instructions", "responses", "probing", "warm_up", "influence", "preferences", "dpo", "sft")
+USED = (  # further blocks, and which setting of any cell has them used
+    ("bootstrap", "update", "bootstrap"),
+    ("llm2llm", "method", "llm2llm"),
+    ("rating", "method", "self-reward"),
+    ("rating", "preferences.signal", "rating"),
+)
+LEFT_OUT = ("instructions.forbidden_words", "rating.vllm.", "rating.openai.")  # long, or where and how fast
+NAMED = "rating.openai.model"  # but for this
 
 
 class Settings(Frozen):
@@ -58,26 +66,26 @@ class Settings(Frozen):
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather, draw and write."""
-    found = gather(job, settings)
-    (job.out / "study.yaml").write_text(found.settings_yaml, encoding="utf-8")
+    gathered = gather(job, settings)
+    (job.out / "study.yaml").write_text(gathered.settings_yaml, encoding="utf-8")
     summary = {
         "rows": [
             {"row": r.row, "group": r.group, "student": r.student, "seed": r.seed, **r.values, **vars(r.cost)}
-            for r in [*found.results, *found.transfer]
+            for r in [*gathered.results, *gathered.transfer]
         ],
-        "missing": [vars(one) for one in found.missing],
+        "missing": [vars(one) for one in gathered.missing],
     }
     (job.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    page.write(found, draw(found), job.out)
-    return {"results": len(found.results), "missing": len(found.missing), "seconds": found.seconds}
+    page.write(gathered, draw(gathered), job.out)
+    return {"results": len(gathered.results), "missing": len(gathered.missing), "seconds": gathered.seconds}
 
 
 def gather(job: Job, settings: Settings) -> Study:
-    """Everything that the page shows, from the artifacts."""
+    """Gather everything that the page shows from the artifacts."""
     tree, told = settings.study, settings.results
     results = [_result(job, number, row) for number, row in enumerate(told)]
     given = job.request.inputs.items()
-    everything = _ancestors(job, [a for name, found in given if not name.startswith("card-") for a in found])
+    everything = _ancestors(job, [a for name, addresses in given if not name.startswith("card-") for a in addresses])
     highest, lowest = _examples(job, settings)
     known = {metric for result in results for metric in result.values}
     systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
@@ -103,12 +111,36 @@ def gather(job: Job, settings: Settings) -> Study:
         highest=highest,
         lowest=lowest,
         texts=_texts(job, systems),
-        hyperparameters=shared(tree, settings.run),
+        hyperparameters=hyperparameters(tree, settings.run),
         changes=changes(tree),
         missing=[Missing(**one) for one in settings.missing],
         seconds=sum(manifest["seconds"] for manifest in everything),
         versions=max(everything, key=lambda m: str(m["made_by"]["time"]), default={"versions": {}})["versions"],
     )
+
+
+def hyperparameters(study: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+    """Return what all cells begin with, as text by setting; `run` has the settings of the first cell."""
+    trees = [_flat(run), *changes(study).values()]
+    more = dict.fromkeys(block for block, name, value in USED if any(str(tree.get(name)) == value for tree in trees))
+    flat = _flat({name: run[name] for name in ("training_size", *BLOCKS, *more)})
+    return {name: text for name, text in flat.items() if name == NAMED or not name.startswith(LEFT_OUT)}
+
+
+def changes(study: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what the study's file changes for a student, a system, or a row of an ablation, by its title."""
+    named = {f"student {name}".strip(): change for name, change in study["students"].items()}
+    named |= {f"system {name}": change for name, change in study["systems"].items()}
+    for group, members in study["ablations"].items():
+        named |= {f"{group}: {name}": change for name, change in members.items()}
+    return {title: told for title, change in named.items() if (told := _flat(change))}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
+    return flat
 
 
 def _result(job: Job, number: int, told: dict[str, Any]) -> Result:
@@ -128,11 +160,11 @@ def _result(job: Job, number: int, told: dict[str, Any]) -> Result:
 
 
 def _cost(job: Job, student: list[str]) -> Cost:
-    """Of all that a student comes from, the base models left out."""
+    """Add up the cost of all that a student comes from, without the base models."""
     made = _ancestors(job, student)
 
     def seconds(stages: set[str]) -> float:
-        """Of all processes that shared a training."""
+        """Add up the seconds of all processes that shared a training."""
         return math.fsum(
             m["seconds"] * m["request"].get("means", {}).get("training_processes", 1)
             for m in made
@@ -152,7 +184,7 @@ def _cost(job: Job, student: list[str]) -> Cost:
 
 
 def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What teachers have read and written for: their texts, and ratings where one is its own judge."""
+    """Return the manifests of what teachers generated: their texts, and ratings where a teacher is its own judge."""
     written = [m for m in made if m["request"]["stage"] in WRITING]
     teachers = {address for m in written for address in m["request"]["inputs"]["teacher"]}
     rated = [m for m in made if m["request"]["stage"] == "ratings"]
@@ -160,23 +192,23 @@ def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
-    """The manifests of artifacts and of all that they were made from, each once."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the manifests of artifacts and of all that they were made from, each once."""
+    manifests: dict[str, dict[str, Any]] = {}
     waiting = list(addresses)
     while waiting:
         address = waiting.pop()
-        if address not in found and job.store.exists(address):
-            found[address] = job.store.manifest(address)
-            waiting += found[address]["parents"]
-    return list(found.values())
+        if address not in manifests and job.store.exists(address):
+            manifests[address] = job.store.manifest(address)
+            waiting += manifests[address]["parents"]
+    return list(manifests.values())
 
 
-def _benchmarks(job: Job) -> list[Metric]:
-    """The columns of the scorecards."""
+def _benchmarks(job: Job) -> list[Column]:
+    """Return the columns of the scorecards."""
     for name in job.request.inputs:
         if name.startswith("card-"):
             columns = json.loads((job.folder(name) / "metrics.json").read_text())["columns"]
-            return [Metric(c["key"], c["name"], c["unit"], c["lower_is_better"]) for c in columns]
+            return [Column(c["name"], c["key"], c["unit"], c["lower_is_better"]) for c in columns]
     return []
 
 
@@ -188,8 +220,8 @@ def _published(student: str, size: str) -> list[Published]:
 
 
 def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
-    """The teacher as it was, where its points are scored, and then at each stop."""
-    found = []
+    """Return the teacher as it was, where its points are scored, and then at each stop."""
+    steps = []
     first = next(iter(settings.study["students"]))
     estimators = {one["seed"]: one["estimator"] for one in settings.scored}
     for number, told in enumerate(settings.results):
@@ -197,13 +229,13 @@ def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
         if mine and settings.teacher_steps and told["seed"] in estimators:
             values = {key: m["mean"] for key, m in _metrics(job, f"{number}:metrics").items()}
             influences = _influences(job, f"scores-{told['seed']}:{estimators[told['seed']]}")
-            found.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
+            steps.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
     for number, told in enumerate(settings.teacher_steps):
         values = {key: m["mean"] for key, m in _metrics(job, f"teacher-{number}:metrics").items()}
         (manifest,) = job.manifests(f"teacher-{number}:teacher")
         influences = _influences(job, f"teacher-{number}:scores") if job.has(f"teacher-{number}:scores") else []
-        found.append(TeacherStep(told["seed"], manifest["summary"]["steps"], told["share"], values, influences))
-    return found
+        steps.append(TeacherStep(told["seed"], manifest["summary"]["steps"], told["share"], values, influences))
+    return steps
 
 
 def _influences(job: Job, name: str) -> list[float]:
@@ -216,13 +248,13 @@ def _positive(job: Job, name: str) -> float:
 
 
 def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> list[Duel]:
-    """Who has more held-out answers right as the student `first`, item by item and seed by seed: later rows first."""
+    """Count who has more held-out answers right as the student `first`, by item and seed; later rows first."""
     items: dict[tuple[str, str, int], dict[str, float]] = {}
     for number, told in systems:
         rows = job.rows(f"{number}:metrics", "accuracy.parquet")
         items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
     rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
-    found = []
+    duels = []
     for j, left in enumerate(rows_in_order):
         for right in rows_in_order[:j]:
             pairs = [
@@ -233,26 +265,26 @@ def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> l
                 if id in theirs
             ]
             wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
-            found.append(Duel(left, right, wins, len(pairs) - wins - losses, losses))
-    return found
+            duels.append(Duel(left, right, wins, len(pairs) - wins - losses, losses))
+    return duels
 
 
 def _scored(job: Job, seed: int, estimator: str) -> Scored:
-    """The points that all estimators have; the training loss as the own one has it."""
+    """Return the points that all estimators have; the training loss as the own one has it."""
     prefix = f"scores-{seed}:"
     names = [name for name in job.request.inputs if name.startswith(prefix)]
     scores = {name.removeprefix(prefix): {r["id"]: r for r in job.rows(name, "scores.parquet")} for name in names}
-    ids = sorted(set.intersection(*(set(found) for found in scores.values())))
+    ids = sorted(set.intersection(*(set(points) for points in scores.values())))
     losses = scores[estimator]
     return Scored(
         seed,
         [losses[id]["training_loss"] for id in ids],
-        {name: [found[id]["influence"] for id in ids] for name, found in scores.items()},
+        {name: [points[id]["influence"] for id in ids] for name, points in scores.items()},
     )
 
 
-def _examples(job: Job, settings: Settings) -> tuple[list[Example], list[Example]]:
-    """Of the first seed that has scores."""
+def _examples(job: Job, settings: Settings) -> tuple[list[ScoredPoint], list[ScoredPoint]]:
+    """Return the points of highest and lowest influence of the first seed that has scores."""
     if not settings.scored:
         return [], []
     seed, estimator = settings.scored[0]["seed"], settings.scored[0]["estimator"]
@@ -260,27 +292,27 @@ def _examples(job: Job, settings: Settings) -> tuple[list[Example], list[Example
     rows = [row for row in job.rows(f"scores-{seed}:{estimator}", "scores.parquet") if row["status"] == "ok"]
     rows.sort(key=lambda row: (-row["influence"], row["id"]))
 
-    def shown(row: Row) -> Example:
-        return Example(pairs[row["id"]]["instruction"], pairs[row["id"]]["response"], row["influence"])
+    def shown(row: Row) -> ScoredPoint:
+        return ScoredPoint(pairs[row["id"]]["instruction"], pairs[row["id"]]["response"], row["influence"])
 
     return [shown(row) for row in rows[:EXAMPLES]], [shown(row) for row in rows[: -EXAMPLES - 1 : -1]]
 
 
 def _texts(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Texts]:
-    found: dict[str, Texts] = {}
+    by_row: dict[str, Texts] = {}
     for number, told in systems:
-        text = found.setdefault(told["row"], Texts(told["row"], [], [], []))
+        text = by_row.setdefault(told["row"], Texts(told["row"], [], [], []))
         for folder in job.folders(f"{number}:pairs"):
             for row in read_rows(folder / "pairs.parquet"):
                 text.instructions.append(row["instruction"])
                 text.instruction_tokens.append(row["instruction_tokens"])
                 text.response_tokens.append(row["response_tokens"])
-    return [text for text in found.values() if text.instructions]
+    return [text for text in by_row.values() if text.instructions]
 
 
 def _metrics(job: Job, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((job.folder(name) / "metrics.json").read_text())
-    return found
+    metrics: dict[str, Any] = json.loads((job.folder(name) / "metrics.json").read_text())
+    return metrics
 
 
 def _finite(value: float | None) -> bool:

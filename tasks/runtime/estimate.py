@@ -17,7 +17,7 @@ from montessori.artifacts import Request, Store
 from montessori.budget import dollars, price_of
 from montessori.settings.models import Model
 from montessori.settings.run import Settings
-from montessori.synthesis.lengths import Lengths, expected
+from montessori.synthesis.lengths import Lengths, expected_lengths
 from tasks.registry import TASKS, Cost
 
 YIELD = 0.8  # of the texts that a teacher writes, those that pass all filters
@@ -143,7 +143,7 @@ class _Estimator:
         """How long texts will be; looked up only where no past run says it."""
         key = self._settings.model_dump_json(include=READ_BY_LENGTHS)
         if key not in self._known:
-            self._known[key] = expected(self._settings)
+            self._known[key] = expected_lengths(self._settings)
         found = self._known[key]
         self.assumptions = (*found.assumed, f"{YIELD:.0%} of the texts pass the filters")
         return found

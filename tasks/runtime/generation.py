@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-from montessori import budget as spending
 from montessori.artifacts import identity
+from montessori.budget import price_of, usage_of_others
 from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.settings.base import Frozen
 from montessori.settings.engines import OpenAI
 from montessori.settings.generation import Sampling
-from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import Engine
+from montessori.synthesis.journaled_engine import JournaledEngine
 from tasks.runtime.job import Job
 
 PLAIN_TEMPLATE = "Montessori default"
@@ -34,7 +34,7 @@ class Judging(Writing):
     max_unreadable: int = 20  # of a stage, and half of its verdicts, before it gives up
 
 
-def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "generation.") -> Asker:
+def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "generation.") -> JournaledEngine:
     """The engine of `job`, loaded when first needed; `role` is the input that names its model.
 
     `block` is where a user's settings have the engine's, for the errors: "" for those of a suite's own models.
@@ -43,12 +43,14 @@ def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "gene
     price = None
     if settings.engine == "openai":
         endpoint = OpenAI.model_validate(job.request.means["openai"])
-        price = spending.price_of(endpoint)
+        price = price_of(endpoint)
     budget = job.request.means.get("budget")
     if not budget:
-        return Asker(lambda: _engine(job, settings, role, block), job.journal, price)
-    others = spending.usage_of_others(job.store, budget, job.request.address)
-    return Asker(lambda: _engine(job, settings, role, block), job.journal, price, budget["limits"], others)
+        return JournaledEngine(lambda: _engine(job, settings, role, block), job.journal, price=price)
+    others = usage_of_others(job.store, budget, job.request.address)
+    return JournaledEngine(
+        lambda: _engine(job, settings, role, block), job.journal, price=price, limits=budget["limits"], others=others
+    )
 
 
 def provenance(job: Job, settings: Writing, sampling: Sampling) -> dict[str, str]:
@@ -80,7 +82,15 @@ def _engine(job: Job, settings: Writing, role: str, block: str) -> Engine:
         from montessori.synthesis.engines.vllm import VllmEngine
 
         share = job.request.means["vllm"]["gpu_memory_utilization"]
-        return VllmEngine(source, tokenizer, settings.dtype, settings.trust_remote_code, settings.context, share, block)
+        return VllmEngine(
+            source,
+            tokenizer,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            context=settings.context,
+            gpu_memory_utilization=share,
+            block=block,
+        )
     from montessori.synthesis.engines.transformers import TransformersEngine
 
     model = load_model(source, settings.dtype, settings.trust_remote_code)

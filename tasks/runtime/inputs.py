@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from montessori.artifacts import is_artifact
-from montessori.data.chat import Encoded, Example, encode_pairs
+from montessori.data.chat import EncodedPairs, Example, encode_pairs
 from montessori.data.rows import Row
 from montessori.errors import InputError
 from montessori.influence import GradientDescent, OptimizerState, Step, memory, trainable_parameters
@@ -19,7 +19,7 @@ from montessori.settings.training import Training
 from tasks.runtime.job import Job, location
 
 
-def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Encoded:
+def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> EncodedPairs:
     """`rows` as examples for `model`. Raises InputError when the tokenizer makes tokens that the model has not."""
     encoded = encode_pairs(tokenizer, rows, max_length)
     known = model.get_input_embeddings().num_embeddings
@@ -49,9 +49,11 @@ def fitting_budget(
     student = loading.skeleton(job.model("student"), dtype, trust_remote_code)
     points = [example for batch in batches for example in batch]
     longest = max((len(example.input_ids) for example in [*points, *reference]), default=0)
-    needed = memory.estimate(student, work, getattr(torch, state_dtype), 2 if _has_state(job) else 0, longest)
+    needed = memory.estimate_memory(
+        student, work, getattr(torch, state_dtype), moments=2 if _has_state(job) else 0, longest=longest
+    )
     free = memory.available_bytes(loading.device())
-    return memory.token_budget_that_fits(needed, points, reference, wanted, free)
+    return memory.fit_token_budget(needed, points, reference, wanted=wanted, available=free)
 
 
 def _has_state(job: Job) -> bool:

@@ -33,7 +33,7 @@ def learn(
     encoded = encode(model, tokenizer, rows, settings.max_length)
     if settings.lora:
         model = loading.add_lora(model, settings.lora, job.seed)
-    result = fine_tune(model, tokenizer, encoded.examples, settings.training, job.seed)
+    result = fine_tune(model, tokenizer, encoded.examples, settings.training, seed=job.seed)
     if job.writes:
         (job.out / "log.json").write_text(json.dumps(result.log) + "\n")
     summary = {**encoded.counts, "steps": len(result.log), "loss": result.log[-1]["loss"]}

@@ -31,7 +31,7 @@ REQUESTS = st.builds(
     inputs=st.dictionaries(st.text(), st.lists(ADDRESSES, max_size=3), max_size=3),
     seed=st.integers(0, 2**31),
     shard=st.sampled_from([(0, 1), (0, 2), (1, 2)]),
-    label=st.text(),
+    role=st.text(),
 )
 BASE = Request(
     stage="influence",
@@ -67,14 +67,16 @@ def test_all_that_determines_the_result_is_in_the_fingerprint(change):
 
 def test_every_field_is_either_in_the_fingerprint_or_known_not_to_matter():
     assert Request.model_fields.keys() == {
-        "stage", "version", "settings", "inputs", "seed", "shard", "label", "means", "kept_as",
+        "stage", "version", "settings", "inputs", "seed", "shard", "means", "kept_as",
+        "system", "iteration", "part", "role", "cell",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"label": "another name"},
+        {"role": "another name"},
+        {"system": "Montessori", "iteration": 2, "part": "training set", "cell": "seed 1"},
         {"kept_as": "runs/x"},
         {"means": {"budget": {"limits": {"usd": 1}}}},
         {"inputs": BASE.inputs | {"seeds": ["file:/elsewhere/copy#1.jsonl#12ab"]}},
@@ -142,7 +144,22 @@ def test_an_address_is_the_stage_and_the_fingerprint_unless_it_has_one_of_its_ow
 
 def test_a_title_says_which_shard():
     assert BASE.title == "influence 1/2"
-    assert BASE.model_copy(update={"label": "iteration 1", "shard": (0, 1)}).title == "iteration 1"
+    assert BASE.model_copy(update={"role": "iteration 1", "shard": (0, 1)}).title == "iteration 1"
+
+
+def test_a_title_says_what_the_artifact_is_for():
+    who = {"system": "Montessori", "iteration": 2, "part": "after the update"}
+    assert BASE.model_copy(update=who).title == "Montessori iteration 2, after the update: influence 1/2"
+    assert BASE.model_copy(update={**who, "cell": "seed 1"}).title.startswith("seed 1 · Montessori iteration 2")
+
+
+def test_a_manifest_of_an_older_release_keeps_its_label_as_the_role():
+    old = {
+        **BASE.model_dump(exclude={"system", "iteration", "part", "role", "cell"}),
+        "label": "Self-Instruct: student",
+    }
+    assert Request.model_validate(old).label == "Self-Instruct: student"
+    assert Request.model_validate(old).fingerprint == BASE.fingerprint
 
 
 @pytest.mark.parametrize(

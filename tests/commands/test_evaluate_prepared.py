@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.evaluate import _baseline
+from flows.requests.suite import _baseline
 from montessori.errors import InputError
 from montessori.evaluation.subjects import Subject
 from montessori.settings.suite import Suite

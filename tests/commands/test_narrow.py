@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.commands import cli, terminal
+from flows.requests.builder import Plan
 from montessori.artifacts import Folder, Request
+from montessori.settings.execution import Compute
 from tasks.runtime import status
 from tasks.runtime.status import Shard, Status
 
@@ -17,7 +19,9 @@ REQUESTS = [
         settings={},
         inputs={},
         seed=seed,
-        label=f"Montessori iteration {seed}: {name} of the base student",
+        system="Montessori",
+        iteration=seed,
+        role=f"{name} of the base student",
     )
     for name in NAMES
     for seed in (1, 2)
@@ -32,7 +36,8 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_keeps_each_address_on_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    terminal.show_plan(Console(), REQUESTS, Folder(tmp_path))
+    requests = {request.address: request for request in REQUESTS}
+    terminal.show_plan(Console(), Plan(Folder(tmp_path), Compute(), "", requests, REQUESTS[-1].address))
     out = capsys.readouterr().out
     for request in REQUESTS:
         assert f"to do   {request.address} " in out and request.title in out

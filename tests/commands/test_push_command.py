@@ -32,7 +32,7 @@ RESULT = "# hand\n\n| System | Reference loss |\n| --- | ---: |\n| Self-Instruct
 READ_BACK = """
 import json, sys
 from datasets import load_dataset
-from montessori import data
+from montessori.data import rows as data
 from montessori.settings.data import DataSource
 source = DataSource(source="alice/points")
 found = {"rows": load_dataset("alice/points", split="train").to_list(), "seeds": data.read(source, "seeds")}
@@ -43,7 +43,7 @@ open(sys.argv[1], "w").write(json.dumps(found))
 class Teacher:
     """An engine that writes random numbers; one text in four lacks its tags."""
 
-    def generate(self, prompts: list[list[Message]], sampling: Any, samples: int, seeds: list[int], *_: Any) -> Any:
+    def generate(self, prompts: list[list[Message]], sampling: Any, samples: int, seeds: list[int], **_: Any) -> Any:
         for i, prompt in enumerate(prompts):
             draw = random.Random(seeds[i])
             words = [" ".join(str(draw.randrange(10**6)) for _ in range(5)) for _ in range(samples)]

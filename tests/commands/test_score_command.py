@@ -23,7 +23,7 @@ from montessori.influence import (
     ReferenceGradient,
     Taylor,
     example_loss,
-    plan,
+    make_batches,
     reference_gradient,
 )
 from montessori.models import loading
@@ -52,7 +52,7 @@ def here(tmp_path: Path, tiny_llama: Any, tiny_tokenizer: Any, monkeypatch: pyte
     jsonl(tmp_path / "reference.jsonl", asked)
     trained(student, tiny_tokenizer, points).save(tmp_path / "state")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tasks.runtime.places.open_place", Inline)
+    monkeypatch.setattr("tasks.runtime.local.open_place", lambda compute, _: Inline(compute))
     monkeypatch.setattr("tasks.runtime.places.gpus", list)
     return tmp_path
 
@@ -103,7 +103,7 @@ def by_api(estimator: str, step: Any = None) -> dict[str, float]:
         gradient = ReferenceGradient.load(Path("gradient")).gradient
         taylor = estimator == "taylor"
         scorer = Taylor(model, step, gradient) if taylor else Directional(model, step, gradient, reference)
-    return {found.id: found.influence for batch in plan(points) for found in scorer.score(batch)}
+    return {found.id: found.influence for batch in make_batches(points) for found in scorer.score(batch)}
 
 
 @pytest.mark.parametrize("estimator", ["taylor", "directional", "exact"])
@@ -290,7 +290,7 @@ def test_wrong_input_is_named_before_anything_starts(
     options: dict[str, object],
     message: str,
 ) -> None:
-    monkeypatch.setattr("tasks.runtime.places.open_place", nothing)
+    monkeypatch.setattr("tasks.runtime.local.open_place", nothing)
     Path("bad.jsonl").write_text('{"instruction": "x", "response": "y"}\n{\n')
     assert message in refused(capsys, **options)
 
@@ -314,7 +314,7 @@ def test_a_state_of_other_shapes_is_refused_before_anything_starts(
 ) -> None:
     points = data.read(DataSource(source="points.jsonl"), "points")
     trained(tiny_llama(hidden_size=16), tiny_tokenizer, points).save("state")
-    monkeypatch.setattr("tasks.runtime.places.open_place", nothing)
+    monkeypatch.setattr("tasks.runtime.local.open_place", nothing)
     message = refused(capsys, optimizer_state="state")
     assert message.startswith("montessori: --optimizer-state: state: the optimiser state is of another model: ")
     assert "[384, 16] there, [384, 32] in student" in message

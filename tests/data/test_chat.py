@@ -25,7 +25,7 @@ def with_template(tiny_tokenizer):
 
 
 def test_the_loss_counts_the_answer_and_the_token_that_ends_it(tiny_tokenizer):
-    example = encode(tiny_tokenizer, "a", user("Name a colour."), "Red.", 256)
+    example = encode(tiny_tokenizer, "a", user("Name a colour."), "Red.", max_length=256)
     answer = example.input_ids[example.prompt_length :]
     assert tiny_tokenizer.decode(answer) == "Red.</s>"
     assert tiny_tokenizer.decode(example.input_ids) == "<s><|user|>\nName a colour.\n<|assistant|>\nRed.</s>"
@@ -36,7 +36,7 @@ def test_the_loss_counts_the_answer_and_the_token_that_ends_it(tiny_tokenizer):
 @given(prompt=TEXT, answer=TEXT)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_example_begins_with_the_tokens_that_the_model_is_prompted_with(tiny_tokenizer, prompt, answer):
-    example = encode(tiny_tokenizer, "a", user(prompt), answer, 10_000)
+    example = encode(tiny_tokenizer, "a", user(prompt), answer, max_length=10_000)
     assert (example is None) == (not answer.strip())
     if example:
         prompted = tiny_tokenizer(render_prompt(tiny_tokenizer, user(prompt)), add_special_tokens=False)["input_ids"]
@@ -45,9 +45,9 @@ def test_an_example_begins_with_the_tokens_that_the_model_is_prompted_with(tiny_
 
 
 def test_every_length_keeps_what_fits_and_nothing_is_learned_from_a_prompt_alone(tiny_tokenizer):
-    whole = encode(tiny_tokenizer, "a", user("Name a colour."), "Red, green and blue.", 10_000)
+    whole = encode(tiny_tokenizer, "a", user("Name a colour."), "Red, green and blue.", max_length=10_000)
     for max_length in range(1, len(whole.input_ids) + 2):
-        cut = encode(tiny_tokenizer, "a", user("Name a colour."), "Red, green and blue.", max_length)
+        cut = encode(tiny_tokenizer, "a", user("Name a colour."), "Red, green and blue.", max_length=max_length)
         if max_length <= whole.prompt_length:
             assert cut is None
         else:
@@ -59,7 +59,7 @@ def test_every_length_keeps_what_fits_and_nothing_is_learned_from_a_prompt_alone
 
 def test_only_the_last_answer_of_a_conversation_counts(tiny_tokenizer):
     turns = [*user("Hello."), {"role": "assistant", "content": "Good day."}, *user("Name a colour.")]
-    example = encode(tiny_tokenizer, "a", turns, "Red.", 256)
+    example = encode(tiny_tokenizer, "a", turns, "Red.", max_length=256)
     assert tiny_tokenizer.decode(example.input_ids[example.prompt_length :]) == "Red.</s>"
     assert "Good day.</s>" in tiny_tokenizer.decode(example.input_ids[: example.prompt_length])
 
@@ -67,7 +67,7 @@ def test_only_the_last_answer_of_a_conversation_counts(tiny_tokenizer):
 def test_a_template_that_rewrites_the_prompt_is_refused(with_template):
     tokenizer = with_template("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
     with pytest.raises(InputError, match="chat template does not keep the prompt"):
-        encode(tokenizer, "a", user("Name a colour."), "Red.", 256)
+        encode(tokenizer, "a", user("Name a colour."), "Red.", max_length=256)
 
 
 def test_what_a_template_adds_after_the_answer_is_learned_too(with_template):
@@ -76,7 +76,7 @@ def test_what_a_template_adds_after_the_answer_is_learned_too(with_template):
         "{% if m['role'] == 'assistant' %}{{ eos_token + '\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    example = encode(tokenizer, "a", user("Name a colour."), "Red.", 256)
+    example = encode(tokenizer, "a", user("Name a colour."), "Red.", max_length=256)
     assert tokenizer.decode(example.input_ids[example.prompt_length :]) == "Red.</s>\n"
 
 
@@ -108,7 +108,7 @@ ROWS = st.lists(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pairs_tokenized_together_are_the_same_as_one_by_one(tiny_tokenizer, rows, max_length, batch):
     rows = [{"id": str(n), **row} for n, row in enumerate(rows)]
-    single = [encode(tiny_tokenizer, r["id"], prompt_of(r), r["response"], max_length) for r in rows]
+    single = [encode(tiny_tokenizer, r["id"], prompt_of(r), r["response"], max_length=max_length) for r in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chat, "BATCH", batch)
         together = encode_pairs(tiny_tokenizer, rows, max_length)
@@ -121,9 +121,9 @@ def test_a_row_with_messages_is_prompted_with_all_of_them(tiny_tokenizer):
     turns += user("Name a colour.")
     row = {"id": "a", "instruction": "Name a colour.", "response": "Red.", "messages": turns}
     (example,) = encode_pairs(tiny_tokenizer, [row], 256).examples
-    assert example == encode(tiny_tokenizer, "a", turns, "Red.", 256)
+    assert example == encode(tiny_tokenizer, "a", turns, "Red.", max_length=256)
     (plain,) = encode_pairs(tiny_tokenizer, [{**row, "messages": None}], 256).examples
-    assert plain == encode(tiny_tokenizer, "a", user("Name a colour."), "Red.", 256)
+    assert plain == encode(tiny_tokenizer, "a", user("Name a colour."), "Red.", max_length=256)
 
 
 NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"

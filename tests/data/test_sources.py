@@ -166,7 +166,7 @@ def test_a_model_is_known_by_its_files_wherever_it_lies(tree, model, tmp_path):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hubs.Hub]:
     """A hub that has user/student, and nothing of it here yet."""
-    sources._not_given.cache_clear()
+    sources._hub_problem.cache_clear()
     with hubs.running() as hub:
         hub.repositories["models/user/student"] = hubs.Repository(private=False, files={"config.json": b"{}"})
         hub.repositories["models/user/adapter"] = hubs.Repository(private=False, files={"README.md": b""})
@@ -194,14 +194,14 @@ def test_a_hub_out_of_reach_matters_only_for_models_without_a_copy_here(
 ) -> None:
     sources.check_hub([("student.source", "user/student")])
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
-    sources._not_given.cache_clear()  # as the next command begins
+    sources._hub_problem.cache_clear()  # as the next command begins
     with pytest.raises(InputError, match=r"^student\.source = user/student: the hub cannot be reached"):
         sources.check_hub([("student.source", "user/student")])
     copy = tmp_path / "hub/models--user--student"
     for file, text in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):  # as the hub's client keeps it
         (copy / file).parent.mkdir(parents=True)
         (copy / file).write_text(text)
-    sources._not_given.cache_clear()
+    sources._hub_problem.cache_clear()
     sources.check_hub([("student.source", "user/student")])
 
 

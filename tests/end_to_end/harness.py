@@ -13,10 +13,17 @@ from typing import Any
 
 import pytest
 
+from montessori.artifacts import Request
+
 CONFIG = Path(__file__).with_name("micro.yaml")
 FOUR = ("--set", "influence.shards=4", "--set", "influence.token_budget=64")  # a few points a batch, for all shards
 Montessori = Callable[..., "subprocess.CompletedProcess[str]"]
 Contents = dict[str, dict[str, str]]  # by address: the SHA-256 of each file
+
+
+def label_of(request: dict[str, Any]) -> str:
+    """Return the display text of a request in a manifest."""
+    return Request.model_validate(request).label
 
 
 def command(*arguments: object) -> list[str]:

@@ -14,7 +14,7 @@ from endpoint import Proxy
 from harness import CONFIG, Montessori, the_run
 from vllm_server import PYTHON, serving
 
-from flows.requests.steps import ask
+from flows.requests.builder import Requests
 from montessori.artifacts import Folder
 from montessori.data.chat import user
 from montessori.data.rows import Row, read_rows, write_rows
@@ -37,7 +37,9 @@ from montessori.models.loading import load_tokenizer
 from montessori.synthesis.engines.vllm import VllmEngine
 
 source, questions, samplings = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-engine = VllmEngine(source, load_tokenizer(source), "float32", False, None, 0.9)
+engine = VllmEngine(
+    source, load_tokenizer(source), dtype="float32", trust_remote_code=False, context=None, gpu_memory_utilization=0.9
+)
 for sampling in samplings:
     answers = dict(engine.generate([user(q) for q in questions], Sampling(**sampling), 2, range(len(questions))))
     print(json.dumps([
@@ -127,9 +129,9 @@ def test_what_vllm_had_written_when_it_was_killed_is_not_written_again(tmp_path:
         store.commit("instructions/all", folder, {"seconds": 0, "summary": {}})
     settings = {"engine": "vllm", "dtype": "float32", "sampling": Sampling(top_p=1, presence_penalty=0, max_tokens=24)}
     inputs = {"teacher": [f"file:{teacher}#0"], "instructions": ["instructions/all"]}
-    request = ask("responses", "", settings, inputs, 0).model_copy(
-        update={"means": {"vllm": {"gpu_memory_utilization": 0.9}}}
-    )
+    asked = Requests()
+    means = {"vllm": {"gpu_memory_utilization": 0.9}}
+    request = asked.by_address[asked.add("responses", settings, inputs, seed=0, means=means)]
     # An address outside the store names the model's folder itself.
     order = tmp_path / "order.json"
     order.write_text(request.model_dump_json())

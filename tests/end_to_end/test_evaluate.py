@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny_judge
 import yaml
-from harness import CONFIG, Montessori
+from harness import CONFIG, Montessori, label_of
 from stack import free_port
 from vllm_server import PYTHON, serving
 
@@ -116,7 +116,7 @@ def test_every_benchmark_of_a_runs_students_by_a_served_judge(
 
     manifests = list(Folder(store).manifests("verdicts"))
     for model in ("No fine-tuning", "Montessori iteration 1"):
-        (one,) = [m for m in manifests if m["request"]["label"] == f"{model} against Self-Instruct"]
+        (one,) = [m for m in manifests if label_of(m["request"]) == f"{model} against Self-Instruct"]
         verdicts = read_rows(store / one["address"] / "verdicts.parquet")
         preferences = [row["preference"] for row in verdicts if row["preference"] is not None]
         assert len(preferences) == models[model]["alpaca_eval"]["n"]

@@ -151,7 +151,7 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
 def test_a_run_is_given_up_at_its_fourth_crash_each_told_of_twice(
     prefect: Prefect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.deployment.forms import not_for_ever
+    from flows.form import _stop_after_crashes
 
     with temporary_settings({PREFECT_API_URL: prefect.api}):
         with get_client(sync_client=True) as client:
@@ -159,11 +159,11 @@ def test_a_run_is_given_up_at_its_fourth_crash_each_told_of_twice(
             monkeypatch.setenv(RUN, str(run_id))
             for state in [Running(), Crashed(), Crashed()] * 3:
                 client.set_flow_run_state(run_id, state, force=True)
-            not_for_ever()
+            _stop_after_crashes()
             for state in (AwaitingRetry(), Running(), Crashed()):
                 client.set_flow_run_state(run_id, state, force=True)
         with pytest.raises(StageError, match="crashed 4 times, so not started again"):
-            not_for_ever()
+            _stop_after_crashes()
 
 
 RUN = "PREFECT__FLOW_RUN_ID"

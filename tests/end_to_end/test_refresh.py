@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from endpoint import Endpoint
-from harness import CONFIG, Montessori, command, contents
+from harness import CONFIG, Montessori, command, contents, label_of
 from teaching import answering, learning_from
 
 from montessori.artifacts import Folder
@@ -65,7 +65,7 @@ def written(store: Path, label: str) -> list[str]:
     (folder,) = (
         manifest.parent
         for manifest in store.glob("instructions/*/manifest.json")
-        if json.loads(manifest.read_text())["request"]["label"] == label
+        if label_of(json.loads(manifest.read_text())["request"]) == label
     )
     return [row["instruction"] for row in read_rows(folder / "instructions.parquet")]
 
@@ -92,7 +92,7 @@ def test_both_students_are_taught_alike(after_a_night: Path) -> None:
         pair = [
             r
             for r in requests
-            if r["stage"] == stage and re.match(rf"Champion.*{label}|Challenger.*{label}", r["label"])
+            if r["stage"] == stage and re.match(rf"Champion.*{label}|Challenger.*{label}", label_of(r))
         ]
         assert len(pair) == 2
         assert pair[0]["seed"] == pair[1]["seed"] and pair[0]["settings"] == pair[1]["settings"]
@@ -134,7 +134,7 @@ def test_the_next_night_makes_new_data_with_what_has_become_champion(montessori:
     manifests = {path.parent: json.loads(path.read_text())["request"] for path in store.glob("*/*/manifest.json")}
     (warm,) = (r for path, r in manifests.items() if r["stage"] == "warm-up" and f"warm-up/{path.name}" in made)
     (student,) = (
-        path for path, r in manifests.items() if r["label"] == "Champion: student" and f"student/{path.name}" in made
+        path for path, r in manifests.items() if label_of(r) == "Champion: student" and f"student/{path.name}" in made
     )
     assert warm["inputs"]["student"] == [f"student/{student.name}"]  # the one that learned from the champion is probed
 

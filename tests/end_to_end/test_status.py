@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from harness import CONFIG, Montessori, command, the_run
+from harness import CONFIG, Montessori, command, label_of, the_run
 
 from montessori.artifacts import Folder
 from tasks.runtime import status
@@ -83,7 +83,7 @@ def test_a_killed_run_is_said_to_be_silent_and_a_stopped_one_stopped(
 
 def test_a_shard_that_failed_is_shown_with_its_error(montessori: Montessori, copy: Path) -> None:
     scores = {m.parent: json.loads(m.read_text())["request"] for m in copy.glob("influence/*/manifest.json")}
-    first = next(f for f, r in scores.items() if r["shard"] == [0, 2] and "after" not in r["label"])
+    first = next(f for f, r in scores.items() if r["shard"] == [0, 2] and "after" not in label_of(r))
     shutil.rmtree(first)
     first.write_text("in the way")  # its artifact cannot be committed
     for folder in (*copy.glob("preferences/*"), *copy.glob("runs/*")):

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from harness import CONFIG, Montessori
+from harness import CONFIG, Montessori, label_of
 
 from flows.requests.run import plan
 from montessori.artifacts import Folder, Store
@@ -21,7 +21,7 @@ from montessori.settings.execution import Compute
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine
 from tasks.runtime import engines
-from tasks.runtime.local import Direct
+from tasks.runtime.local import LocalExecutor
 from tasks.runtime.places import open_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systems")]
@@ -36,7 +36,7 @@ class Run:
         manifests = [store.manifest(one) for one in store.manifest(address)["request"]["inputs"]["stages"]]
         self.manifests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for manifest in manifests:
-            self.manifests[manifest["request"]["label"]].append(manifest)
+            self.manifests[label_of(manifest["request"])].append(manifest)
 
     def rows(self, label: str, file: str) -> list[Row]:
         return [row for m in self.manifests[label] for row in read_rows(self.store.open(m["address"]) / file)]
@@ -60,7 +60,7 @@ def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     def run(*overrides: str) -> Run:
         settings = engines.settled(files.load(CONFIG, ["rating.engine=rule", *overrides]))
         planned, address = plan(settings)
-        execution = Direct(store, place, settings.compute)
+        execution = LocalExecutor(store, place, settings.compute)
         for request in planned.requests.values():
             execution.submit(request)
         execution.finish()

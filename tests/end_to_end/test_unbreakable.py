@@ -9,7 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from harness import CONFIG, Montessori, command, contents, the_run
+from harness import CONFIG, Montessori, command, contents, label_of, the_run
 
 KILLS = 20
 
@@ -78,10 +78,10 @@ def test_a_shard_that_fails_is_named_its_siblings_finish_and_the_next_run_does_o
 ) -> None:
     scores = {m.parent: json.loads(m.read_text()) for m in copy.glob("influence/*/manifest.json")}
     for folder, manifest in scores.items():
-        if "after" not in manifest["request"]["label"]:
+        if "after" not in label_of(manifest["request"]):
             shutil.rmtree(folder)
     first = next(
-        f for f, m in scores.items() if m["request"]["shard"] == [0, 2] and "after" not in m["request"]["label"]
+        f for f, m in scores.items() if m["request"]["shard"] == [0, 2] and "after" not in label_of(m["request"])
     )
     first.write_text("in the way")  # the artifact of shard 1/2 cannot be committed
     shutil.rmtree(next(copy.glob("preferences/*")))

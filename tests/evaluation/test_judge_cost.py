@@ -26,9 +26,9 @@ SUITE = {
 def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path):
     suite = Suite.model_validate(SUITE)
     models = [Subject(name, f"hub:user/{name}") for name in ("a", "b", "c")]
-    requests = evaluation.plan(suite, models, "a", FOUND).requests
+    requests = list(evaluation.plan(suite, models, "a", FOUND).values())
     counts = {"people": 7}
-    requests = [request.model_copy(update={"label": "another name"}) for request in requests]  # for people alone
+    requests = [request.model_copy(update={"role": "another name"}) for request in requests]  # for people alone
     found = judge_cost.estimate(suite, requests, Folder(tmp_path), counts)
     against, duels, people, grades = 2 * 805, 3 * 805 * 2, 7 * 2, 3 * 10 * 2
     assert abs(found.verdicts - (against + duels + people + grades)) <= 6  # of three shards each a third, rounded
@@ -40,7 +40,8 @@ def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path)
 
 def test_a_budget_is_held_over_what_the_judge_does_alone():
     suite = Suite.model_validate({**SUITE, "budget": {"usd": 3}})
-    requests = evaluation.plan(suite, [Subject(name, f"hub:user/{name}") for name in ("a", "b")], "a", FOUND).requests
+    models = [Subject(name, f"hub:user/{name}") for name in ("a", "b")]
+    requests = list(evaluation.plan(suite, models, "a", FOUND).values())
     judged = [request for request in requests if request.stage in ("verdicts", "grades")]
     assert judged and all("budget" not in request.means for request in requests if request not in judged)
     for request in judged:

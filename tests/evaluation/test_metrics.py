@@ -52,7 +52,8 @@ def test_a_model_matches_its_own_greedy_answer(tiny_llama, tiny_tokenizer):
 def test_the_share_of_tokens_ranked_first_counts_the_answer_only(tiny_llama, tiny_tokenizer):
     model = tiny_llama()
     examples = [
-        encode(tiny_tokenizer, str(n), user(f"Name {n} colours."), "red, green and blue " * n, 256) for n in (1, 2, 3)
+        encode(tiny_tokenizer, str(n), user(f"Name {n} colours."), "red, green and blue " * n, max_length=256)
+        for n in (1, 2, 3)
     ]
     expected = []
     for example in examples:
@@ -67,7 +68,7 @@ def test_the_share_of_tokens_ranked_first_counts_the_answer_only(tiny_llama, tin
 
 def test_a_token_counts_when_the_model_ranks_it_first(tiny_llama, tiny_tokenizer):
     model = tiny_llama()
-    example = encode(tiny_tokenizer, "a", user("Name a colour."), "red, green and blue", 256)
+    example = encode(tiny_tokenizer, "a", user("Name a colour."), "red, green and blue", max_length=256)
     ids = torch.tensor([example.input_ids[: example.prompt_length]])
     greedy = model.generate(ids, do_sample=False, max_new_tokens=4, eos_token_id=None, pad_token_id=0)[0].tolist()
     wrong = (greedy[-1] + 1) % model.config.vocab_size

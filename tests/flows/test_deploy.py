@@ -9,8 +9,12 @@ import pytest
 from prefect.server.schemas.actions import WorkPoolCreate
 from pydantic import ValidationError
 
-from flows.deployment import forms
+from flows import form as forms
 from flows.deployment.deploy import TEMPLATES, Kind, Wanted, _check
+from flows.evaluate import evaluate
+from flows.montessori import montessori
+from flows.study import study
+from flows.teacher_refresh import teacher_refresh
 from montessori.errors import InputError
 from montessori.settings import shipped
 
@@ -23,20 +27,20 @@ def template(kind: str) -> dict[str, Any]:
 
 
 def test_an_empty_form_means_the_settings_as_they_are() -> None:
-    assert forms.settings("tiny") == forms.settings("tiny", None, None, "", "", None, [], None, "")
+    assert forms.settings_of("tiny") == forms.settings_of("tiny", teacher="", student="", overrides=[], store="")
 
 
 def test_a_form_changes_the_settings_that_it_names() -> None:
-    found = forms.settings(
+    found = forms.settings_of(
         "tiny",
-        "self-reward",
-        1,
-        "user/teacher",
-        "user/student@main",
-        "exact",
-        ["dpo.beta=0.2"],
-        "pool",
-        "s3://bucket/prefix",
+        method="self-reward",
+        iterations=1,
+        teacher="user/teacher",
+        student="user/student@main",
+        estimator="exact",
+        overrides=["dpo.beta=0.2"],
+        place="pool",
+        store="s3://bucket/prefix",
     )
     assert (found.method, found.iterations) == ("self-reward", 1)
     assert (found.influence.estimator, found.dpo.beta) == ("exact", 0.2)
@@ -55,7 +59,7 @@ def test_a_form_changes_the_settings_that_it_names() -> None:
 )
 def test_a_wrong_form_is_said_in_a_sentence(form: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
-        forms.settings(**form)
+        forms.settings_of(**form)
 
 
 def test_an_unknown_study_is_told_by_the_field_of_its_own_form() -> None:
@@ -91,7 +95,7 @@ def test_what_is_no_size_is_refused_whatever_the_type(kind: Kind, memory: str, e
         _check(Wanted(kind=kind, memory=memory))
 
 
-@pytest.mark.parametrize("flow", [forms.launch, forms.refresh, forms.evaluate], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [montessori, teacher_refresh, evaluate, study], ids=lambda flow: flow.name)
 def test_every_field_of_a_form_has_help(flow: Any) -> None:
     from prefect.utilities.callables import parameter_schema
 

@@ -21,8 +21,7 @@ from montessori.influence import (
     reference_gradient,
 )
 from montessori.influence.adamw import _product, fused_product
-from montessori.influence.fidelity import agreement
-from montessori.influence.float64 import in_float64
+from montessori.influence.fidelity import agreement, in_float64
 
 
 def test_agreement_counts_signs_and_pairs_by_hand():
@@ -39,7 +38,7 @@ def test_agreement_counts_signs_and_pairs_by_hand():
 
 
 def test_a_point_without_a_finite_influence_is_left_out():
-    found = agreement([1.0, float("nan"), 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], 0.0, 0.0)
+    found = agreement([1.0, float("nan"), 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], momentum_estimate=0.0, momentum_truth=0.0)
     assert (found.points, found.spearman) == (3, 1.0)
 
 
@@ -61,7 +60,7 @@ def test_exact_in_float64_is_the_step_of_torch_adamw():
     state, reference, points = warm_up(model, 0.1), random_examples(4, seed=1), random_examples(4, seed=2)
     expected = [truth(model, state, reference, point).exact for point in points]
     with in_float64(copy.deepcopy(model)) as wide:
-        found = [s.influence for s in Exact(wide, state.narrowed(torch.float64), reference).score(points)]
+        found = [s.influence for s in Exact(wide, state.to(torch.float64), reference).score(points)]
     assert found == pytest.approx(expected, rel=1e-8)
 
 
@@ -71,7 +70,7 @@ def test_bfloat16_moments_keep_the_ranking_of_taylor():
     gradient, _ = reference_gradient(model, random_examples(8, seed=1))
     wide = [s.influence for s in Taylor(model, state, gradient).score(points)]
     narrow_gradient = {n: g.bfloat16() for n, g in gradient.items()}
-    narrow = [s.influence for s in Taylor(model, state.narrowed(torch.bfloat16), narrow_gradient).score(points)]
+    narrow = [s.influence for s in Taylor(model, state.to(torch.bfloat16), narrow_gradient).score(points)]
     assert narrow != wide
     assert spearman(narrow, wide) > 0.995
 
@@ -107,7 +106,7 @@ def test_a_state_in_float64_has_the_directional_derivative_of_float64():
     gradient, _ = reference_gradient(model, reference)
     narrow = [s.influence for s in Directional(model, state, gradient, reference).score(points)]
     with in_float64(copy.deepcopy(model)) as wide:
-        state64, gradient64 = state.narrowed(torch.float64), {n: g.double() for n, g in gradient.items()}
+        state64, gradient64 = state.to(torch.float64), {n: g.double() for n, g in gradient.items()}
         exact = [s.influence for s in Directional(wide, state64, gradient64, reference).score(points)]
     assert narrow == pytest.approx(exact, abs=5e-3 * statistics.stdev(exact))
 

@@ -17,7 +17,7 @@ from montessori.influence import (
     OptimizerState,
     Score,
     Taylor,
-    plan,
+    make_batches,
     reference_gradient,
 )
 
@@ -44,7 +44,7 @@ def estimator(request: pytest.FixtureRequest, student: tuple[nn.Module, Optimize
 
 
 def by_shards(estimator: Estimator, points: list[Example], shards: int, token_budget: int = 128) -> dict[str, Score]:
-    batches = plan(points, token_budget)
+    batches = make_batches(points, token_budget)
     return {
         score.id: score
         for shard in range(shards)
@@ -91,7 +91,7 @@ def test_weights_and_moments_are_the_same_bits_after_a_thousand_points(
     before, trainable = snapshot(), [p.requires_grad for p in model.parameters()]
     scored = 0
     while scored < 1000:
-        scored += sum(len(estimator.score(batch)) for batch in plan(POINTS, 512))
+        scored += sum(len(estimator.score(batch)) for batch in make_batches(POINTS, 512))
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(), strict=True))
     assert [p.requires_grad for p in model.parameters()] == trainable
     assert all(p.grad is None for p in model.parameters())
@@ -100,7 +100,7 @@ def test_weights_and_moments_are_the_same_bits_after_a_thousand_points(
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 400))
 def test_a_plan_holds_each_example_once_within_its_budget(lengths: list[int], token_budget: int):
     examples = [Example(str(i), [1] * length, 1) for i, length in enumerate(lengths)]
-    batches = plan(examples, token_budget)
+    batches = make_batches(examples, token_budget)
     assert sorted(e.id for batch in batches for e in batch) == sorted(e.id for e in examples)
     assert all(len(b) == 1 or len(b) * max(len(e.input_ids) for e in b) <= token_budget for b in batches)
     assert all(len(b[-1].input_ids) <= 1.15 * len(b[0].input_ids) + 8 for b in batches)

@@ -11,15 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from montessori.data.chat import Example
 from montessori.errors import InputError
-from montessori.influence import Directional, Exact, OptimizerState, Taylor, plan, reference_gradient
+from montessori.influence import Directional, Exact, OptimizerState, Taylor, make_batches, reference_gradient
 from montessori.influence.memory import (
     MARGIN,
     Activations,
     Memory,
-    Tracker,
+    MemoryTracker,
     available_bytes,
-    estimate,
-    token_budget_that_fits,
+    estimate_memory,
+    fit_token_budget,
 )
 from montessori.models import loading
 
@@ -71,7 +71,7 @@ def measured(model, work, state_dtype=torch.float32, token_budget=TOKEN_BUDGET):
     if work in ("taylor", "directional"):
         gradient = {n: torch.full_like(m, 1e-3, dtype=state_dtype) for n, m in state.exp_avg.items()}
     gc.collect()
-    with Tracker() as tracker:
+    with MemoryTracker() as tracker:
         tracker.watch([*model.parameters(), *model.buffers(), *gradient.values()])
         tracker.watch([*state.exp_avg.values(), *state.exp_avg_sq.values()])
         if work == "gradient":
@@ -87,7 +87,7 @@ def measured(model, work, state_dtype=torch.float32, token_budget=TOKEN_BUDGET):
             )
             if directional:
                 gradient.clear()  # as when the function that built the estimator returns
-        for batch in plan(POINTS[-1:] if work == "exact" else POINTS, token_budget):
+        for batch in make_batches(POINTS[-1:] if work == "exact" else POINTS, token_budget):
             estimator.score(batch)
         assert estimator.momentum_influence is not None
     return tracker.peak
@@ -115,21 +115,21 @@ def skeleton_of(tmp_path):
 @pytest.mark.parametrize("work", WORKS)
 def test_measured_peak_is_within_a_fifth_of_the_formula(skeleton_of, work, dtype, lora):
     skeleton = skeleton_of(student(lora), dtype)
-    formula = estimate(skeleton, work).peak(POINTS, REFERENCE, TOKEN_BUDGET)
+    formula = estimate_memory(skeleton, work).peak(POINTS, REFERENCE, TOKEN_BUDGET)
     assert 1 / 1.2 <= measured(student(lora, getattr(torch, dtype)), work) / formula <= 1.2
 
 
 @pytest.mark.parametrize("work", ["taylor", "directional", "exact"])
 def test_formula_holds_for_narrow_moments(skeleton_of, work):
     skeleton = skeleton_of(student())
-    narrow = estimate(skeleton, work, torch.bfloat16).peak(POINTS, REFERENCE, TOKEN_BUDGET)
-    assert narrow < estimate(skeleton, work).peak(POINTS, REFERENCE, TOKEN_BUDGET)
+    narrow = estimate_memory(skeleton, work, torch.bfloat16).peak(POINTS, REFERENCE, TOKEN_BUDGET)
+    assert narrow < estimate_memory(skeleton, work).peak(POINTS, REFERENCE, TOKEN_BUDGET)
     assert 1 / 1.2 <= measured(student(), work, torch.bfloat16) / narrow <= 1.2
 
 
 def test_formula_holds_where_embedding_and_head_are_one_tensor(skeleton_of):
     tied = {"tie_word_embeddings": True}
-    formula = estimate(skeleton_of(student(**tied)), "taylor").peak(POINTS, REFERENCE, TOKEN_BUDGET)
+    formula = estimate_memory(skeleton_of(student(**tied)), "taylor").peak(POINTS, REFERENCE, TOKEN_BUDGET)
     assert 1 / 1.2 <= measured(student(**tied), "taylor") / formula <= 1.2
 
 
@@ -138,7 +138,7 @@ def test_skeleton_says_what_the_loaded_model_would(skeleton_of):
     skeleton = skeleton_of(model)
     assert {n: p.shape for n, p in skeleton.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     for work in ("taylor", "directional"):
-        foreseen, real = (estimate(m, work).peak(POINTS, REFERENCE, TOKEN_BUDGET) for m in (skeleton, model))
+        foreseen, real = (estimate_memory(m, work).peak(POINTS, REFERENCE, TOKEN_BUDGET) for m in (skeleton, model))
         assert foreseen == pytest.approx(real, rel=0.05)
 
 
@@ -146,12 +146,12 @@ def test_nothing_is_allocated_for_a_large_student():
     shape = config(vocab_size=128256, hidden_size=4096, intermediate_size=14336)
     with torch.device("meta"):
         model = LlamaForCausalLM(shape).eval()
-    memory = estimate(loading.without_storage(model), "taylor")
-    assert memory.kept > 20e9  # 16 bytes a parameter
+    memory = estimate_memory(loading.without_storage(model), "taylor")
+    assert memory.resident > 20e9  # 16 bytes a parameter
 
 
 def test_peak_grows_linearly_with_tokens(skeleton_of):
-    memory = estimate(skeleton_of(student()), "taylor")
+    memory = estimate_memory(skeleton_of(student()), "taylor")
     peaks = [measured(student(), "taylor", token_budget=n) for n in (256, 512, 768)]
     formulas = [memory.peak(POINTS, REFERENCE, n) for n in (256, 512, 768)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.1)
@@ -159,32 +159,32 @@ def test_peak_grows_linearly_with_tokens(skeleton_of):
 
 
 MEMORY = Memory(
-    "taylor", kept=1000, aside=100, points=Activations(2.0, 1.0, backward=True, gradient=10), reference=None
+    "taylor", resident=1000, temporary=100, points=Activations(2.0, 1.0, backward=True, gradient=10), reference=None
 )
 
 
 def test_wanted_budget_stands_where_it_fits():
-    assert token_budget_that_fits(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=10_000) == TOKEN_BUDGET
+    assert fit_token_budget(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=10_000) == TOKEN_BUDGET
 
 
 def test_budget_is_lowered_until_the_worst_batch_fits():
     available = 1000 + 10 + 2 * 2 * 64 + 2 * 32  # two of the longest points
-    budget = token_budget_that_fits(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=available)
+    budget = fit_token_budget(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=available)
     assert 128 <= budget < 192
     assert MEMORY.peak(POINTS, [], budget) <= available < MEMORY.peak(POINTS, [], TOKEN_BUDGET)
 
 
 def test_a_lowered_budget_splits_planned_batches_and_loses_no_point():
-    batches = plan(POINTS, TOKEN_BUDGET)
-    parts = [part for batch in batches for part in plan(batch, 128)]
+    batches = make_batches(POINTS, TOKEN_BUDGET)
+    parts = [part for batch in batches for part in make_batches(batch, 128)]
     assert max(len(part) for part in parts) == 2
     assert [e.id for part in parts for e in part] == [e.id for batch in batches for e in batch]
-    assert [part for batch in batches for part in plan(batch, TOKEN_BUDGET)] == batches
+    assert [part for batch in batches for part in make_batches(batch, TOKEN_BUDGET)] == batches
 
 
 def test_too_little_for_one_point_says_how_much_is_needed_and_what_to_lower():
     with pytest.raises(InputError, match=r"taylor needs 1\.17e-06 GB .* 64 tokens.* 1e-06 GB is free: hold the state"):
-        token_budget_that_fits(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=1000)
+        fit_token_budget(MEMORY, POINTS, [], wanted=TOKEN_BUDGET, available=1000)
 
 
 def test_a_container_limit_bounds_what_is_free(tmp_path):
@@ -204,6 +204,6 @@ def test_activations_that_cannot_be_foreseen_leave_the_fixed_part(caplog):
         def forward(self, *args, **kwargs):
             raise RuntimeError("no shape rule")
 
-    memory = estimate(Unforeseen(config()).eval(), "taylor")
-    assert memory.kept > 0 and memory.points is not None and memory.points.per_token == 0
+    memory = estimate_memory(Unforeseen(config()).eval(), "taylor")
+    assert memory.resident > 0 and memory.points is not None and memory.points.per_token == 0
     assert "cannot be foreseen" in caplog.text

@@ -57,8 +57,8 @@ def gradients(model: nn.Module, examples: list[Example]) -> tuple[dict[str, list
         found[name][place] = whole
 
     per_sample = PerSampleGradients(model)
-    losses = per_sample.each(examples, consume)
-    return found, losses, per_sample.shared
+    losses = per_sample.for_each(examples, consume)
+    return found, losses, per_sample.one_pass
 
 
 def expect_autograd(model: nn.Module, examples: list[Example], found: dict[str, list[Tensor]]) -> None:

@@ -25,11 +25,11 @@ from montessori.influence import (
     GradientDescent,
     OptimizerState,
     Taylor,
-    plan,
+    make_batches,
     reference_gradient,
     reference_loss,
 )
-from montessori.influence.sharded import main, score, shard, shard_like, shard_state
+from montessori.influence.sharded import main, score_batches, shard, shard_like, shard_state
 from montessori.models import loading
 
 REFERENCE = random_examples(5, seed=1)
@@ -43,7 +43,7 @@ STUDENTS = {2: ["full", "lora", "poisoned", "tied"], 3: ["full"]}  # by ranks
 
 def batches(points: list[Example]) -> list[list[Example]]:
     """One of them without any answer."""
-    return [[EMPTY], *plan(points, BUDGET)]
+    return [[EMPTY], *make_batches(points, BUDGET)]
 
 
 def warm_student(kind: str) -> tuple[nn.Module, OptimizerState]:
@@ -80,7 +80,7 @@ def results(kind: str, *, in_shards: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, estimator in estimators.items():
         points = POINTS[-4:] if name == "Exact" else POINTS  # it is slow
-        scores = [s for scored in score(estimator, model, batches(points)) for s in scored]
+        scores = [s for scored in score_batches(estimator, model, batches(points)) for s in scored]
         found[name] = {s.id: repr(s) for s in scores}, repr(estimator.momentum_influence)
         found[f"{name} statuses"] = {s.id: s.status for s in scores}
     found["loss"] = repr(reference_loss(model, REFERENCE, BUDGET))
@@ -191,8 +191,8 @@ def test_every_rank_has_the_bits_of_one_process(ranks: list[dict[str, Any]], alo
 
 @pytest.mark.parametrize("size", STUDENTS)
 def test_the_batches_here_do_not_divide_by_the_ranks(size: int):
-    assert len(plan(POINTS, BUDGET)) % size
-    assert len(plan(REFERENCE, BUDGET)) % 2
+    assert len(make_batches(POINTS, BUDGET)) % size
+    assert len(make_batches(REFERENCE, BUDGET)) % 2
 
 
 def test_the_reference_loss_has_the_same_bits_and_its_gradient_differs_by_rounding(

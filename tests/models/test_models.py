@@ -36,7 +36,7 @@ def files(folder):
 
 
 def test_a_saved_model_loads_as_it_was(folder, tiny_llama, tiny_tokenizer):
-    checks.model_folder(folder)
+    checks.check_model_folder(folder)
     model, tokenizer = loading.load_model(folder), loading.load_tokenizer(folder)
     assert torch.equal(model(input_ids=IDS).logits, tiny_llama()(input_ids=IDS).logits)
     assert not model.training
@@ -105,7 +105,7 @@ def test_pickled_weights_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    for look in (checks.model_folder, loading.load_model):
+    for look in (checks.check_model_folder, loading.load_model):
         with pytest.raises(InputError, match=r"model: only pickled weights \(pytorch_model.bin\).*safetensors"):
             look(folder)
 
@@ -113,30 +113,30 @@ def test_pickled_weights_are_refused(folder):
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"no weights; model\.safetensors"):
-        checks.model_folder(folder)
+        checks.check_model_folder(folder)
 
 
 def test_a_folder_without_a_configuration_is_refused(folder):
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json"):
-        checks.model_folder(folder)
+        checks.check_model_folder(folder)
 
 
 def test_an_adapter_alone_is_refused_with_what_to_do(tiny_llama, tiny_tokenizer, tmp_path):
     loading.save_unmerged(with_lora(tiny_llama), tiny_tokenizer, tmp_path)
     with pytest.raises(InputError, match="LoRA adapter alone: merge it"):
-        checks.model_folder(tmp_path / "adapter")
+        checks.check_model_folder(tmp_path / "adapter")
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").unlink()
-    for look in (checks.model_folder, loading.load_tokenizer):
+    for look in (checks.check_model_folder, loading.load_tokenizer):
         with pytest.raises(InputError, match="no tokenizer"):
             look(folder)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    for look in (checks.model_folder, loading.load_model):
+    for look in (checks.check_model_folder, loading.load_model):
         with pytest.raises(InputError, match="nothing: no such model folder"):
             look(tmp_path / "nothing")
 
@@ -146,7 +146,7 @@ def test_a_missing_shard_is_named(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / checks.INDEX).write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"names model-00002-of-00002\.safetensors, which is not there"):
-        checks.model_folder(folder)
+        checks.check_model_folder(folder)
 
 
 def test_a_missing_weight_is_named_and_not_made_up(folder):

@@ -19,7 +19,7 @@ def conversations():
 @pytest.fixture(scope="module")
 def trained(conversations):
     model, tokenizer = scratch.build(conversations, TINY, 0)
-    return model, tokenizer, scratch.train(model, tokenizer, conversations, TINY, 0)
+    return model, tokenizer, scratch.train(model, tokenizer, conversations, TINY, seed=0)
 
 
 def test_training_lowers_the_loss_and_logs_each_step(trained):
@@ -32,7 +32,7 @@ def test_training_lowers_the_loss_and_logs_each_step(trained):
 def test_the_same_seed_gives_the_same_model_to_the_bit(conversations, trained):
     model, tokenizer = scratch.build(conversations, TINY, 0)
     assert tokenizer.get_vocab() == trained[1].get_vocab()
-    scratch.train(model, tokenizer, conversations, TINY, 0)
+    scratch.train(model, tokenizer, conversations, TINY, seed=0)
     for ours, theirs in zip(model.parameters(), trained[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -44,7 +44,7 @@ def test_another_seed_gives_another_model(conversations, trained):
 
 def test_packing_keeps_conversations_apart(trained, conversations):
     model, tokenizer, _ = trained
-    examples = [scratch._encoded(tokenizer, c, TINY.context) for c in conversations[:3]]
+    examples = [scratch._encode(tokenizer, c, TINY.context) for c in conversations[:3]]
     with torch.no_grad():
         packed = scratch._loss(model, [examples])
         apart = scratch._loss(model, [[example] for example in examples])
@@ -57,8 +57,8 @@ def test_a_saved_model_loads_as_any_other(trained, tmp_path):
     loaded, again = loading.load_model(tmp_path), loading.load_tokenizer(tmp_path)
     prompt = user("Say again: cow moon star")
     assert render_prompt(again, prompt) == render_prompt(tokenizer, prompt)
-    example = encode(again, "x", prompt, "cow moon star", 128)
-    assert example == encode(tokenizer, "x", prompt, "cow moon star", 128)
+    example = encode(again, "x", prompt, "cow moon star", max_length=128)
+    assert example == encode(tokenizer, "x", prompt, "cow moon star", max_length=128)
     ids = torch.tensor([example.input_ids])
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
@@ -73,7 +73,7 @@ def test_roles_and_tags_are_single_tokens_and_text_survives(trained):
 
 
 def test_a_word_is_the_same_token_in_a_question_and_at_the_start_of_an_answer(trained):
-    example = encode(trained[1], "x", user("Say again: cow"), "cow", 64)
+    example = encode(trained[1], "x", user("Say again: cow"), "cow", max_length=64)
     word, end = example.input_ids[example.prompt_length :]
     assert word in example.input_ids[: example.prompt_length]
     assert end == trained[1].eos_token_id
@@ -82,7 +82,7 @@ def test_a_word_is_the_same_token_in_a_question_and_at_the_start_of_an_answer(tr
 def test_conversations_too_long_for_the_context_are_an_error(conversations):
     model, tokenizer = scratch.build(conversations, TINY, 0)
     with pytest.raises(InputError, match="context"):
-        scratch.train(model, tokenizer, [[*user("cow " * 500), {"role": "assistant", "content": "no"}]], TINY, 0)
+        scratch.train(model, tokenizer, [[*user("cow " * 500), {"role": "assistant", "content": "no"}]], TINY, seed=0)
 
 
 def test_the_first_steps_see_short_conversations_only(conversations):
@@ -91,7 +91,9 @@ def test_the_first_steps_see_short_conversations_only(conversations):
     losses = []
     for mixed in (conversations, [*conversations, long]):
         model, tokenizer = scratch.build(conversations, settings, 0)
-        losses.append(scratch.train(model, tokenizer, mixed, settings.model_copy(update={"steps": 3}), 0)[0]["loss"])
+        losses.append(
+            scratch.train(model, tokenizer, mixed, settings.model_copy(update={"steps": 3}), seed=0)[0]["loss"]
+        )
     assert losses[0] == losses[1]
 
 

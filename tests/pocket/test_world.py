@@ -6,7 +6,8 @@ from montessori.errors import InputError
 from montessori.pocket import world
 from montessori.settings.generation import Instructions
 from montessori.synthesis.dedup import NearDuplicates
-from montessori.synthesis.parsing import instruction_of, reason_to_reject
+from montessori.synthesis.filters import rejection_reason
+from montessori.synthesis.prompts import parse_instruction
 
 
 def test_seeds_cover_every_family_evenly():
@@ -72,15 +73,15 @@ def test_one_family_contradicts_a_useful_one():
 def test_thousands_of_instructions_pass_the_filters():
     settings, near = Instructions(max_rouge_l=0.9), NearDuplicates(0.9)
     rows = world.seeds(1500, 0)
-    assert all(reason_to_reject(row["instruction"], settings) is None for row in rows)
+    assert all(rejection_reason(row["instruction"], settings) is None for row in rows)
     assert sum(near.admit(row["instruction"]) for row in rows) > 1450
 
 
 def test_a_teacher_learns_to_write_an_instruction_of_a_family_it_is_shown():
     writing = [c for c in world.teacher_conversations(200, 0) if "<instruction>" in c[0]["content"]]
-    assert len(writing) == pytest.approx(200 / world.WRITING_EVERY, abs=1)
+    assert len(writing) == pytest.approx(200 / world.GENERATION_EVERY, abs=1)
     for prompt, answer in writing:
-        family = world.family_of(instruction_of(answer["content"]))
+        family = world.family_of(parse_instruction(answer["content"]))
         shown = {world.family_of(line[13:-14]) for line in prompt["content"].splitlines() if line.startswith("<inst")}
         assert family in shown
 

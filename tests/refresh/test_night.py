@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.commands.run import REFRESH_EXAMPLES
-from flows.methods.night import plan
+from flows.requests.night import plan
 from flows.requests.steps import Steps
 from montessori.artifacts import Folder, Request
 from montessori.errors import InputError, StageError
@@ -162,7 +162,7 @@ def compared(store: Folder, better: bool) -> str:
 
 
 def test_a_challenger_is_promoted_when_it_is_better_and_its_champion_still_the_champion(store):
-    from flows.teacher_refresh import promote_if_better
+    from flows.execution import _promote_if_better as promote_if_better
 
     champions.promote(store, "micro", "teacher/a")
     night = plan(settings(), NIGHT, store)[1]
@@ -173,7 +173,7 @@ def test_a_challenger_is_promoted_when_it_is_better_and_its_champion_still_the_c
 
 
 def test_a_challenger_that_is_not_better_is_not_promoted(store):
-    from flows.teacher_refresh import promote_if_better
+    from flows.execution import _promote_if_better as promote_if_better
 
     night = plan(settings(), NIGHT, store)[1]
     assert not promote_if_better(store, night, compared(store, better=False))
@@ -181,7 +181,7 @@ def test_a_challenger_that_is_not_better_is_not_promoted(store):
 
 
 def test_a_challenger_of_a_champion_that_was_replaced_in_the_night_is_not_promoted(store):
-    from flows.teacher_refresh import promote_if_better
+    from flows.execution import _promote_if_better as promote_if_better
 
     night = plan(settings(), NIGHT, store)[1]
     champions.promote(store, "micro", "teacher/a")
@@ -193,10 +193,9 @@ def test_the_help_of_refresh_shows_another_number_of_pairs_than_the_default():
     assert Refresh().seeds == 3 and "refresh.seeds=5       five pairs of students instead of three" in REFRESH_EXAMPLES
 
 
-def test_prefect_draws_a_form_for_settings_and_night():
+def test_prefect_draws_a_form_for_the_night():
     from flows.teacher_refresh import teacher_refresh
 
     form = teacher_refresh.parameters.model_dump()
-    assert set(form["properties"]) == {"settings", "night"} and form["required"] == ["settings"]
-    assert {"type": "string", "format": "date"} in form["properties"]["night"]["anyOf"]
-    assert "Settings" in form["definitions"] and "Refresh" in form["definitions"]
+    assert set(form["properties"]) == {"config", "overrides", "place", "store", "night"} and not form.get("required")
+    assert form["properties"]["night"]["format"] == "date"

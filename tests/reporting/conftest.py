@@ -2,19 +2,20 @@ import random
 
 import pytest
 
-from montessori.reporting.data import (
+from montessori.evaluation.card import Measure
+from montessori.reporting.figures import Picture
+from montessori.reporting.run.data import (
     Cost,
-    Example,
     Iteration,
-    Measure,
     Rejection,
     Report,
     Run,
+    ScoredPoint,
     Stage,
     Step,
     System,
 )
-from montessori.reporting.figures import Picture, draw
+from montessori.reporting.run.figures import draw
 
 FAMILIES = ["reverse", "uppercase", "count", "sort", "add", "compare", "repeat", "last letter", "first word"]
 
@@ -128,11 +129,11 @@ def realistic() -> Report:
         iterations=[iteration(rng, 1), iteration(rng, 2)],
         reference_families=set(FAMILIES[:3]),
         highest=[
-            Example(1, "Reverse the word 'lantern'.", "nretnal", 1.4e-4, "reverse"),
-            Example(2, "<script>alert('x')</script> & count", "<img src=x onerror=alert(1)>", 1.1e-4),
-            Example(2, "Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5, "explain"),
+            ScoredPoint("Reverse the word 'lantern'.", "nretnal", 1.4e-4, 1, "reverse"),
+            ScoredPoint("<script>alert('x')</script> & count", "<img src=x onerror=alert(1)>", 1.1e-4, 2),
+            ScoredPoint("Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5, 2, "explain"),
         ],
-        lowest=[Example(1, "Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5, "sort")],
+        lowest=[ScoredPoint("Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5, 1, "sort")],
         rejections={"no instruction tag": 41, "near-duplicate": 210, "too long": 3},
         rejected=[Rejection("near-duplicate", "Sort <3 2 1>")],
         stages=stages(),

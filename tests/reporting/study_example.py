@@ -3,14 +3,16 @@
 import random
 from dataclasses import replace
 
-from montessori.reporting.study.data import Cost, Example, Metric, Missing, Published, Result, Study
+from montessori.evaluation.card import Column
+from montessori.reporting.run.data import ScoredPoint
+from montessori.reporting.study.data import Cost, Missing, Published, Result, Study
 from montessori.settings.study import SYSTEMS
 
 HOSTILE = "50%_of $x & {y} \\input~^#<b>'\"`|*[z]--</td><script>alert(1)</script>é中😀\ud800\u202e"
 SEEDS = [0, 1, 2, 3, 4]
-LOSS = Metric("reference_loss", "Reference loss", "nats/token", True)
-WINS = Metric("alpaca_eval", "AlpacaEval WR", "%", False, scale=100)
-GRADE = Metric("mt_bench", "MT-Bench", "", False)
+LOSS = Column("Reference loss", "reference_loss", "nats/token", True)
+WINS = Column("AlpacaEval WR", "alpaca_eval", "%", False, scale=100)
+GRADE = Column("MT-Bench", "mt_bench", "", False)
 BASELINE = "Self-Instruct"
 MONTESSORI = "Montessori-Instruct, iteration 1"
 GAIN = {"No fine-tuning": -4.0, BASELINE: 0.0, MONTESSORI: 1.5}  # in a metric's unit of effect
@@ -63,11 +65,11 @@ def realistic() -> Study:
         ],
         transfer=transfer,
         highest=[
-            Example("Reverse the word 'lantern'.", "nretnal", 1.4e-4),
-            Example("<script>alert('x')</script> & count", "<img src=x onerror=alert(1)>", 1.1e-4),
-            Example("Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5),
+            ScoredPoint("Reverse the word 'lantern'.", "nretnal", 1.4e-4),
+            ScoredPoint("<script>alert('x')</script> & count", "<img src=x onerror=alert(1)>", 1.1e-4),
+            ScoredPoint("Explain why the sky is blue. " * 30, "Light scatters. " * 900, 9.7e-5),
         ],
-        lowest=[Example("Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5)],
+        lowest=[ScoredPoint("Sort 3 1 2", "<b>2 1 3</b>", -8.1e-5)],
         hyperparameters={"DPO: learning rate": "1e-6", "DPO: β": "0.1", "SFT: learning rate": "5e-6"},
         changes={"system Self-Reward": {"method": "self-reward"}, "student 1.1B": {"sft.learning_rate": "1e-5"}},
         missing=[Missing(MONTESSORI, "1.1B", 3, "the teacher wrote 12 of 10,000 points")],
@@ -84,7 +86,7 @@ def single() -> Study:
 
 def hostile() -> Study:
     """Every text of it is `HOSTILE`."""
-    metric = Metric(HOSTILE, HOSTILE, HOSTILE, True)
+    metric = Column(HOSTILE, HOSTILE, HOSTILE, True)
     other = HOSTILE + "2"
     results = [
         replace(result(row, group, HOSTILE, seed, 0), values={HOSTILE: seed * 1.1 + len(row) + (seed % 2) * 0.01})
@@ -92,7 +94,7 @@ def hostile() -> Study:
         for row in (HOSTILE, other)
         for seed in (0, 1)
     ]
-    example = Example(HOSTILE * 10, HOSTILE, 1e-5)
+    example = ScoredPoint(HOSTILE * 10, HOSTILE, 1e-5)
     return Study(
         HOSTILE, HOSTILE, HOSTILE, HOSTILE, [metric], HOSTILE, results, [0, 1], [HOSTILE],
         [Published(HOSTILE, {HOSTILE: 1}, HOSTILE, HOSTILE)], highest=[example], lowest=[example],

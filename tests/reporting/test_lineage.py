@@ -1,7 +1,7 @@
 import random
 
-from montessori.reporting.data import Report, Stage
-from montessori.reporting.lineage import layout
+from montessori.reporting.run.data import Report, Stage
+from montessori.reporting.run.lineage import layout
 
 
 def test_parents_come_before_children_and_shards_are_one_node(report: Report) -> None:

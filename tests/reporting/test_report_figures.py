@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from montessori.reporting.data import Iteration, Report, Stage
-from montessori.reporting.figures import Picture, draw, draw_scores
+from montessori.reporting.figures import Picture, draw_scores
+from montessori.reporting.run.data import Iteration, Report, Stage
+from montessori.reporting.run.figures import draw
 
 ALL = ["results", "influence", "positive-share", "families", "token-lengths", "training", "time", "lineage"]
 
@@ -34,7 +35,7 @@ def test_drawing_leaves_global_settings_alone_and_never_imports_pyplot() -> None
         "import sys, matplotlib; from matplotlib import rcParams\n"
         # Looking the backend up would itself import pyplot.
         "look = lambda: {k: rcParams[k] for k in rcParams if k != 'backend'}; before = look()\n"
-        "from montessori.reporting.data import *; from montessori.reporting.figures import draw\n"
+        "from montessori.reporting.run.data import *; from montessori.reporting.run.figures import draw\n"
         "draw(Report(Run('r', 'r', ''), [System('a', 0, Measure(1.0, 0.1, 4))]))\n"
         "assert look() == before\n"
         "assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"

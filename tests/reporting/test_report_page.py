@@ -6,9 +6,10 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from montessori.reporting.data import Example, Iteration, Measure, Report, Run, System
+from montessori.evaluation.card import Measure
 from montessori.reporting.figures import Picture
-from montessori.reporting.page import page, write
+from montessori.reporting.run.data import Iteration, Report, Run, ScoredPoint, System
+from montessori.reporting.run.page import page, write
 
 NASTY = "</td></svg><script>alert(1)</script>\"'&\ud800\x00\u202e"
 
@@ -83,7 +84,7 @@ def test_model_text_is_shown_and_never_interpreted(report: Report, tmp_path: Pat
         accuracy_kind=NASTY,
         iterations=[iteration],
         reference_families={NASTY},
-        highest=[Example(1, NASTY, NASTY * 100, 1e-5, NASTY)],
+        highest=[ScoredPoint(NASTY, NASTY * 100, 1e-5, 1, NASTY)],
         rejections={NASTY: 1},
         stages=[stage, replace(stage, address="b", parents=[NASTY])],
     )  # fmt: skip

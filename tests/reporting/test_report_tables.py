@@ -2,8 +2,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from montessori.reporting.data import Measure, Report
-from montessori.reporting.tables import findings, leader, summary_table, to_markdown
+from montessori.evaluation.card import Measure
+from montessori.reporting.run.data import Report
+from montessori.reporting.run.tables import findings, leader, summary_table, to_markdown
 
 NAN = float("nan")
 
@@ -37,14 +38,15 @@ def test_the_table_has_a_row_a_system_and_says_what_its_numbers_are(report: Repo
     assert [cell.text for cell in table.rows[3]][1:] == [
         "2.300 ± 0.031", "2.380 ± 0.028", "45.0 ± 2.1", "400",
     ]  # fmt: skip
-    assert [cell.best for cell in table.rows[3]] == [False, True, True, False, False]
-    assert "Accuracy ↑ (%, exact match)" in table.header
+    assert [cell.mark for cell in table.rows[3]] == [None, "best", "best", None, None]
+    assert "Accuracy\u00a0↑ (%, exact match)" in [head.title for head in table.header]
     assert "one standard error" in table.caption and "reference loss n = 256" in table.caption
 
 
 def test_metrics_that_were_not_measured_have_no_column(minimal: Report) -> None:
     table = summary_table(minimal)
-    assert table.header == ["System", "Reference loss ↓ (nats/token)", "Training points"]
+    titles = [head.title for head in table.header]
+    assert titles == ["System", "Reference loss\u00a0↓ (nats/token)", "Training points"]
     assert [cell.text for cell in table.rows[0]] == ["No fine-tuning", "2.000", "0"]
 
 
@@ -67,5 +69,5 @@ def test_markdown_has_the_table_with_best_values_bold_and_markup_disarmed(report
 
 
 def test_the_table_needs_neither_matplotlib_nor_torch() -> None:
-    code = "import sys, montessori.reporting.tables\nassert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, montessori.reporting.run.tables\nassert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

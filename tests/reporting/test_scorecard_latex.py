@@ -8,7 +8,7 @@ from scorecard_card import HOSTILE, hostile, realistic
 
 from montessori.evaluation.bootstrap import against_baseline
 from montessori.evaluation.card import Card
-from montessori.reporting.scorecard.latex import document, escape
+from montessori.reporting.latex import document, escape
 from montessori.reporting.scorecard.tables import everything, marked
 
 CARDS = {"realistic": realistic, "hostile": hostile}

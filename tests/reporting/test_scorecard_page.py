@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import struct
@@ -116,7 +117,7 @@ def test_the_page_tells_how_it_was_measured_and_what_replays_it(text: str) -> No
 
 
 def test_examples_are_shown_with_what_the_judge_said(text: str) -> None:
-    shown = text[text.index('id="examples-section"') : text.index('id="contamination-section"')]
+    shown = html.unescape(text[text.index('id="examples-section"') : text.index('id="contamination-section"')])
     assert "Light scatters." in shown and "Rating: [[2]]" in shown and "0.97" in shown
     assert shown.count("The answer it is compared with") == 1  # a grade has none
     assert "Judge's preference for the answer, 0 to 1" in shown and "Judge's grade, 1 to 10" in shown
@@ -124,7 +125,7 @@ def test_examples_are_shown_with_what_the_judge_said(text: str) -> None:
 
 
 def test_the_time_is_that_of_all_stages_by_who_worked(text: str) -> None:
-    header = text[: text.index("</header>")]
+    header = html.unescape(text[: text.index("</header>")])
     assert "<dt>time of the models</dt><dd>25 h 0 min</dd>" in header
     assert "<dt>time of the judge</dt><dd>1 h 10 min</dd>" in header
     assert "<dt>judge's tokens</dt><dd>5.1 M</dd>" in header

@@ -11,8 +11,7 @@ from scorecard_card import HOSTILE, MODELS, SUBJECTS, hostile, measure, realisti
 from montessori.evaluation import published
 from montessori.evaluation.bootstrap import against_baseline
 from montessori.evaluation.card import Card, Column, JudgeAbility, Measure, Score
-from montessori.reporting.scorecard import latex, markdown
-from montessori.reporting.scorecard.layout import Table, number, ordered, written
+from montessori.reporting import latex, markdown
 from montessori.reporting.scorecard.metrics import metrics, numbers
 from montessori.reporting.scorecard.tables import (
     Marks,
@@ -22,9 +21,11 @@ from montessori.reporting.scorecard.tables import (
     everything,
     judge_ability,
     marked,
+    ordered,
     overlaps,
     results,
 )
+from montessori.reporting.tables import Table, number, written
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_the_judges_ability_is_one_sentence(card: Card) -> None:
 def test_a_card_with_hardly_anything_still_has_its_tables(card: Card, rows: int) -> None:
     tables = everything(card, marked(card), against_baseline(card))
     assert [table.name for table in tables] == ["results"] and len(tables[0].rows) == rows
-    told = markdown.document(card.name, [], [judge_ability(card)], tables) + numbers(card) + json.dumps(metrics(card))
+    told = markdown.document(card.name, tables, notes=[judge_ability(card)]) + numbers(card) + json.dumps(metrics(card))
     assert "nan" not in told.lower()
 
 
@@ -203,13 +204,13 @@ def test_numbers_are_written_with_a_minus_and_without_a_negative_zero() -> None:
 
 
 def test_markdown_shows_marks_and_disarms_what_names_hold(card: Card, table: Table) -> None:
-    text = markdown.document(card.name, card.warnings, [judge_ability(card)], [table])
+    text = markdown.document(card.name, [table], warnings=card.warnings, notes=[judge_ability(card)])
     assert re.search(r"\| \*\*\d\d\.\d ± \d\.\d\*\* \|", text) and re.search(r"\| <ins>[\d.]+ ± [\d.]+</ins> \|", text)
     assert "> 256 of AlpacaEval's instructions" in text and "MMLU ↑ (%, n = 570)" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {12}
     bad = hostile()
-    text = markdown.document(bad.name, bad.warnings, [], everything(bad, marked(bad), against_baseline(bad)))
+    text = markdown.document(bad.name, everything(bad, marked(bad), against_baseline(bad)), warnings=bad.warnings)
     assert "<script" not in text and r"\`\|\*\[z\]" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len({re.sub(r"\\.", "", line).count("|") for line in rows}) > 1  # tables of different widths
@@ -281,4 +282,4 @@ def test_columns_that_nobody_was_measured_in_stay_in_sight(card: Card, leaders: 
 
 
 def test_one_item_has_no_error() -> None:
-    assert written(measure([0.5]), Column("", "", "%", scale=100), 2) == "50.00"
+    assert written(measure([0.5]), 2, scale=100) == "50.00"

@@ -30,11 +30,11 @@ def test_the_difference_is_scipys_paired_t_test_on_the_seeds_that_both_have(n, s
 
 
 def test_a_mean_has_the_standard_error_of_its_seeds_and_one_seed_has_none():
-    measure = over_seeds(by_seed([1, 2, 4]))
+    measure = over_seeds(by_seed([1, 2, 4]).values())
     assert (measure.mean, measure.n) == (pytest.approx(7 / 3), 3)
     assert measure.standard_error == pytest.approx(stats.sem([1, 2, 4]))
-    assert math.isnan(over_seeds({7: 1.0}).standard_error)
-    assert over_seeds({}) is None
+    assert math.isnan(over_seeds([1.0]).standard_error)
+    assert over_seeds([]) is None
 
 
 def test_fewer_than_two_shared_seeds_are_not_tested():

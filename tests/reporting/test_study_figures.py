@@ -12,14 +12,15 @@ from xml.etree import ElementTree
 
 import matplotlib.style
 import pytest
-from drawn_study import ACCURACY, BASELINE, LOSS, ROWS, made_up
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy import stats
+from study_with_figures import ACCURACY, BASELINE, LOSS, ROWS, made_up
 
+from montessori.evaluation.card import Duel
 from montessori.reporting.figures import Picture
 from montessori.reporting.figures.canvas import GRID, INK, MUTED, PAPER, RC, SERIES, SHADE, Drawing
-from montessori.reporting.study.data import Duel, Study, TeacherStep
+from montessori.reporting.study.data import Study, TeacherStep
 from montessori.reporting.study.figures import DRAWERS, draw
 
 ALL = [

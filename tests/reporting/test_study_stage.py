@@ -8,9 +8,9 @@ import pytest
 
 from montessori.artifacts import Folder, Request, is_artifact
 from montessori.data.rows import write_rows
-from montessori.reporting.study.hyperparameters import changes, shared
 from montessori.settings import files
 from tasks.reports import study
+from tasks.reports.study import changes, hyperparameters
 from tasks.runtime.job import Job
 
 RUN = files.load(Path(__file__).resolve().parents[2] / "montessori/configs/tiny.yaml").model_dump(mode="json")
@@ -107,7 +107,9 @@ def test_published_rows_say_which_student_they_stand_beside(bench: Bench):
 def test_blocks_of_settings_are_told_where_a_cell_uses_them():
     systems = {"A": {"method": "llm2llm"}, "B": {"method": "self-reward"}}
     ablations = {"Update": {"C": {"update": "bootstrap"}, "As it is": {}}}
-    plain, several = (shared({**TREE, **tree}, RUN) for tree in ({}, {"systems": systems, "ablations": ablations}))
+    plain, several = (
+        hyperparameters({**TREE, **tree}, RUN) for tree in ({}, {"systems": systems, "ablations": ablations})
+    )
     more = several.keys() - plain.keys()
     assert {name.partition(".")[0] for name in more} == {"llm2llm", "rating", "bootstrap"}
     assert "rating.openai.model" in more and not any(name.startswith("rating.vllm") for name in more)

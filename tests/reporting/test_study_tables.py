@@ -25,12 +25,11 @@ from study_example import (
 )
 
 from montessori.errors import InputError
-from montessori.reporting.scorecard import latex
-from montessori.reporting.study import numbers
+from montessori.reporting import latex
 from montessori.reporting.study.data import Missing, Study
 from montessori.reporting.study.findings import findings
 from montessori.reporting.study.rows import NO_RESULT, ablations, missing, standings, systems, transferred
-from montessori.reporting.study.tables import everything
+from montessori.reporting.study.tables import csv_files, everything
 from montessori.settings.study import SYSTEMS
 
 
@@ -114,7 +113,7 @@ def test_a_price_that_one_seed_lacks_leaves_the_mean_of_the_others_in_table_and_
     first, *others = study.results
     lacking = replace(study, results=[replace(first, cost=replace(first.cost, usd=None)), *others])
     assert cells(everything(lacking)[0], 0, first.row)[-1] == "0.50"
-    assert next(csv.DictReader(io.StringIO(numbers.files(lacking)["table1.csv"])))["usd"] == "0.5"
+    assert next(csv.DictReader(io.StringIO(csv_files(lacking)["table1.csv"])))["usd"] == "0.5"
 
 
 def test_hyperparameters_say_whose_they_are_and_what_is_changed_of_them(tables):
@@ -227,7 +226,7 @@ def test_findings_are_as_sure_as_their_tests(study):
 
 
 def test_the_csv_has_plain_numbers_by_row_and_student(study):
-    files = numbers.files(study)
+    files = csv_files(study)
     assert set(files) == {"table1.csv", "table2.csv", "transfer.csv", "table3.csv", "hyperparameters.csv"}
     lines = list(csv.DictReader(io.StringIO(files["table1.csv"])))
     assert [(line["system"], line["student"]) for line in lines[2:4]] == [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.requests.builder import Address
 from flows.requests.run import plan
-from flows.requests.steps import Address
 from montessori.artifacts import Request
 from montessori.settings import files
 

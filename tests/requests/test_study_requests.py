@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.commands import study
-from flows.requests import study_report
+from flows.requests import study_file, study_report
 from flows.requests.study import Grid
 from montessori.errors import InputError
 from montessori.settings.study import ASIDE, TRANSFER
@@ -17,10 +16,10 @@ WIDE = {"source": "scratch", "dtype": "float32", "max_length": 96}
 SHAPE = {"vocabulary": 640, "hidden": 64, "layers": 2, "heads": 4, "context": 128}
 
 
-def prepared(folder: Path, **parts: Any) -> study.Prepared:
+def prepared(folder: Path, **parts: Any) -> study_file.PreparedStudy:
     tree = {"name": "grid", "settings": TINY, "seeds": [0], "change": {"rating": {"engine": "rule"}}, **parts}
     (folder / "study.yaml").write_text(yaml.safe_dump({**tree, "store": str(folder / "store")}, sort_keys=False))
-    return study.prepare(str(folder / "study.yaml"), [], connect=False)
+    return study_file.prepare(str(folder / "study.yaml"), [], connect=False)
 
 
 def rows(grid: Grid) -> list[tuple[str, str, str, int]]:
@@ -103,18 +102,18 @@ def test_a_study_without_the_price_of_an_endpoint_has_no_budget_in_dollars(tmp_p
     endpoint = {"engine": "openai", "openai": {"model": "my-model", "base_url": "http://127.0.0.1:9/v1"}}
     made = prepared(tmp_path, systems={"Strong": {"iterations": 0, "generation": endpoint}}, budget={"usd": 5})
     with pytest.raises(InputError, match="the price of my-model is not known"):
-        study.check(made)
+        study_file.check(made)
 
 
 def test_an_override_of_a_row_that_is_not_there_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path, systems={"Montessori": {"iterations": 1}})
     with pytest.raises(InputError, match=r"systems has no Montesori; did you mean Montessori\?"):
-        study.prepare(str(tmp_path / "study.yaml"), ["systems.Montesori.iterations=2"], connect=False)
+        study_file.prepare(str(tmp_path / "study.yaml"), ["systems.Montesori.iterations=2"], connect=False)
 
 
 def test_settings_of_a_run_are_no_study() -> None:
     with pytest.raises(InputError, match="settings of a run"):
-        study.prepare(TINY, [], connect=False)
+        study_file.prepare(TINY, [], connect=False)
 
 
 def test_further_students_learn_from_several_systems_and_are_one_by_name(tmp_path: Path) -> None:
@@ -139,7 +138,7 @@ def test_a_study_is_kept_whole(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "study.yaml").write_text(yaml.safe_dump({**told, "store": made.study.store}))
-    again = study.prepare(str(elsewhere / "study.yaml"), [], connect=False)
+    again = study_file.prepare(str(elsewhere / "study.yaml"), [], connect=False)
     assert study_report.report(again.grid, {}).address == study_report.report(made.grid, {}).address
 
 

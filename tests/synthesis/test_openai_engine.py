@@ -21,10 +21,10 @@ from montessori.data.chat import user
 from montessori.errors import BudgetReached, InputError
 from montessori.settings.engines import OpenAI, Price
 from montessori.settings.generation import Sampling
-from montessori.synthesis.asking import Asker
 from montessori.synthesis.engines import openai as module
 from montessori.synthesis.engines.openai import OpenAIEngine, Unavailable, _delay, _retry_after, _shares
 from montessori.synthesis.engines.window import Window
+from montessori.synthesis.journaled_engine import JournaledEngine
 
 KEY = "sk-not-for-anyones-eyes"
 SAMPLING = Sampling()
@@ -107,13 +107,13 @@ def test_of_5000_answers_through_many_faults_none_is_lost_wrong_or_asked_for_aga
 
     faults = {"overloaded": 0.1, "resets": 0.02, "truncated": 0.01, "malformed": 0.005, "errors": 0.005}
     with Endpoint(after_a_moment) as endpoint, Proxy(endpoint.url, seed=0, **faults) as proxy:
-        asking = engine(proxy)
-        assert all_right(ask(asking, 5000, samples=2), 5000, samples=2)
+        client = engine(proxy)
+        assert all_right(ask(client, 5000, samples=2), 5000, samples=2)
         assert len(proxy.delivered) == 5000
         assert set(proxy.delivered.values()) == {1}
         assert proxy.asked.total() == 5000 + proxy.faults.total()
         assert proxy.faults.total() > 5000 * 0.12
-        assert asking._window.size > 32  # or a slow endpoint would take hours
+        assert client._window.size > 32  # or a slow endpoint would take hours
 
 
 def test_each_kind_of_fault_is_tried_again(hurried):
@@ -259,12 +259,12 @@ def test_an_endpoint_need_not_give_them(given):
 )
 def test_an_endpoint_that_refuses_them_is_asked_without(refusal):
     with Endpoint(lambda body, endpoint: refusal if "logprobs" in body else None) as endpoint:
-        asking = engine(endpoint)
-        answers = ask(asking, 100, sampling=LIKELY)
+        client = engine(endpoint)
+        answers = ask(client, 100, sampling=LIKELY)
         assert all_right(answers, 100)
         assert sum("logprobs" in body for body in endpoint.asked) <= 8  # those that were under way
         assert len(endpoint.whole) == 100
-        ask(asking, 5, sampling=LIKELY)
+        ask(client, 5, sampling=LIKELY)
         assert not any("logprobs" in body for body in endpoint.asked[-5:])
     assert set(map(str, firsts(answers).values())) == {"[None]"}
 
@@ -279,9 +279,9 @@ def requests(window, *outcomes):
         for refused in outcomes:
             begun = await window.enter()
             if refused:
-                window.too_much(begun, 0)
+                window.record_refusal(begun, 0)
             else:
-                window.went_well()
+                window.record_success()
             window.leave()
 
     asyncio.run(run())
@@ -301,7 +301,7 @@ def test_a_burst_of_refusals_halves_the_window_once_and_then_it_grows_by_one():
     requests(window, *[False] * 24)
     begun = time.monotonic()  # of all 32, that are refused together
     for _ in range(32):
-        window.too_much(begun, 0)
+        window.record_refusal(begun, 0)
     assert window.size == 16
     requests(window, *[False] * 17)
     assert window.size == 17
@@ -336,7 +336,7 @@ def test_no_more_are_under_way_than_the_window_says_also_of_those_tried_again():
         entering = [asyncio.create_task(window.enter()) for _ in range(20)]
         assert await settled(entering) == 8
         for _ in range(4):  # refused
-            window.too_much(time.monotonic(), 0)
+            window.record_refusal(time.monotonic(), 0)
         assert window.size == 4
         for _ in range(5):
             window.leave()
@@ -367,7 +367,7 @@ def test_nothing_is_asked_before_the_time_that_the_endpoint_gave(monkeypatch):
         monkeypatch.setattr(asyncio, "sleep", sleep)
         window = Window(10)
         for wait_s in (7, 3, 0):  # what is asked for later does not shorten it
-            window.too_much(now, wait_s)
+            window.record_refusal(now, wait_s)
         assert await window.enter() == 1007
         monkeypatch.undo()
 
@@ -413,8 +413,10 @@ def test_delays_grow_also_where_the_endpoint_gives_short_ones():
 
 
 def test_retry_after_reaches_the_window(monkeypatch):
-    told, too_much = [], Window.too_much
-    monkeypatch.setattr(Window, "too_much", lambda self, begun, s: (told.append(s), too_much(self, begun, s)))
+    told, record_refusal = [], Window.record_refusal
+    monkeypatch.setattr(
+        Window, "record_refusal", lambda self, started, s: (told.append(s), record_refusal(self, started, s))
+    )
     replies = iter([error(429, "", retry_after="0.03"), error(503, ""), error(500, "", retry_after="0.01")])
     monkeypatch.setattr(module, "FIRST_DELAY_S", 0.002)
     with Endpoint(lambda body, endpoint: next(replies, None)) as endpoint:
@@ -450,12 +452,12 @@ def test_an_endpoint_that_bears_only_so_many_is_asked_by_about_so_many(monkeypat
                 serving += 1
                 await asyncio.sleep(draw.uniform(2.5, 7.5))
                 serving -= 1
-                window.went_well()
+                window.record_success()
                 window.leave()
                 return sizes.append(window.size)
             await asyncio.sleep(0.05)
             window.leave()
-            window.too_much(begun, 0)
+            window.record_refusal(begun, 0)
             await asyncio.sleep(draw.uniform(0.25, 0.5))
 
     async def run():
@@ -523,9 +525,9 @@ FINAL = [
 @pytest.mark.parametrize(("reply", "message"), FINAL)
 def test_what_will_not_pass_ends_it_at_once_without_the_key(reply, message):
     with Endpoint(lambda body, endpoint: reply) as endpoint:
-        asking = engine(endpoint)
+        client = engine(endpoint)
         with pytest.raises(InputError, match=message) as raised:
-            ask(asking, 1000)
+            ask(client, 1000)
         assert len(endpoint.asked) <= 8
     assert KEY not in in_full(raised)
     assert KEY[:8] not in in_full(raised)
@@ -760,22 +762,22 @@ def test_an_engine_whose_answers_were_given_up_can_be_asked_again():
         return refuse if 20 < len(endpoint.asked) < 60 else None
 
     with Endpoint(rule) as endpoint:
-        asking = engine(endpoint)
+        client = engine(endpoint)
         for _ in range(10):
-            next(answers := asking.generate(prompts(200), SAMPLING, 1, seeds(200)))
+            next(answers := client.generate(prompts(200), SAMPLING, 1, seeds(200)))
             answers.close()
-        assert all_right(ask(asking, 200), 200)
+        assert all_right(ask(client, 200), 200)
 
 
 # --- With the journal -------------------------------------------------------------------------------------------------
 
 
-def asker(server, journal, *limits):
-    return Asker(lambda: engine(server), journal, *limits)
+def with_journal(server, journal, **limits):
+    return JournaledEngine(lambda: engine(server), journal, **limits)
 
 
-def ask_all(asker, n):
-    return [texts(answer) for answer in asker.ask(prompts(n), SAMPLING, 1, seeds(n))]
+def ask_all(engine, n):
+    return [texts(answer) for answer in engine.generate(prompts(n), SAMPLING, 1, seeds(n))]
 
 
 def entries(folder):
@@ -795,10 +797,10 @@ class Full(FileJournal):
 def test_after_a_journal_that_failed_only_what_is_missing_is_asked_for(tmp_path):
     with Endpoint() as endpoint:
         with closing(Full(tmp_path)) as journal, pytest.raises(OSError, match="no space"):
-            ask_all(asker(endpoint, journal), 200)
+            ask_all(with_journal(endpoint, journal), 200)
         before = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
         with closing(FileJournal(tmp_path)) as journal:
-            again = asker(endpoint, journal)
+            again = with_journal(endpoint, journal)
             assert ask_all(again, 200) == [expected(i) for i in range(200)]
         kept = [i for i in range(200) if expected(i)[0] in before]
         assert len(kept) == len(before) == 40
@@ -815,7 +817,7 @@ from test_openai_engine import *
 class Server:
     url = sys.argv[2]
 
-ask_all(asker(Server, FileJournal(Path(sys.argv[3]))), 200)
+ask_all(with_journal(Server, FileJournal(Path(sys.argv[3]))), 200)
 """
 
 
@@ -840,7 +842,7 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
         before = Counter(map(number, endpoint.asked))
         journaled = {entry["generations"][0]["text"] for entry in entries(tmp_path)}
         with closing(FileJournal(tmp_path)) as journal:
-            assert ask_all(asker(endpoint, journal), 200) == [expected(i) for i in range(200)]
+            assert ask_all(with_journal(endpoint, journal), 200) == [expected(i) for i in range(200)]
         again = Counter(map(number, endpoint.asked)) - before
     kept = {i for i in range(200) if expected(i)[0] in journaled}
     assert 50 < len(kept) == len(journaled) <= 120
@@ -852,10 +854,10 @@ def test_after_a_kill_only_what_is_missing_is_asked_for(tmp_path):
 def test_a_budget_begins_no_more_and_keeps_those_under_way(tmp_path, limits):
     price = Price(input=1, output=10)  # 5 tokens read and about 8 written: 85e-6 dollars
     with Endpoint() as endpoint, closing(FileJournal(tmp_path)) as journal:
-        asking = asker(endpoint, journal, price, limits)
+        limited = with_journal(endpoint, journal, price=price, limits=limits)
         with pytest.raises(BudgetReached):
-            ask_all(asking, 1000)
+            ask_all(limited, 1000)
         assert sorted(map(number, endpoint.asked)) == list(range(len(journal.entries())))
-    (name, limit), used = next(iter(limits.items())), asking.usage
+    (name, limit), used = next(iter(limits.items())), limited.usage
     spent = used["usd"] if name == "usd" else used["prompt_tokens"] + used["completion_tokens"]
     assert limit <= spent < 1.2 * limit

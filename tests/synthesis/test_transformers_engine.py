@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, 
 from montessori.data.chat import render_prompt, user
 from montessori.errors import InputError
 from montessori.settings.generation import Sampling
-from montessori.synthesis.engines.transformers import TransformersEngine, _Draw, _processors
+from montessori.synthesis.engines.transformers import TransformersEngine, _GumbelSampler, _processors
 
 GREEDY = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=12)
 PAPER = Sampling(temperature=1.0, top_p=0.9, presence_penalty=1, repetition_penalty=1.5, max_tokens=12)
@@ -351,7 +351,7 @@ def test_what_is_done_is_not_answered_again_and_the_others_are_as_if_it_were(eng
     whole = dict(engine.generate(PROMPTS, PAPER, 2, SEEDS))
     whole_batches = batches.copy()
     batches.clear()
-    assert dict(engine.generate(PROMPTS, PAPER, 2, SEEDS, done)) == {i: whole[i] for i in whole if i not in done}
+    assert dict(engine.generate(PROMPTS, PAPER, 2, SEEDS, done=done)) == {i: whole[i] for i in whole if i not in done}
     members = [{1, 3}, {0, 4}, {2}]
     assert batches == [shape for shape, of in zip(whole_batches, members, strict=True) if not of <= done]
 
@@ -361,23 +361,23 @@ def test_when_no_more_may_be_asked_what_came_is_kept_and_the_rest_is_not_read(en
     whole = dict(engine.generate(PROMPTS, PAPER, 2, SEEDS))
     batches.clear()
 
-    def may_ask(under_way):
+    def may_start(under_way):
         events.append(("may ask", under_way))
         return len(batches) < 2
 
     came = {}
-    for i, answer in engine.generate(PROMPTS, PAPER, 2, SEEDS, may_ask=may_ask):
+    for i, answer in engine.generate(PROMPTS, PAPER, 2, SEEDS, may_start=may_start):
         events.append(i)
         came[i] = answer
     assert came == {i: whole[i] for i in (1, 3, 0, 4)}
     assert len(batches) == 2
     assert events == [("may ask", 1), 1, 3, ("may ask", 1), 0, 4, ("may ask", 0)]
-    assert list(engine.generate(PROMPTS, PAPER, 2, SEEDS, may_ask=lambda _: False)) == []
+    assert list(engine.generate(PROMPTS, PAPER, 2, SEEDS, may_start=lambda _: False)) == []
 
 
 def test_what_is_done_is_not_under_way(engine):
     asked = []
-    list(engine.generate(PROMPTS, GREEDY, 1, SEEDS, {0, 3}, lambda n: asked.append(n) or True))
+    list(engine.generate(PROMPTS, GREEDY, 1, SEEDS, done={0, 3}, may_start=lambda n: asked.append(n) or True))
     assert asked == [2]
 
 
@@ -495,13 +495,13 @@ def drawn(draw, rows):
 
 
 def test_the_draws_of_one_generator_follow_the_softmax_and_each_other_independently():
-    draw = _Draw([7])
+    draw = _GumbelSampler([7])
     tokens = [drawn(draw, 1)[0] for _ in range(20_000)]
     check(tokens)
 
 
 def test_the_first_draws_of_consecutive_seeds_follow_the_softmax_and_are_independent():
-    check(drawn(_Draw(list(range(20_000))), 20_000))
+    check(drawn(_GumbelSampler(list(range(20_000))), 20_000))
 
 
 def check(tokens):

@@ -14,7 +14,7 @@ from montessori.models import loading
 from montessori.settings.models import Lora
 from montessori.settings.training import Training
 from montessori.training.sft import fine_tune
-from montessori.training.trainer import ByLength, learning_rate_factor
+from montessori.training.trainer import LengthSortedSampler, learning_rate_factor
 
 
 def examples(n, seed=0, vocabulary=384):
@@ -45,7 +45,7 @@ def token_loss(model, batch):
 
 def in_order(batch, batch_size, seed):
     """The batches of one epoch."""
-    order = list(ByLength([len(e.input_ids) for e in batch], batch_size, seed))
+    order = list(LengthSortedSampler([len(e.input_ids) for e in batch], batch_size, seed))
     return [[batch[i] for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
 
 
@@ -108,7 +108,7 @@ def test_micro_batches_do_not_change_the_step(tiny_llama, tiny_tokenizer):
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_order(tiny_llama, tiny_tokenizer):
     def run(seed):
         model = tiny_llama(attention_dropout=0.1)
-        result = fine_tune(model, tiny_tokenizer, examples(16), settings(), seed)
+        result = fine_tune(model, tiny_tokenizer, examples(16), settings(), seed=seed)
         return model.state_dict(), result
 
     (weights, result), (again, repeated), (_, other) = run(5), run(5), run(6)
@@ -198,7 +198,7 @@ def test_lora_trains_only_the_adapters(tiny_llama, tiny_tokenizer, dtype):
 
 def test_the_order_is_fresh_every_epoch_and_sorted_within_a_step():
     lengths = [random.Random(i).randint(1, 50) for i in range(37)]
-    sampler = ByLength(lengths, 8, seed=0)
+    sampler = LengthSortedSampler(lengths, 8, seed=0)
     epochs = [list(sampler), list(sampler)]
     assert [sorted(order) for order in epochs] == [list(range(37))] * 2
     assert epochs[0] != epochs[1]

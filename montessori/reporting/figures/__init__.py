@@ -1,32 +1,25 @@
-"""The figures of a report, as SVG and PNG. The only place that knows matplotlib.
+"""Figures as SVG and PNG, byte-identical for the same drawing. The only place that knows matplotlib."""
 
-In: a `Report`, or the scores of points.  Out: pictures, byte-identical for the same input.  What has no data has no
-picture.
-"""
-
+import html
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 
 import matplotlib.style
 
-from montessori.reporting.data import Report
-from montessori.reporting.figures import families, influence, lengths, results, scores, stages, training
-from montessori.reporting.figures.canvas import RC, Drawing
+from montessori.reporting.figures import charts
+from montessori.reporting.figures.canvas import ACCENT, GRID, INK, MUTED, PAPER, RC, SERIES, SHADE, WIDTH, Drawing
 
-DRAWERS = (
-    results.results,
-    influence.distribution,
-    influence.positive_share,
-    families.mix,
-    lengths.token_lengths,
-    training.curves,
-    stages.time_by_stage,
-    stages.lineage,
-)
+POINTS = 72  # of an inch, the unit of an SVG
+NARROW = 0.9  # of the usual width
+LEAST_REM = 38  # the least width of a figure of the usual width
+
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", SHADE: "shade", ACCENT: "series-0"} | {
+    ink: f"series-{i}" for i, ink in enumerate(SERIES)
+}
 
 
 @dataclass(frozen=True)
@@ -35,27 +28,40 @@ class Picture:
 
     name: str
     title: str
-    alt: str  # what it shows, for those who do not see it
+    alt: str  # the figure in words, for those who do not see it
     caption: str
     svg: str
     png: bytes
 
-
-def draw(report: Report) -> list[Picture]:
-    """Every figure that the report has data for."""
-    return render(partial(drawer, report) for drawer in DRAWERS)
+    def inline(self) -> str:
+        """Return the SVG as a part of a page: ids of its own, colours as variables that follow the scheme."""
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+        box = re.search(r'viewBox="([^"]*)"', svg)
+        name, drawn = self.name, box[1] if box else ""
+        share = float(drawn.split()[2]) / (POINTS * WIDTH) if drawn else 1.0
+        # One narrower than the others is not blown up to their width.
+        narrow = f' style="max-width: {share:.0%}; min-width: {LEAST_REM * share:.0f}rem"' if share < NARROW else ""
+        start = f'<svg viewBox="{drawn}" role="img" aria-label="{html.escape(self.alt)}"{narrow}>'
+        svg = re.sub(r"<svg[^>]*>", lambda _: start, svg, count=1, flags=re.S)  # a name in it may hold a backslash
+        svg = re.sub(r'\b(id=")', rf"\g<1>{name}.", svg)
+        svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}.', svg)
+        svg = svg.replace("url(#", f"url(#{name}.")
+        for ink, variable in VARIABLES.items():
+            svg = svg.replace(ink, f"var(--{variable})")
+        return svg.strip()
 
 
 def render(drawers: Iterable[Callable[[], Drawing | None]]) -> list[Picture]:
-    """The figures that `drawers` make in the report's style; what has no data has no picture."""
+    """Return the figures that `drawers` make in the reports' style, without those that have no data."""
     with _style():
         return [_render(drawing) for drawer in drawers if (drawing := drawer())]
 
 
 def draw_scores(influences: Sequence[float], momentum_influence: float) -> Picture:
-    """The distribution of the influences of points of one's own, nats; `influences` holds at least one."""
-    with _style():
-        return _render(scores.distribution(list(influences), momentum_influence))
+    """Draw the distribution of the influences of points of one's own, nats; `influences` holds at least one."""
+    (picture,) = render([lambda: charts.scores(list(influences), momentum_influence)])
+    return picture
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What all figures share: colours, type, axes without clutter.
+"""The canvas of all figures: colours, type, axes without clutter.
 
 Colours are Okabe and Ito's (2008), which stay apart under colour blindness. The page swaps each for a CSS
 variable, so every colour in a figure is one of these.
@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from montessori.reporting.text import superscript
+from montessori.evaluation.card import Column
+from montessori.reporting.text import both_ends, label, superscript
 
 INK = "#1b1f24"
 MUTED = "#68717b"
@@ -21,6 +22,8 @@ PAPER = "#ffffff"
 SHADE = "#eef4f9"
 ACCENT = "#0072b2"
 SERIES = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":", "-.")
+DOTS = "osD^vP"
 WIDTH = 8.6  # inches
 
 RC: dict[str, Any] = {
@@ -67,12 +70,24 @@ class Drawing:
 
 
 def panels(
-    rows: int, columns: int, height: float, width: float = WIDTH, sharex: bool = False, sharey: bool = False
+    rows: int, columns: int, height: float, *, width: float = WIDTH, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure (inches) with a grid of axes, `[rows][columns]`."""
+    """Make a figure (inches) with a grid of axes, `[rows][columns]`."""
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, [list(row) for row in grid]
+
+
+def wrapped(
+    number: int, across: int, *, line: float, more: float = 0.0, column: float | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of `number` axes, at most `across` in a line; sizes in inches."""
+    lines, columns = -(-number // across), min(across, number)
+    figure, grid = panels(lines, columns, more + line * lines, width=column * columns if column else WIDTH)
+    axes = [ax for row in grid for ax in row]
+    for ax in axes[number:]:
+        ax.remove()
+    return figure, axes[:number]
 
 
 def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
@@ -84,18 +99,48 @@ def rows_of(axes: Axes, names: Sequence[str], show: bool = True) -> None:
     axes.grid(axis="x")
 
 
+def aside(axes: Axes, text: str) -> None:
+    """Write `text` in small type to the right of a panel's title."""
+    axes.set_title(text, loc="right", fontsize=8.5, fontweight="normal", color=MUTED)
+
+
+def title(column: Column) -> str:
+    """Return a column's name with the direction of the better."""
+    return f"{both_ends(column.name)} {'↓' if column.lower_is_better else '↑'}"
+
+
+def unit_of(column: Column) -> str:
+    """Return a column's unit as an axis has it."""
+    return label(column.unit) or "Score"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way to draw lines and dots, told from others by more than its colour."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
 def colour(position: int) -> str:
-    """The colour of the iteration at `position`, from 0."""
+    """Return the colour of the series at `position`, from 0."""
     return SERIES[position % len(SERIES)]
 
 
+def look(position: int) -> Look:
+    """Return the look of the series at `position`, from 0: other dashes and dots where colours come again."""
+    turn = position // len(SERIES)
+    return Look(colour(position), DASHES[turn % len(DASHES)], DOTS[(position + turn) % len(DOTS)])
+
+
 def power_of_ten(values: Sequence[float]) -> int:
-    """The exponent that brings the largest of `values` between 1 and 10; 0 where no scaling is needed."""
+    """Return the exponent that brings the largest of `values` between 1 and 10; 0 where no scaling is needed."""
     largest = max((abs(value) for value in values), default=0.0)
     exponent = int(np.floor(np.log10(largest))) if largest else 0
     return exponent if exponent < -2 or exponent > 3 else 0
 
 
 def scaled_unit(exponent: int, unit: str) -> str:
-    """`unit` in powers of ten, as an axis label writes it."""
+    """Write `unit` in powers of ten, as an axis label writes it."""
     return f"10{superscript(exponent)} {unit}".strip() if exponent else unit

@@ -23,51 +23,37 @@ from montessori.reporting.figures.canvas import (
     GRID,
     INK,
     MUTED,
-    SERIES,
     WIDTH,
     Drawing,
-    colour,
+    look,
     panels,
     rows_of,
+    title,
+    unit_of,
+    wrapped,
 )
-from montessori.reporting.figures.verdicts import verdicts
-from montessori.reporting.scorecard.layout import (
-    MISSING,
-    arrow,
-    clean,
-    digits_of,
-    error_of,
-    even,
-    ordered,
-    value_of,
-    written,
-)
-from montessori.reporting.text import both_ends, label
+from montessori.reporting.figures.charts import dots, verdicts
+from montessori.reporting.scorecard.tables import even, ordered, value_of
+from montessori.reporting.tables import MISSING, arrow, digits_of, error_of, written
+from montessori.reporting.text import both_ends, clean, label
 
 ACROSS = 3  # panels
-TITLE = 32  # characters of a column's name
-DASHES = ("-", "--", ":", "-.")
-DOTS = "osD^vP"
 
 
 def draw(card: Card) -> list[Picture]:
-    """Every figure that the card has data for."""
+    """Draw every figure that the card has data for."""
     return render(partial(drawer, card) for drawer in (values, duels, categories))
 
 
 def values(card: Card) -> Drawing | None:
-    """A dot and its standard error a model, a panel a column."""
+    """Draw a dot and its standard error a model, a panel a column."""
     columns = [column for column in ordered(card) if any(value_of(card, model, column) for model in card.models)]
     if not columns:
         return None
     names = [both_ends(model) for model in card.models]
-    rows = -(-len(columns) // ACROSS)
-    figure, grid = panels(rows, min(ACROSS, len(columns)), rows * (0.95 + 0.3 * len(names)))
-    axes = [ax for row in grid for ax in row]
-    for ax in axes[len(columns) :]:
-        ax.remove()
+    figure, axes = wrapped(len(columns), ACROSS, line=0.95 + 0.3 * len(names))
     texts = []
-    for position, (ax, column) in enumerate(zip(axes, columns, strict=False)):
+    for position, (ax, column) in enumerate(zip(axes, columns, strict=True)):
         rows_of(ax, names, show=position % ACROSS == 0)
         texts.append(f"{arrow(column)} ({column.unit}): " + ", ".join(_dots(ax, card, column)))
     return Drawing(
@@ -81,7 +67,7 @@ def values(card: Card) -> Drawing | None:
 
 
 def duels(card: Card) -> Drawing | None:
-    """A bar a pair of models: wins of the one on the left, ties, wins of the one on the right."""
+    """Draw a bar a pair of models: wins of the one on the left, ties, wins of the one on the right."""
     shown = [(d.left, d.right, (d.wins, d.ties, d.losses)) for d in card.duels if d.wins + d.ties + d.losses]
     if not shown:
         return None
@@ -91,20 +77,21 @@ def duels(card: Card) -> Drawing | None:
 
 
 def categories(card: Card) -> Drawing | None:
-    """MT-Bench's categories: a radar, or with fewer than three of them bars."""
+    """Draw MT-Bench's categories: a radar, or with fewer than three of them bars."""
     column = next((c for c in card.columns if published.column_of(c) == "mt_bench"), None)
     if column is None:
         return None
     scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
-    known = {m: {k: v for k, v in s.groups.items() if math.isfinite(v.mean)} for m, s in scores.items()}
-    found = {model: groups for model, groups in known.items() if groups}
-    names = list(dict.fromkeys(name for groups in found.values() for name in groups))
+    finite = {m: {k: v for k, v in s.groups.items() if math.isfinite(v.mean)} for m, s in scores.items()}
+    grades = {model: groups for model, groups in finite.items() if groups}
+    names = list(dict.fromkeys(name for groups in grades.values() for name in groups))
     if not names:
         return None
-    figure = _radar(found, names, column) if len(names) > 2 else _bars(found, names, column)
+    figure = _radar(grades, names, column) if len(names) > 2 else _bars(grades, names, column)
     texts = [
-        f"{both_ends(model)}: " + ", ".join(f"{label(name)} {written(groups.get(name), column, 1)}" for name in names)
-        for model, groups in found.items()
+        f"{both_ends(model)}: "
+        + ", ".join(f"{label(name)} {written(groups.get(name), 1, column.scale)}" for name in names)
+        for model, groups in grades.items()
     ]
     centre = ", 0 in the centre" if len(names) > 2 else ""
     caption = (
@@ -114,33 +101,22 @@ def categories(card: Card) -> Drawing | None:
 
 
 def _dots(ax: Axes, card: Card, column: Column) -> list[str]:
-    """Draw one panel; what it shows, in words."""
+    """Draw one panel; return it in words."""
     measures = {model: value_of(card, model, column) for model in card.models}
-    digits = digits_of(column, measures.values())
-    texts = []
-    for row, (model, measure) in enumerate(measures.items()):
-        ink = MUTED if model == card.baseline else ACCENT
-        text = written(measure, column, digits)
-        if measure is None and model == column.baseline:
-            text = even(column)
-        elif measure:
-            ax.errorbar(
-                column.scale * measure.mean, row, xerr=error_of(measure, column), fmt="o", color=ink, markersize=5,
-                elinewidth=1.5, capsize=2.5,
-            )  # fmt: skip
-        ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", color=ink, fontsize=8)
-        texts.append(f"{both_ends(model)} {text if text != MISSING else 'not measured'}")
+    digits = digits_of(measures.values(), column.scale)
+    told = {model: written(measure, digits, column.scale) for model, measure in measures.items()}
+    if column.baseline in told and measures[column.baseline] is None:
+        told[column.baseline] = even(column)
+    dots(ax, [(measures[model], text, model == card.baseline) for model, text in told.items()], column.scale)
     if column.baseline:
         ax.axvline(column.scale * EVEN, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-    ax.margins(x=0.12)
-    ax.locator_params(axis="x", nbins=4)
-    ax.set_title(f"{label(column.name, TITLE)} {'↓' if column.lower_is_better else '↑'}")
-    ax.set_xlabel(label(column.unit))
-    return texts
+    ax.set_title(title(column))
+    ax.set_xlabel(unit_of(column))
+    return [f"{both_ends(model)} {text if text != MISSING else 'not measured'}" for model, text in told.items()]
 
 
-def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
-    """A ring of axes, one a category; a closed line a model."""
+def _radar(grades: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
+    """Draw a ring of axes, one a category; a closed line a model."""
     figure = Figure(figsize=(WIDTH, 4.2))
     ax = figure.add_subplot(projection="polar")
     assert isinstance(ax, PolarAxes)
@@ -148,17 +124,12 @@ def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column:
     ax.set_theta_direction(-1)
     angles = [2 * np.pi * i / len(names) for i in range(len(names))]
     handles = []
-    for position, groups in enumerate(found.values()):
+    for position, groups in enumerate(grades.values()):
         heights = [column.scale * groups[name].mean if name in groups else np.nan for name in names]
-        turn = position // len(SERIES)  # how often all colours were used before
-        style: dict[str, Any] = {
-            "color": colour(position),
-            "linestyle": DASHES[turn % len(DASHES)],
-            "marker": DOTS[(position + turn) % len(DOTS)],
-        }
+        style: dict[str, Any] = vars(look(position))
         ax.plot([*angles, angles[0]], [*heights, heights[0]], linewidth=1.6, markersize=4, clip_on=False, **style)
         handles.append(Line2D([], [], linewidth=1.6, markersize=5, **style))
-    highest = max(m.mean * column.scale for groups in found.values() for m in groups.values())
+    highest = max(m.mean * column.scale for groups in grades.values() for m in groups.values())
     rings = range(1, max(3, math.ceil(highest)) + 1)  # from the lowest grade to the next whole one
     ax.set_ylim(0, rings[-1])  # so that lines of lowest grades do not meet in the centre
     ax.set_yticks(rings)
@@ -169,23 +140,23 @@ def _radar(found: Mapping[str, Mapping[str, Measure]], names: list[str], column:
     for angle, text in zip(angles, ax.get_xticklabels(), strict=True):
         text.set_horizontalalignment(_side(angle))
     figure.legend(
-        handles=handles, labels=[both_ends(model) for model in found], loc="outside right center", frameon=False,
+        handles=handles, labels=[both_ends(model) for model in grades], loc="outside right center", frameon=False,
         fontsize=8.5, handlelength=3,
     )  # fmt: skip
     return figure
 
 
-def _bars(found: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
-    """A panel a category, a bar a model."""
-    figure, (axes,) = panels(1, len(names), 0.95 + 0.3 * len(found), sharex=True)
+def _bars(grades: Mapping[str, Mapping[str, Measure]], names: list[str], column: Column) -> Figure:
+    """Draw a panel a category, a bar a model."""
+    figure, (axes,) = panels(1, len(names), 0.95 + 0.3 * len(grades), sharex=True)
     for position, (ax, name) in enumerate(zip(axes, names, strict=True)):
-        rows_of(ax, [both_ends(model) for model in found], show=position == 0)
-        for row, groups in enumerate(found.values()):
+        rows_of(ax, [both_ends(model) for model in grades], show=position == 0)
+        for row, groups in enumerate(grades.values()):
             if name in groups:
-                mean, error = column.scale * groups[name].mean, error_of(groups[name], column)
+                mean, error = column.scale * groups[name].mean, error_of(groups[name], column.scale)
                 ax.barh(row, mean, height=0.6, color=ACCENT, xerr=error, ecolor=INK, capsize=2.5)
         ax.set_title(label(name))
-        ax.set_xlabel(label(column.unit))
+        ax.set_xlabel(unit_of(column))
     return figure
 
 

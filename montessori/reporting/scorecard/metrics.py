@@ -3,8 +3,6 @@
 Means, errors and differences are in the column's unit. There is no NaN: what is unknown is null, or empty.
 """
 
-import csv
-import io
 import math
 from dataclasses import asdict
 from typing import Any
@@ -12,15 +10,15 @@ from typing import Any
 from montessori.evaluation import published
 from montessori.evaluation.bootstrap import Difference, against_baseline
 from montessori.evaluation.card import Card, Column, Measure, Score
-from montessori.reporting.scorecard.layout import error_of, ordered
-from montessori.reporting.scorecard.tables import Differences
+from montessori.reporting.scorecard.tables import Differences, ordered
+from montessori.reporting.tables import Group, Table, cells, error_of, heads, to_csv
 
 FIELDS = ("model", "column", "mean", "standard_error", "n", "unit", "protocol", "unreadable", "source")
 
 
 def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any]:
-    """Everything that was measured, for `json.dumps`; `differences` where they are known already."""
-    found = against_baseline(card) if differences is None else differences
+    """Return everything that was measured, for `json.dumps`; `differences` where they are known already."""
+    gaps = against_baseline(card) if differences is None else differences
     columns = {column.key: column for column in ordered(card)}
     return {
         "evaluation": card.id,
@@ -45,7 +43,7 @@ def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any
             {"model": model, "column": key, **_difference(gap, columns[key])}
             for key in columns
             for model in card.models
-            if (gap := found.get((model, key)))
+            if (gap := gaps.get((model, key)))
         ],
         "duels": [asdict(duel) for duel in card.duels],
         "overlaps": [{**asdict(overlap), "examples": list(overlap.examples)} for overlap in card.overlaps],
@@ -59,26 +57,24 @@ def metrics(card: Card, differences: Differences | None = None) -> dict[str, Any
 
 
 def numbers(card: Card) -> str:
-    """A line a model and column, as CSV; behind what was measured here what the paper published, with its source."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(FIELDS)
+    """Write a line a model and column as CSV; below them what the paper published, with its source."""
+    rows = []
     for model in card.models:
         for column in ordered(card):
             if score := card.scores.get((model, column.key)):
-                told = _measure(score.measure, column).values()
-                row = [model, column.key, *told, column.unit, column.protocol, score.unreadable, "measured"]
-                lines.writerow(row)
+                measure = _measure(score.measure, column).values()
+                told = (column.unit, column.protocol, score.unreadable, "measured")
+                rows.append(cells(model, column.key, *measure, *told))
     if theirs := _published(card):
         source = f"published: {theirs['source']}, {theirs['students']} students"
         for method, values in theirs["methods"].items():
             for key, value in values.items():
-                lines.writerow([method, key, value["mean"], "", "", value["unit"], "", "", source])
-    return out.getvalue()
+                rows.append(cells(method, key, value["mean"], "", "", value["unit"], "", "", source))
+    return to_csv(Table("table", "", heads(*FIELDS), [Group(rows)]))
 
 
 def _published(card: Card) -> dict[str, Any] | None:
-    """What the paper has in these columns, apart from what was measured here; None unless it was asked for."""
+    """Return what the paper has in these columns, apart from what was measured here; None unless requested."""
     if card.published is None:
         return None
     methods: dict[str, dict[str, Any]] = {}
@@ -102,7 +98,7 @@ def _score(score: Score, column: Column) -> dict[str, Any]:
 
 
 def _measure(measure: Measure, column: Column) -> dict[str, Any]:
-    error = error_of(measure, column)
+    error = error_of(measure, column.scale)
     return {
         "mean": _plain(column.scale * measure.mean),
         "standard_error": None if error is None else _plain(error),
@@ -121,5 +117,5 @@ def _ability(card: Card) -> dict[str, Any] | None:
 
 
 def _plain(value: float) -> float | None:
-    """Ten digits, so that a scale of 100 leaves no dust behind."""
+    """Keep ten digits, so that a scale of 100 leaves no dust behind."""
     return float(f"{value:.10g}") if math.isfinite(value) else None

@@ -3,60 +3,79 @@
 In: a `Card`.  Out: `Table`s. What was not measured has no table.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from montessori.evaluation import published
-from montessori.evaluation.bootstrap import Difference, Mark, marks
-from montessori.evaluation.card import Card, Column, Measure, Overlap
-from montessori.reporting.scorecard.layout import (
+from montessori.evaluation.bootstrap import EVEN, Difference, marks
+from montessori.evaluation.card import Card, Column, Mark, Measure, Overlap
+from montessori.reporting.tables import (
     MISSING,
     Cell,
     Group,
     Head,
     Table,
     arrow,
+    cells,
     digits_of,
-    even,
+    heads,
+    measured,
     number,
-    ordered,
+    p_value,
     span,
-    value_of,
     written,
 )
-from montessori.reporting.text import count, percent, superscript
+from montessori.reporting.text import count, listed, percent, superscript
 
 NAMED = {"reference": "the answers that come with AlpacaEval (GPT-4-turbo's, in the published file)"}
 Differences = Mapping[tuple[str, str], Difference]  # by model and column key
 Marks = Mapping[str, Mapping[str, Mark]]  # by column key and model
 
 
+def ordered(card: Card) -> list[Column]:
+    """Return the columns as the paper orders its own, parts behind the whole, then losses, then the rest."""
+    return sorted(card.columns, key=_rank)
+
+
+def value_of(card: Card, model: str, column: Column) -> Measure | None:
+    """Return the measure of `model` in `column`; None where it was not measured, or came to nothing."""
+    score = card.scores.get((model, column.key))
+    return score.measure if score and math.isfinite(score.measure.mean) else None
+
+
+def even(column: Column) -> str:
+    """Write what a baseline has in its own column: an even preference."""
+    return f"{column.scale * EVEN:g}"
+
+
 def marked(card: Card) -> dict[str, dict[str, Mark]]:
-    """The best and second models of every column."""
+    """Return the best and second models of every column."""
     return {column.key: marks(card, column) for column in card.columns}
 
 
-def results(card: Card, found: Marks) -> Table:
-    """A row a model, the paper's columns first; below them the rows that the paper published, where asked for."""
+def results(card: Card, leaders: Marks) -> Table:
+    """Tabulate a row a model, the paper's columns first; below them the rows of the paper, where requested."""
     columns = ordered(card)
     why = _footnotes(card, columns)
     values = {c.key: {model: value_of(card, model, c) for model in card.models} for c in columns}
-    digits = {c.key: digits_of(c, values[c.key].values()) for c in columns}
+    digits = {c.key: digits_of(values[c.key].values(), c.scale) for c in columns}
 
     def cell(model: str, column: Column) -> Cell:
-        own = values[column.key][model]
+        own, mark = values[column.key][model], leaders[column.key].get(model)
         if own is None and model == column.baseline:
-            return Cell(even(column), found[column.key].get(model))
-        text = written(own, column, digits[column.key])
-        reason = card.missing.get((model, column.key)) if text == MISSING else None
-        return Cell(text + superscript(why[reason]) if reason else text, found[column.key].get(model))
+            return Cell(even(column), mark=mark)
+        reason = None if own else card.missing.get((model, column.key))
+        if reason:
+            return Cell(MISSING + superscript(why[reason]), mark=mark)
+        return measured(own, digits[column.key], scale=column.scale, mark=mark)
 
     groups = [Group([[Cell(model), *(cell(model, column) for column in columns)] for model in card.models])]
     theirs = {column.key: published.values(card.published, column) for column in columns}
     methods = list(dict.fromkeys(method for rows in theirs.values() for method in rows))
     if methods:
-        rows = [[Cell(method), *(Cell(theirs[c.key].get(method, MISSING)) for c in columns)] for method in methods]
+        rows = [cells(method, *(theirs[c.key].get(method, MISSING) for c in columns)) for method in methods]
         groups.append(Group(rows, f"Published, {card.published} students: {published.TITLE}", published=True))
-    heads = [Head(arrow(c), _about(c, values[c.key])) for c in columns]
+    header = [Head("Model"), *(Head(arrow(c), _about(c, values[c.key])) for c in columns)]
     caption = (
         "Mean ± one standard error over n items. ↑ higher is better, ↓ lower is better. Bold: the best, where it leads "
         "every other model here by more than the noise (paired bootstrap over the items that both have, p < 0.05 "
@@ -68,34 +87,34 @@ def results(card: Card, found: Marks) -> Table:
     if methods:
         caption += " Published: with other models, data and judges, and without errors; not compared."
     caption += "".join(f" {superscript(place)} {reason[0].upper()}{reason[1:]}." for reason, place in why.items())
-    return Table("results", "Results", [Head("Model"), *heads], groups, caption)
+    return Table("results", "Results", header, groups, caption)
 
 
-def comparisons(card: Card, found: Differences) -> Table | None:
-    """Each model minus the one that all are compared with, column by column."""
+def comparisons(card: Card, differences: Differences) -> Table | None:
+    """Tabulate each model minus the one that all are compared with, column by column."""
     groups = []
     for column in ordered(card):
-        gaps = {model: gap for model in card.models if (gap := found.get((model, column.key)))}
+        gaps = {model: gap for model in card.models if (gap := differences.get((model, column.key)))}
         if gaps:
             # An interval is four errors wide.
             errors = [Measure(gap.mean, (gap.high - gap.low) / 4, gap.n) for gap in gaps.values()]
-            digits = digits_of(column, errors)
-            rows = [[Cell(model), *_difference(column, gap, digits)] for model, gap in gaps.items()]
+            digits = digits_of(errors, column.scale)
+            rows = [cells(model, *_difference(column, gap, digits)) for model, gap in gaps.items()]
             groups.append(Group(rows, f"{arrow(column)} ({column.unit})"))
     if not groups:
         return None
-    heads = [Head("Model"), Head("Difference"), Head("95% interval"), Head("p"), Head("n")]
+    header = heads("Model", "Difference", "95% interval", "p", "n")
     caption = (
         f"Model minus {card.baseline}, on the items that both have: for ↑ a positive difference is better, for ↓ a "
         "negative one. Interval and two-sided p by a paired bootstrap over items; p is not corrected for the number "
         "of comparisons. Neither covers the variation between training seeds."
     )
-    return Table("comparisons", f"Differences from {card.baseline}", heads, groups, caption)
+    return Table("comparisons", f"Differences from {card.baseline}", header, groups, caption)
 
 
 def categories(card: Card) -> list[Table]:
-    """A table a column that has groups or turns: a row a category, subject or turn, a column a model."""
-    found = []
+    """Tabulate each column that has groups or turns: a row a category, subject or turn, a column a model."""
+    tables = []
     for column in ordered(card):
         scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
         categories_ = {model: score.groups for model, score in scores.items() if score.groups}
@@ -104,46 +123,44 @@ def categories(card: Card) -> list[Table]:
         if not models:
             continue
         parts = [*categories_.values(), *turns.values()]
-        digits = digits_of(column, [measure for part in parts for measure in part.values()])
+        digits = digits_of([measure for part in parts for measure in part.values()], column.scale)
         groups = [
             Group(_parts(own, models, column, digits), title)
             for own, title in ((categories_, ""), (turns, "By turn"))
             if own
         ]
-        heads = [Head("Category"), *(Head(model) for model in models), Head("n")]
         caption = (
             f"Mean ± one standard error ({column.unit}), the mean alone where n is 1; "
             f"{'lower' if column.lower_is_better else 'higher'} is better. The parts are too small to be marked."
         )
         title = f"{column.name} by category{' and turn' if turns else ''}"
-        found.append(Table(f"categories-{column.key}", title, heads, groups, caption))
-    return found
+        header = heads("Category", *models, "n")
+        tables.append(Table(f"categories-{column.key}", title, header, groups, caption))
+    return tables
 
 
 def duels(card: Card) -> Table | None:
-    """Each pair of models head to head."""
+    """Tabulate each pair of models head to head."""
     if not card.duels:
         return None
     rows = []
     for duel in card.duels:
         read = duel.wins + duel.ties + duel.losses
         shares = (f"{n:,} ({percent(n / read)})" if read else "0" for n in (duel.wins, duel.ties, duel.losses))
-        texts = (duel.left, duel.right, *shares, f"{read:,}", f"{duel.unreadable:,}")
-        rows.append([Cell(text) for text in texts])
-    titles = ("Model", "Against", "Wins", "Ties", "Losses", "n", "Unreadable")
+        rows.append(cells(duel.left, duel.right, *shares, f"{read:,}", f"{duel.unreadable:,}"))
+    header = heads("Model", "Against", "Wins", "Ties", "Losses", "n", "Unreadable", words={"Against"})
     caption = "Wins, ties and losses of the first model over n items. Shares of the verdicts that could be read."
-    heads = [Head(title) for title in titles]
-    return Table("duels", "Head to head", heads, [Group(rows)], caption, frozenset({0, 1}))
+    return Table("duels", "Head to head", header, [Group(rows)], caption)
 
 
 def overlaps(card: Card) -> Table | None:
-    """How much of each benchmark is in the training data."""
+    """Tabulate how much of each benchmark is in the training data."""
     if not card.overlaps:
         return None
     groups = [
         Group(
             [
-                [Cell(o.benchmark), Cell(f"{o.items:,}"), Cell(_share(o.exact, o)), Cell(_share(o.ngram, o))]
+                cells(o.benchmark, f"{o.items:,}", _share(o.exact, o), _share(o.ngram, o))
                 for o in card.overlaps
                 if o.data == data
             ],
@@ -152,38 +169,65 @@ def overlaps(card: Card) -> Table | None:
         for data in dict.fromkeys(overlap.data for overlap in card.overlaps)
     ]
     words = f"{span(overlap.words for overlap in card.overlaps)} words in a row"
-    heads = [Head("Benchmark"), Head("Items"), Head("Exact"), Head(words)]
     caption = (
         f"Exact: the item's text is a training instruction. {words}: shared with a training instruction or "
         "its response. Case and punctuation aside; a paraphrase is not found."
     )
-    return Table("contamination", "Overlap with the training data", heads, groups, caption)
+    return Table(
+        "contamination", "Overlap with the training data", heads("Benchmark", "Items", "Exact", words), groups, caption
+    )
 
 
 def judge_ability(card: Card) -> str:
-    """How well the judge agrees with people, in one sentence; empty where that was not measured."""
+    """Say in one sentence how well the judge agrees with people; nothing where that was not measured."""
     if not card.ability:
         return ""
-    found = card.ability
-    share = written(found.accuracy, Column("", "", "%", scale=100), 1)
+    ability = card.ability
+    share = written(ability.accuracy, 1, scale=100)
     people = ""
-    if found.agreement_of_people is not None:
-        people = f" (one of the people with the majority of the others: {percent(found.agreement_of_people, 1)})"
+    if ability.agreement_of_people is not None:
+        people = f" (one of the people with the majority of the others: {percent(ability.agreement_of_people, 1)})"
     return (
-        f"The judge {found.judge} agrees with the majority of the people on {share}% of "
-        f"{count(found.accuracy.n, 'pair')}{people}; it called {found.ties:,} a tie, and {found.unreadable:,} of its "
-        "verdicts could not be read."
+        f"The judge {ability.judge} agrees with the majority of the people on {share}% of "
+        f"{count(ability.accuracy.n, 'pair')}{people}; it called {ability.ties:,} a tie, and {ability.unreadable:,} "
+        "of its verdicts could not be read."
     )
 
 
 def everything(card: Card, leaders: Marks, differences: Differences) -> list[Table]:
-    """All tables that there is data for, the results first."""
+    """Return all tables that there is data for, the results first."""
     tables = [results(card, leaders), comparisons(card, differences), duels(card), overlaps(card), *categories(card)]
     return [table for table in tables if table]
 
 
+def protocol(card: Card) -> Table:
+    """Tabulate how each column was measured, and what a reader must know of its numbers."""
+    rows = []
+    for column in ordered(card):
+        scores = {model: score for model in card.models if (score := card.scores.get((model, column.key)))}
+        unread = sum(score.unreadable for score in scores.values())
+        by_note: dict[str, list[str]] = {}
+        for model, score in scores.items():
+            for note in score.notes:
+                by_note.setdefault(note, []).append(model)
+        everyone = len(scores)
+        notes = [note if len(who) == everyone > 1 else f"{listed(who)}: {note}" for note, who in by_note.items()]
+        against = f"against {column.baseline}" if column.baseline else ""
+        row = cells(
+            f"{arrow(column)} ({column.unit})",
+            "; ".join(part for part in (column.protocol, against) if part),
+            span(score.measure.n for score in scores.values()),
+            f"{unread:,}" if unread else "",
+            " ".join(notes),
+        )
+        rows.append(row)
+    header = heads("Measure", "Protocol", "n", "Unreadable verdicts", "Notes", words={"Protocol", "Notes"})
+    caption = "n: items of a model. Unreadable: of all models, after all tries; left out of the means."
+    return Table("protocol", "How each measure was taken", header, [Group(rows)], caption)
+
+
 def _footnotes(card: Card, columns: Sequence[Column]) -> dict[str, int]:
-    """Why models have no number in some columns: each reason once, with its number."""
+    """Number the reasons for which models lack a value in some columns."""
     reasons = (card.missing.get((model, column.key)) for column in columns for model in card.models)
     return {reason: place for place, reason in enumerate(dict.fromkeys(filter(None, reasons)), 1)}
 
@@ -191,12 +235,12 @@ def _footnotes(card: Card, columns: Sequence[Column]) -> dict[str, int]:
 def _parts(
     own: Mapping[str, Mapping[str, Measure]], models: Sequence[str], column: Column, digits: int
 ) -> list[list[Cell]]:
-    """A row a part, in the order of their first appearance."""
+    """Return a row a part, in the order of their first appearance."""
     names = dict.fromkeys(name for parts in own.values() for name in parts)
     return [
         [
             Cell(name),
-            *(Cell(written(own.get(model, {}).get(name), column, digits)) for model in models),
+            *(measured(own.get(model, {}).get(name), digits, scale=column.scale) for model in models),
             Cell(span(parts[name].n for parts in own.values() if name in parts)),
         ]
         for name in names
@@ -208,11 +252,21 @@ def _about(column: Column, values: Mapping[str, Measure | None]) -> list[str]:
     return [part for part in (column.unit, f"n = {n}" if n else "") if part]
 
 
-def _difference(column: Column, gap: Difference, digits: int) -> list[Cell]:
+def _difference(column: Column, gap: Difference, digits: int) -> list[str]:
     mean, low, high = (number(column.scale * v, digits, signed=True) for v in (gap.mean, gap.low, gap.high))
-    p = "< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}"
-    return [Cell(mean), Cell(f"{low} to {high}"), Cell(p), Cell(f"{gap.n:,}")]
+    return [mean, f"{low} to {high}", p_value(gap.p_value), f"{gap.n:,}"]
 
 
-def _share(found: int, overlap: Overlap) -> str:
-    return f"{found:,} ({percent(found / overlap.items, 1)})" if overlap.items else "0"
+def _share(items: int, overlap: Overlap) -> str:
+    return f"{items:,} ({percent(items / overlap.items, 1)})" if overlap.items else "0"
+
+
+def _rank(column: Column) -> tuple[int, int, bool]:
+    known = published.column_of(column)
+    if known:
+        return 0, published.COLUMNS.index(known), False
+    if column.key == "reference_loss" or column.unit == "bits/byte":
+        return 1, int(column.unit == "bits/byte"), False
+    # A part of a known one, such as alpaca_eval_others, stands behind it.
+    whole = next((place for place, key in enumerate(published.COLUMNS) if column.key.startswith(f"{key}_")), None)
+    return (2, 0, False) if whole is None else (0, whole, True)

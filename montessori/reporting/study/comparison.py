@@ -1,4 +1,4 @@
-"""What seeds say of a row of a table: a mean with its error, and a paired t-test against another row.
+"""The comparison of rows of a table over seeds: a mean with its error, and a paired t-test against another row.
 
 In: values by seed.  Out: what a table may write and mark.
 Only seeds vary here: another reference set, another student or another judge can differ by more.
@@ -6,7 +6,7 @@ Only seeds vary here: another reference set, another student or another judge ca
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -14,6 +14,7 @@ from typing import TypeVar
 from montessori.evaluation.bootstrap import LEVEL
 from montessori.evaluation.card import Measure
 from montessori.evaluation.paired import above
+from montessori.reporting.run.data import finite
 
 Values = Mapping[int, float]  # by seed, finite
 Name = TypeVar("Name", bound=Hashable)
@@ -32,17 +33,17 @@ class Difference:
     n: int  # seeds
 
 
-def over_seeds(values: Values) -> Measure | None:
-    """The mean and its standard error, which one seed does not have; None for no seed."""
-    if not values:
+def over_seeds(values: Iterable[float]) -> Measure | None:
+    """Return the mean and standard error of the finite values; one seed has no error, no seed no mean."""
+    known = finite(values)
+    if not known:
         return None
-    found = [values[seed] for seed in sorted(values)]
-    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-    return Measure(statistics.fmean(found), error, len(found))
+    error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+    return Measure(statistics.fmean(known), error, len(known))
 
 
 def difference(left: Values, right: Values) -> Difference | None:
-    """`left` minus `right` by the paired t-test; None where they share fewer than two seeds.
+    """Compare `left` minus `right` by the paired t-test; None where they share fewer than two seeds.
 
     Differences that are the same at every seed have no spread to judge them by, so there is no test: such rows do not
     depend on the seed, or are one and the same.
@@ -59,7 +60,7 @@ def difference(left: Values, right: Values) -> Difference | None:
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Each p-value corrected for how many there are; what was not tested (NaN) neither counts nor is returned."""
+    """Correct each p-value for how many there are; what was not tested (NaN) neither counts nor is returned."""
     ordered = sorted((p, place, name) for place, (name, p) in enumerate(p_values.items()) if math.isfinite(p))
     corrected: dict[Name, float] = {}
     largest = 0.0
@@ -70,7 +71,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def leader(rows: Mapping[Name, Values], lower_is_better: bool) -> Name | None:
-    """The row that is better than every other with p < 0.05 after Holm's correction; None where there is none."""
+    """Return the row that is better than every other with p < 0.05 after Holm's correction, or None."""
     sign = -1 if lower_is_better else 1
     means = {name: sign * statistics.fmean(values.values()) for name, values in rows.items() if values}
     if len(means) < 2:
@@ -85,7 +86,7 @@ def leader(rows: Mapping[Name, Values], lower_is_better: bool) -> Name | None:
 
 @cache
 def _quantile(freedom: int) -> float:
-    """What Student's t exceeds with probability LEVEL/2, by bisection; 12.7 at most, with one degree of freedom."""
+    """Find by bisection what Student's t exceeds with probability LEVEL/2: 12.7 with one degree of freedom."""
     low, high = 0.0, 16.0
     for _ in range(60):
         middle = (low + high) / 2

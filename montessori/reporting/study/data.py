@@ -1,4 +1,4 @@
-"""What a study's tables and figures are drawn from: plain values, read from artifacts by whoever asks for them.
+"""The data of a study's tables and figures: plain values, which the task of the study reads from artifacts.
 
 Losses are nats per token, accuracies and shares lie between 0 and 1, times are seconds. What was not measured, or has
 failed, is missing.
@@ -6,18 +6,9 @@ failed, is missing.
 
 from dataclasses import dataclass, field
 
+from montessori.evaluation.card import Column, Duel
+from montessori.reporting.run.data import ScoredPoint
 from montessori.settings.study import SYSTEMS
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Something that students are measured on."""
-
-    key: str
-    title: str  # in a table's header
-    unit: str  # "nats/token", "%", "" for a score
-    lower_is_better: bool
-    scale: float = 1.0  # from the value to `unit`
 
 
 @dataclass(frozen=True)
@@ -30,6 +21,11 @@ class Cost:
     tuning_s: float  # of the teacher
     training_s: float  # of the student
     usd: float | None = None  # paid to an endpoint
+
+    @property
+    def whole_s(self) -> float:
+        """Return the seconds of computing."""
+        return self.writing_s + self.scoring_s + self.tuning_s + self.training_s
 
 
 @dataclass(frozen=True)
@@ -77,32 +73,12 @@ class StudentStep:
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Figure 4: two students on the same items, all seeds together."""
-
-    left: str
-    right: str
-    wins: int  # of left
-    ties: int
-    losses: int
-
-
-@dataclass(frozen=True)
 class Scored:
     """Points of one seed by every estimator that scored the same ones; lists of one length, NaN where it failed."""
 
     seed: int
     training_loss: list[float]
     influences: dict[str, list[float]]  # by estimator, "taylor" and so on
-
-
-@dataclass(frozen=True)
-class Example:
-    """Table 3: a scored point."""
-
-    instruction: str
-    response: str
-    influence: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +110,7 @@ class Study:
     id: str
     command: str  # that makes it again
     settings_yaml: str
-    metrics: list[Metric]  # the first is the one that figures with a single one show
+    metrics: list[Column]  # the first is the one that figures with a single one show
     baseline: str  # the row that others are tested against
     results: list[Result]
     seeds: list[int]
@@ -142,11 +118,11 @@ class Study:
     published: list[Published] = field(default_factory=list)
     teacher_steps: list[TeacherStep] = field(default_factory=list)
     student_steps: list[StudentStep] = field(default_factory=list)
-    duels: list[Duel] = field(default_factory=list)
+    duels: list[Duel] = field(default_factory=list)  # figure 4: on the same items, all seeds together
     transfer: list[Result] = field(default_factory=list)  # rows as in `results`, `student` the one that it went to
     scored: list[Scored] = field(default_factory=list)
-    highest: list[Example] = field(default_factory=list)
-    lowest: list[Example] = field(default_factory=list)
+    highest: list[ScoredPoint] = field(default_factory=list)
+    lowest: list[ScoredPoint] = field(default_factory=list)
     texts: list[Texts] = field(default_factory=list)
     hyperparameters: dict[str, str] = field(default_factory=dict)  # what all cells begin with, as the first one has it
     changes: dict[str, dict[str, str]] = field(default_factory=dict)  # of settings, by what has them: "system LLM2LLM"

@@ -10,9 +10,9 @@ from typing import Literal
 
 from montessori.errors import InputError
 from montessori.evaluation.bootstrap import LEVEL
-from montessori.evaluation.card import Measure
+from montessori.evaluation.card import Column, Measure
 from montessori.reporting.study.comparison import Difference, Values, difference, holm, leader, over_seeds
-from montessori.reporting.study.data import Metric, Missing, Result, Study
+from montessori.reporting.study.data import Missing, Result, Study
 from montessori.settings.study import ASIDE, SYSTEMS, TRANSFER
 
 NO_RESULT = "no result, and no error was kept"
@@ -27,10 +27,10 @@ class Row:
     student: str
     results: Mapping[int, Result]  # by seed
 
-    def values(self, metric: Metric) -> Values:
-        """By seed, where it was measured."""
-        found = {seed: result.values.get(metric.key, math.nan) for seed, result in self.results.items()}
-        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+    def values(self, metric: Column) -> Values:
+        """Return the values by seed, where it was measured."""
+        values = {seed: result.values.get(metric.key, math.nan) for seed, result in self.results.items()}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Standing:
 
 
 def systems(study: Study) -> list[Row]:
-    """Table 1."""
+    """Return the rows of table 1."""
     return _rows(study, study.students, [result for result in study.results if result.group == SYSTEMS], {SYSTEMS})
 
 
 def ablations(study: Study) -> list[Row]:
-    """Table 2."""
+    """Return the rows of table 2."""
     titles = {one.group for one in study.results} | {one.group for one in study.missing}
     return _rows(
         study,
@@ -61,20 +61,20 @@ def ablations(study: Study) -> list[Row]:
 
 
 def transferred(study: Study) -> list[Row]:
-    """What the systems' data does for other students."""
+    """Return the rows of other students, which learn from the systems' data."""
     return _rows(study, [], [replace(result, group=SYSTEMS) for result in study.transfer], set())
 
 
 def blocks(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows that are compared with each other, by group and student, as they stand in a table."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    """Return the rows that are compared with each other, by group and student, as they stand in a table."""
+    members: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.group, row.student), []).append(row)
-    return found
+        members.setdefault((row.group, row.student), []).append(row)
+    return members
 
 
-def standings(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, Standing]:
-    """What `metric` says of each row of one table."""
+def standings(study: Study, rows: Sequence[Row], metric: Column) -> dict[Row, Standing]:
+    """Say what `metric` tells of each row of one table."""
     others = {student: baseline(study, rows, student) for student in {row.student for row in rows}}
     gaps = {row: _gap(row, others[row.student], metric) for row in rows}
     corrected = holm({row: gap.p_value for row, gap in gaps.items() if gap})
@@ -82,18 +82,18 @@ def standings(study: Study, rows: Sequence[Row], metric: Metric) -> dict[Row, St
         leader({row: row.values(metric) for row in members}, metric.lower_is_better)
         for members in blocks(rows).values()
     }
-    found = {}
+    standing = {}
     for row, gap in gaps.items():
         p = corrected.get(row, math.nan)
         verdict: Literal["better", "worse"] | None = None
         if gap and p < LEVEL:
             verdict = "better" if (gap.mean < 0) == metric.lower_is_better else "worse"
-        found[row] = Standing(over_seeds(row.values(metric)), gap, p, verdict, row in best)
-    return found
+        standing[row] = Standing(over_seeds(row.values(metric).values()), gap, p, verdict, row in best)
+    return standing
 
 
 def missing(study: Study) -> list[Missing]:
-    """Every cell without a result: those that failed, and those that nothing is known of."""
+    """Return every cell without a result: those that failed, and those that nothing is known of."""
     told = {(cell.row, cell.group, cell.student, cell.seed) for cell in study.missing}
     unknown = [
         Missing(row.name, row.student, seed, NO_RESULT, row.group)
@@ -105,21 +105,21 @@ def missing(study: Study) -> list[Missing]:
 
 
 def baseline(study: Study, rows: Sequence[Row], student: str) -> Row | None:
-    """The row that this student's others are tested against: of the same table, or else of table 1."""
+    """Return the row that this student's others are tested against: of the same table, or else of table 1."""
     return next((r for r in (*rows, *systems(study)) if (r.name, r.student) == (study.baseline, student)), None)
 
 
-def _gap(row: Row, other: Row | None, metric: Metric) -> Difference | None:
+def _gap(row: Row, other: Row | None, metric: Column) -> Difference | None:
     if other is None or row.name == other.name:
         return None
     return difference(row.values(metric), other.values(metric))
 
 
 def _rows(study: Study, students: Sequence[str], results: Sequence[Result], groups: set[str]) -> list[Row]:
-    """By group and student, these first; a row of `groups` that only failed for a student stands there empty."""
-    found: dict[tuple[str, str, str], dict[int, Result]] = {}
+    """Gather results by group and student, `students` first; a row of `groups` that only failed stands empty."""
+    by_row: dict[tuple[str, str, str], dict[int, Result]] = {}
     for result in results:
-        seeds = found.setdefault((result.group, result.student, result.row), {})
+        seeds = by_row.setdefault((result.group, result.student, result.row), {})
         if seeds.setdefault(result.seed, result) is not result:
             who = ", ".join(part for part in (result.group, result.row, result.student, f"seed {result.seed}") if part)
             raise InputError(
@@ -127,13 +127,13 @@ def _rows(study: Study, students: Sequence[str], results: Sequence[Result], grou
                 "students, leave transfer out of one"
             )
     failed = [cell for cell in study.missing if cell.group in groups]
-    names = list(dict.fromkeys([(group, name) for group, _, name in found] + [(c.group, c.row) for c in failed]))
-    students = list(dict.fromkeys((*students, *(student for _, student, _ in found))))
+    names = list(dict.fromkeys([(group, name) for group, _, name in by_row] + [(c.group, c.row) for c in failed]))
+    students = list(dict.fromkeys((*students, *(student for _, student, _ in by_row))))
     empty = {(cell.group, cell.student, cell.row) for cell in failed}
     return [
-        Row(name, group, student, found.get((group, student, name), {}))
+        Row(name, group, student, by_row.get((group, student, name), {}))
         for block in dict.fromkeys(group for group, _ in names)
         for student in students
         for group, name in names
-        if group == block and ((group, student, name) in found or (group, student, name) in empty)
+        if group == block and ((group, student, name) in by_row or (group, student, name) in empty)
     ]

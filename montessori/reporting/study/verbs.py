@@ -80,27 +80,27 @@ OPENING = re.compile(
 
 
 def root(instruction: str) -> Root | None:
-    """The root verb of an instruction, or its question word, and the verb's direct object."""
+    """Return the root verb of an instruction, or its question word, and the verb's direct object."""
     for sentence in SENTENCE.split(instruction):
-        if found := _root_of_sentence(sentence):
-            return found
+        if pair := _root_of_sentence(sentence):
+            return pair
     return None
 
 
 def most_common(instructions: Iterable[str], verbs: int, objects: int) -> tuple[list[Verb], int]:
-    """The commonest verbs with the commonest objects of each; how many instructions have a verb."""
-    found = [pair for instruction in instructions if (pair := root(instruction))]
+    """Return the commonest verbs with the commonest objects of each, and how many instructions have a verb."""
+    pairs = [pair for instruction in instructions if (pair := root(instruction))]
     shown = []
-    for name, times in _ordered(Counter(verb for verb, _ in found))[:verbs]:
-        things = Counter(thing for verb, thing in found if verb == name)
+    for name, times in _ordered(Counter(verb for verb, _ in pairs))[:verbs]:
+        things = Counter(thing for verb, thing in pairs if verb == name)
         bare = things.pop(None, 0)
         named = Counter({thing: n for thing, n in things.items() if thing})
         shown.append(Verb(name, times, bare, _ordered(named)[:objects]))
-    return shown, len(found)
+    return shown, len(pairs)
 
 
 def _ordered(counts: Counter[str]) -> list[tuple[str, int]]:
-    """By falling count, equal ones by name."""
+    """Order by falling count, equal ones by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -139,7 +139,7 @@ def _without_openings(sentence: str) -> str:
 
 
 def _object(words: list[str]) -> str | None:
-    """The head of the noun phrase at the start of `words`."""
+    """Return the head of the noun phrase at the start of `words`."""
     head: str | None = None
     started = False
     for position, word in enumerate(words):
@@ -168,7 +168,7 @@ def _object(words: list[str]) -> str | None:
 
 
 def _opens_participle(word: str, follows: str) -> bool:
-    """Whether `word` behind a noun starts a participle of its own rather than the next part of a compound."""
+    """Say whether `word` behind a noun starts a participle of its own, not the next part of a compound."""
     if word.endswith("ing"):
         return follows in DETERMINERS
     if word.endswith("ed") or word in PARTICIPLES:

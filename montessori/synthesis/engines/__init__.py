@@ -1,6 +1,6 @@
-"""Engines that write text: one interface, so that a stage does not care which one it has.
+"""Define the interface of generation engines.
 
-An engine answers chats with `samples` texts each, and yields every answer as soon as it is there, in any order.
+An engine answers each chat with a number of samples, and yields every answer as soon as it is complete, in any order.
 """
 
 import math
@@ -14,51 +14,51 @@ from montessori.settings.generation import Sampling
 
 @dataclass(frozen=True)
 class Generation:
-    """One text as it came back."""
+    """Hold one generated text."""
 
     text: str
-    finish_reason: str  # "stop": the model ended it; "length": max_tokens did; "content_filter": it was refused
-    tokens: int  # as APIs bill them: the one that ended it counts
-    # By a token's text, the natural log probabilities of the likeliest first tokens, as the model gives them: before
-    # temperature, top-p and penalties. None where sampling.top_logprobs is 0, or the endpoint tells none.
+    finish_reason: str  # "stop": the model ended the text; "length": max_tokens did; "content_filter": it was refused
+    tokens: int  # as APIs bill them, with the end token
+    # The natural log probabilities of the likeliest first tokens by their text, before temperature, top-p and
+    # penalties. None where sampling.top_logprobs is 0, or the endpoint returns none.
     first: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """All samples for one prompt, and what reading the prompt took."""
+    """Hold all samples for one prompt, and the prompt's size."""
 
     generations: list[Generation]
     prompt_tokens: int
-    cut: bool = False  # the prompt lost its start, for want of room in the model's context
+    cut: bool = False  # the start of the prompt was cut to fit the model's context
 
     @property
     def tokens(self) -> int:
-        """Written, of all samples."""
+        """Return the number of generated tokens in all samples."""
         return sum(generation.tokens for generation in self.generations)
 
 
-def by_text(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Log probabilities by the tokens' texts; where several tokens have one text, that of any of them."""
-    found: dict[str, float] = {}
+def merge_by_text(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return log probabilities by token text, adding up the probabilities of tokens with the same text."""
+    merged: dict[str, float] = {}
     for text, logprob in tokens:
         if logprob == -math.inf:
             continue
-        low, high = sorted((found.get(text, -math.inf), logprob))
-        found[text] = high + math.log1p(math.exp(low - high))
-    return found
+        low, high = sorted((merged.get(text, -math.inf), logprob))
+        merged[text] = high + math.log1p(math.exp(low - high))
+    return merged
 
 
-MayAsk = Callable[[int], bool]
+MayStart = Callable[[int], bool]
 
 
-def always(_under_way: int) -> bool:
-    """There is no limit."""
+def no_limit(_running: int) -> bool:
+    """Allow every prompt."""
     return True
 
 
 class Engine(Protocol):
-    """A model that answers chats."""
+    """Generate answers to chats with one model."""
 
     def generate(
         self,
@@ -66,12 +66,13 @@ class Engine(Protocol):
         sampling: Sampling,
         samples: int,
         seeds: Sequence[int],
+        *,
         done: Collection[int] = (),
-        may_ask: MayAsk = always,
+        may_start: MayStart = no_limit,
     ) -> Iterator[tuple[int, Answer]]:
-        """`samples` texts for each prompt but those numbered in `done`; `seeds[i]` makes those for `prompts[i]`.
+        """Yield (index, answer) for each prompt but those numbered in `done`, with `samples` texts each.
 
-        At temperature 0: the greedy one. `may_ask(n)` is asked, with n prompts under way, before one more is begun:
-        when it says no, those under way are finished and the others left. Raises InputError for what the engine
-        cannot do.
+        `seeds[i]` determines the texts for `prompts[i]`. At temperature 0 all samples are the greedy one. Before each
+        prompt the engine calls `may_start(n)`, with n prompts running. When it returns False the running prompts are
+        finished and no other is started. Raises InputError for settings that the engine does not support.
         """

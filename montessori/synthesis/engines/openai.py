@@ -1,8 +1,8 @@
-"""Generation by an OpenAI-compatible endpoint: a paid API, or a server of one's own.
+"""Generate with an OpenAI-compatible endpoint: a paid API, or a server of your own.
 
-Requests run side by side, more of them while it goes well, half as many when the endpoint refuses too many of them.
-What may pass (429, 5xx, time-outs, resets, bodies that are torn or make no sense) is tried again; what will not
-(a wrong key, an unknown model) ends it at once. An answer that has come whole is never asked for again.
+Requests run in parallel. Their number grows while requests succeed, and halves when the endpoint refuses too many.
+Temporary errors are retried: statuses 429 and 5xx, time-outs, resets, and bodies that are incomplete or make no sense.
+Permanent errors (a wrong key, an unknown model) end the generation at once. A complete answer is never requested again.
 """
 
 import asyncio
@@ -23,33 +23,36 @@ from montessori.data.chat import Message
 from montessori.errors import InputError
 from montessori.settings.engines import OpenAI
 from montessori.settings.generation import Sampling
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
+from montessori.synthesis.engines import Answer, Generation, MayStart, merge_by_text, no_limit
 from montessori.synthesis.engines.window import Window
 
 log = logging.getLogger(__name__)
-TRIES = 10  # of one request
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 60.0  # whatever the endpoint asks for: then it is tried again, not given up
-TOO_MUCH = (429, 503, 529)
+TRIES = 10  # for one request
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 60.0  # the longest wait, even when the endpoint asks for more
+OVERLOADED = (429, 503, 529)  # statuses of an endpoint with too many requests
 FILTERED = ("content_filter", "content management policy", "content_policy", "usage policy")
 TOO_LONG = (
     *("context_length", "context length", "context size", "context window", "maximum context", "max_model_len"),
     *("maximum model length", "prompt is too long", "input is too long", "request too large", "reduce the length"),
 )
-TOO_LONG_AT_FIRST = 32  # prompts, and none answered: then it is not the prompts
+TOO_LONG_AT_FIRST = 32  # after so many too long prompts and no answer, no prompt will fit
 
 
 class Unavailable(Exception):
-    """The endpoint did not answer for many tries. Not wrong input: the same request may succeed later."""
+    """Report an endpoint that did not answer in many tries.
+
+    The input is not wrong, so the same request may succeed later.
+    """
 
 
 class OpenAIEngine:
-    """A model behind an endpoint."""
+    """Generate with a model behind an endpoint."""
 
     def __init__(self, endpoint: OpenAI, field: str = "generation.openai"):
-        """`field` is where the settings have `endpoint`, for the errors."""
+        """Check the endpoint. `field` is the settings field of `endpoint`, for error messages."""
         self.endpoint, self.field = endpoint, field
         self._takes_repetition_penalty = check(endpoint, field)
-        self._gives_logprobs = True  # until it says that it does not
+        self._gives_logprobs = True  # until the endpoint refuses them
         self._window = Window(endpoint.max_concurrency)
 
     def generate(
@@ -58,11 +61,12 @@ class OpenAIEngine:
         sampling: Sampling,
         samples: int,
         seeds: Sequence[int],
+        *,
         done: Collection[int] = (),
-        may_ask: MayAsk = always,
+        may_start: MayStart = no_limit,
     ) -> Iterator[tuple[int, Answer]]:
-        """Each answer when it has come; see `Engine`. Raises Unavailable when the endpoint does not recover."""
-        asked = self.parameters(sampling)
+        """Yield each answer when it arrives, see `Engine`. Raises Unavailable when the endpoint does not recover."""
+        parameters = self.parameters(sampling)
         waiting = [i for i in reversed(range(len(prompts))) if i not in done]
         failure: BaseException | None = None
         too_long = answered = 0  # prompts
@@ -70,20 +74,22 @@ class OpenAIEngine:
             client = openai.AsyncOpenAI(
                 api_key=_key(self.endpoint),
                 base_url=self.endpoint.base_url,
-                timeout=None,  # the client's is between two bytes; below there is one for the whole request
-                max_retries=0,  # tried again below, where the window learns of it
+                timeout=None,  # the client's timeout is between two bytes; `_request` has one for the whole request
+                max_retries=0,  # `_request` retries, so that the window learns of each refusal
             )
             tasks: dict[asyncio.Task[Answer], int] = {}
             try:
                 while True:
                     room = self._window.size if failure is None else 0
-                    while waiting and len(tasks) < room and may_ask(len(tasks)):
+                    while waiting and len(tasks) < room and may_start(len(tasks)):
                         i = waiting.pop()
-                        coroutine = self._answer(client, list(prompts[i]), samples, seeds[i], asked)
+                        coroutine = self._answer(
+                            client, list(prompts[i]), samples=samples, seed=seeds[i], parameters=parameters
+                        )
                         tasks[runner.get_loop().create_task(coroutine)] = i
                     if not tasks:
                         break
-                    finished, _ = runner.run(_any(tasks))
+                    finished, _ = runner.run(_first_done(tasks))
                     for task in finished:
                         i = tasks.pop(task)
                         if error := task.exception():
@@ -106,8 +112,11 @@ class OpenAIEngine:
             raise failure
 
     def parameters(self, sampling: Sampling) -> dict[str, Any]:
-        """What each request says besides the prompt. Raises InputError for what the endpoint cannot do."""
-        asked: dict[str, Any] = {
+        """Return the parameters of each request besides the prompt.
+
+        Raises InputError for those that the endpoint does not support.
+        """
+        parameters: dict[str, Any] = {
             "model": self.endpoint.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -116,41 +125,53 @@ class OpenAIEngine:
             "max_completion_tokens": sampling.max_tokens,
         }
         if sampling.stop:
-            asked["stop"] = list(sampling.stop)
+            parameters["stop"] = list(sampling.stop)
         if sampling.repetition_penalty != 1:
             if not self._takes_repetition_penalty:
                 raise InputError(
                     f"sampling.repetition_penalty = {sampling.repetition_penalty:g}: the OpenAI API has none "
                     "(only vLLM's server takes it); set it to 1, and presence_penalty or frequency_penalty instead"
                 )
-            asked["extra_body"] = {"repetition_penalty": sampling.repetition_penalty}
+            parameters["extra_body"] = {"repetition_penalty": sampling.repetition_penalty}
         if sampling.top_logprobs:
-            asked |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
-        return asked
+            parameters |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        return parameters
 
     async def _answer(
-        self, client: openai.AsyncOpenAI, messages: list[Message], samples: int, seed: int, asked: dict[str, Any]
+        self,
+        client: openai.AsyncOpenAI,
+        messages: list[Message],
+        *,
+        samples: int,
+        seed: int,
+        parameters: dict[str, Any],
     ) -> Answer:
-        """As many requests as it takes for `samples` texts: some servers give one at a time, whatever n says."""
+        """Send as many requests as `samples` texts take: some servers return one text, whatever n is."""
         texts: list[Generation] = []
         read = 0
         while len(texts) < samples:
             wanted = samples - len(texts)
-            reply = await self._request(client, {**asked, "messages": messages, "n": wanted, "seed": seed + len(texts)})
-            if isinstance(reply, Generation):  # of no use to ask for another
+            reply = await self._request(
+                client, {**parameters, "messages": messages, "n": wanted, "seed": seed + len(texts)}
+            )
+            if isinstance(reply, Generation):  # this prompt is never answered, so another request is useless
                 return Answer([*texts, *[reply] * wanted], read)
-            texts += _generations(reply, asked.get("top_logprobs", 0))
+            texts += _generations(reply, parameters.get("top_logprobs", 0))
             read += reply.usage.prompt_tokens if reply.usage else 0
         return Answer(texts[:samples], read)
 
     async def _request(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> "_Reply | Generation":
-        """One request until it is answered; a Generation without text says why it never will be."""
+        """Retry one request until it succeeds.
+
+        Returns a Generation without text, with its reason, for a prompt that will never be answered. Raises Unavailable
+        after too many tries, and InputError for a permanent error.
+        """
         error: Exception
         tries, answered = 0, self._window.answered
         while True:
             if not self._gives_logprobs:
                 body = {name: value for name, value in body.items() if name not in ("logprobs", "top_logprobs")}
-            begun = await self._window.enter()
+            started = await self._window.enter()
             try:
                 async with asyncio.timeout(self.endpoint.timeout_s):
                     raw = await client.chat.completions.with_raw_response.create(**body)
@@ -162,11 +183,11 @@ class OpenAIEngine:
                     )
                 if reply.usage is None:
                     raise ValueError("the body has no usage")
-                self._window.went_well()
+                self._window.record_success()
                 return reply
             except TimeoutError:
                 error = Unavailable(f"no whole answer within {self.field}.timeout_s = {self.endpoint.timeout_s:g}")
-            except (openai.APIError, ValueError) as caught:  # ValueError: not JSON, or not what was asked for
+            except (openai.APIError, ValueError) as caught:  # ValueError: not JSON, or not a chat completion
                 error = caught
             finally:
                 self._window.leave()
@@ -176,21 +197,25 @@ class OpenAIEngine:
             if isinstance(error, openai.APIStatusError):
                 if "logprobs" in body and _refuses_logprobs(error):
                     if self._gives_logprobs:
-                        log.warning("%s: asked without them: %s", self.endpoint.model, _said(self.endpoint, error))
+                        log.warning(
+                            "%s: continuing without log probabilities: %s",
+                            self.endpoint.model,
+                            _error_text(self.endpoint, error),
+                        )
                     self._gives_logprobs = False
                     continue
                 if refusal := _refusal(error):
                     return Generation("", refusal, 0)
-                if not _may_pass(error):
-                    raise InputError(_wrong(self.endpoint, error, self.field))
-                given_s, refused = _retry_after(error), error.status_code in TOO_MUCH
+                if not _is_temporary(error):
+                    raise InputError(_refusal_message(self.endpoint, error, self.field))
+                given_s, refused = _retry_after(error), error.status_code in OVERLOADED
                 if refused:
-                    self._window.too_much(begun, min(given_s or 0, LONGEST_DELAY_S))
+                    self._window.record_refusal(started, min(given_s or 0, LONGEST_DELAY_S))
             if tries >= 3:
-                log.warning("%s: try %d: %s", self.endpoint.base_url, tries, _said(self.endpoint, error))
-            if tries >= TRIES and not (refused and others_answered):  # both: it is busy, not down
-                said = _said(self.endpoint, error)
-                raise Unavailable(f"{self.endpoint.base_url} did not answer in {tries} tries, the last time: {said}")
+                log.warning("%s: try %d: %s", self.endpoint.base_url, tries, _error_text(self.endpoint, error))
+            if tries >= TRIES and not (refused and others_answered):  # with both, the endpoint is busy and not down
+                text = _error_text(self.endpoint, error)
+                raise Unavailable(f"{self.endpoint.base_url} did not answer in {tries} tries, the last time: {text}")
             await asyncio.sleep(_delay(tries, given_s))
 
 
@@ -203,7 +228,7 @@ class _Choice(BaseModel):
     index: int = 0
     message: _Message
     finish_reason: str
-    logprobs: Any = None  # read only where they were asked for
+    logprobs: Any = None  # parsed only when they were requested
 
 
 class _Token(BaseModel):
@@ -216,7 +241,7 @@ class _First(BaseModel):
 
 
 class _Logprobs(BaseModel):
-    content: list[_First]  # one a token
+    content: list[_First]  # one for each token
 
 
 class _Usage(BaseModel):
@@ -225,32 +250,32 @@ class _Usage(BaseModel):
 
 
 class _Reply(BaseModel):
-    """What is used of a chat completion. The client's own class takes any JSON for one."""
+    """Hold the used fields of a chat completion. The client's own class accepts any JSON."""
 
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
 
 def check(endpoint: OpenAI, field: str) -> bool:
-    """Whether the endpoint takes a repetition penalty: whether vLLM is behind it.
+    """Return whether the endpoint supports a repetition penalty, as vLLM's server does.
 
     Raises InputError when it cannot be reached, refuses the key, or does not know the model.
     """
     client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
     try:
         with client:
-            known = _listed(json.loads(client.models.with_raw_response.list().content))
+            known = _model_owners(json.loads(client.models.with_raw_response.list().content))
     except openai.APIStatusError as error:
-        # Some list no models, and some keys may not list them.
+        # Some endpoints list no models, and some keys may not list them.
         if error.status_code == 404:
             _check_chats(endpoint, field)
-        elif not (error.status_code == 405 or "scope" in error.message or _may_pass(error)):
-            raise InputError(_wrong(endpoint, error, field)) from None
+        elif not (error.status_code == 405 or "scope" in error.message or _is_temporary(error)):
+            raise InputError(_refusal_message(endpoint, error, field)) from None
         return False
     except openai.APIConnectionError as error:
         raise InputError(
             f"{field}.base_url = {endpoint.base_url}: cannot be reached "
-            f"({_said(endpoint, error.__cause__ or error)}); start the server, or correct the address"
+            f"({_error_text(endpoint, error.__cause__ or error)}); start the server, or correct the address"
         ) from None
     except ValueError:
         raise InputError(
@@ -265,20 +290,23 @@ def check(endpoint: OpenAI, field: str) -> bool:
 
 
 def _check_chats(endpoint: OpenAI, field: str) -> None:
-    """Raise InputError where there are no chats at the address either: an empty request is refused, not missed."""
+    """Raise InputError where the address has no chat completions either.
+
+    A server that has them refuses an empty request.
+    """
     client = openai.OpenAI(api_key=_key(endpoint), base_url=endpoint.base_url, timeout=30, max_retries=2)
     try:
         with client:
             client.post("/chat/completions", body={}, cast_to=object)
     except openai.APIStatusError as error:
         if error.status_code in (401, 403, 404):
-            raise InputError(_wrong(endpoint, error, field)) from None
+            raise InputError(_refusal_message(endpoint, error, field)) from None
     except (openai.APIError, ValueError):
-        return  # the requests themselves will tell
+        return  # a later request will report the error
 
 
-def _listed(tree: Any) -> dict[str, str | None]:
-    """Who owns which model, as far as `tree` says so."""
+def _model_owners(tree: Any) -> dict[str, str | None]:
+    """Return each listed model with its owner, where `tree` names one."""
     models = tree.get("data") if isinstance(tree, dict) else tree
     return {m["id"]: m.get("owned_by") for m in models or () if isinstance(m, dict) and isinstance(m.get("id"), str)}
 
@@ -289,10 +317,10 @@ def _key(endpoint: OpenAI) -> str:
         raise InputError(f"{endpoint.key_variable} is not set: export the key of {endpoint.base_url} in it")
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"{endpoint.key_variable} is no key: it has letters that a key cannot have")
-    return key or "none"  # servers of one's own want none
+    return key or "none"  # a local server needs no key, but the client does
 
 
-async def _any(tasks: Collection["asyncio.Task[Answer]"]) -> tuple[set["asyncio.Task[Answer]"], Any]:
+async def _first_done(tasks: Collection["asyncio.Task[Answer]"]) -> tuple[set["asyncio.Task[Answer]"], Any]:
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -312,16 +340,16 @@ def _generations(reply: _Reply, top_logprobs: int) -> list[Generation]:
 
 
 def _likely_first(logprobs: Any) -> dict[str, float] | None:
-    """What is told of the first token, if anything is. Some servers have a form of their own, or an empty one."""
+    """Return the likeliest first tokens, or None. Some servers have a format of their own, or an empty one."""
     try:
         content = _Logprobs.model_validate(logprobs).content
     except ValidationError:
         return None
-    return by_text((token.token, token.logprob) for token in content[0].top_logprobs) or None if content else None
+    return merge_by_text((token.token, token.logprob) for token in content[0].top_logprobs) or None if content else None
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:
-    """`total` divided like `weights`: an endpoint tells the tokens of all texts of an answer together."""
+    """Divide `total` in proportion to `weights`. An endpoint reports the tokens of all texts of an answer together."""
     weights = [weight + 1 for weight in weights]
     whole = sum(weights)
     ends = [round(total * sum(weights[: i + 1]) / whole) for i in range(len(weights))]
@@ -329,13 +357,13 @@ def _shares(total: int, weights: list[int]) -> list[int]:
 
 
 def _refusal(error: openai.APIStatusError) -> str | None:
-    """Why this prompt will never be answered, in the words of a finish_reason."""
+    """Return the finish_reason of a prompt that will never be answered, else None."""
     if error.status_code not in (400, 413, 422, 429):
         return None
-    said = f"{error.code} {error.message}".lower()
-    if error.status_code != 429 and any(words in said for words in FILTERED):
+    text = f"{error.code} {error.message}".lower()
+    if error.status_code != 429 and any(words in text for words in FILTERED):
         return "content_filter"
-    return "too_long" if any(words in said for words in TOO_LONG) else None
+    return "too_long" if any(words in text for words in TOO_LONG) else None
 
 
 def _refuses_logprobs(error: openai.APIStatusError) -> bool:
@@ -346,14 +374,14 @@ def _is_too_long(answer: Answer) -> bool:
     return all(generation.finish_reason == "too_long" for generation in answer.generations)
 
 
-def _may_pass(error: openai.APIStatusError) -> bool:
+def _is_temporary(error: openai.APIStatusError) -> bool:
     if error.status_code == 429:
         return "insufficient_quota" not in (error.code, error.type)
     return error.status_code in (408, 409) or error.status_code >= 500
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds from now, where the endpoint gives them or a date."""
+    """Return the seconds until the endpoint's requested retry time, given in seconds or as a date."""
     given = error.response.headers.get("retry-after", "")
     try:
         return max(0.0, float(given))
@@ -366,23 +394,23 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
 
 
 def _delay(tries: int, given_s: float | None) -> float:
-    """Seconds before the next try. What the endpoint gave is enough twice; after that it may not know itself."""
+    """Return the seconds before the next try: the endpoint's own number twice, from then on at least ours."""
     own = random.uniform(0.5, 1) * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(tries - 1, TRIES))
     return own if given_s is None else min(LONGEST_DELAY_S, given_s if tries <= 2 else max(given_s, own))
 
 
-def _wrong(endpoint: OpenAI, error: openai.APIStatusError, field: str) -> str:
+def _refusal_message(endpoint: OpenAI, error: openai.APIStatusError, field: str) -> str:
     hint = {
         401: f"; correct the key in {endpoint.key_variable}",
         403: f"; the key in {endpoint.key_variable} may not use it",
         404: f"; are {field}.model = {endpoint.model} and base_url right? It usually ends in /v1",
         429: "; the account's quota is used up: raise it, and the same command goes on",
     }.get(error.status_code, "")
-    return f"{endpoint.base_url} refuses ({error.status_code}): {_said(endpoint, error)}{hint}"
+    return f"{endpoint.base_url} refuses ({error.status_code}): {_error_text(endpoint, error)}{hint}"
 
 
-def _said(endpoint: OpenAI, error: BaseException) -> str:
-    """The error's message on one line, without the key."""
+def _error_text(endpoint: OpenAI, error: BaseException) -> str:
+    """Return the error's message on one line, without the key."""
     text = " ".join(str(getattr(error, "message", None) or error).split())
     key = os.environ.get(endpoint.key_variable, "").strip()
     return (text.replace(key, "…") if key else text)[:300]

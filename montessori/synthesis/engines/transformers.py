@@ -1,7 +1,7 @@
-"""Generation with a transformers model: the engine for a CPU and for small models.
+"""Generate with a transformers model: the engine for a CPU and for small models.
 
-Prompts of like length run together; the samples of one prompt share its prefill. Every sample draws from a random
-generator of its own, so a text does not depend on which others were in its batch (but for a rounding tie).
+Prompts of similar length run together, and the samples of one prompt share its prefill. Every sample has a random
+generator of its own, so its text does not depend on the rest of its batch (except for a rounding tie).
 """
 
 from bisect import bisect_left
@@ -25,12 +25,12 @@ from transformers import (
 
 from montessori.data.chat import Message
 from montessori.settings.generation import Sampling
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
-from montessori.synthesis.engines.tokens import encode
+from montessori.synthesis.engines import Answer, Generation, MayStart, merge_by_text, no_limit
+from montessori.synthesis.engines.prompts import encode_prompts
 
 
 class TransformersEngine:
-    """A loaded model that answers chats."""
+    """Generate with a loaded model."""
 
     def __init__(
         self,
@@ -48,26 +48,27 @@ class TransformersEngine:
         sampling: Sampling,
         samples: int,
         seeds: Sequence[int],
+        *,
         done: Collection[int] = (),
-        may_ask: MayAsk = always,
+        may_start: MayStart = no_limit,
     ) -> Iterator[tuple[int, Answer]]:
-        """A batch after the other, the short prompts first; see `Engine`.
+        """Yield the answers batch by batch, short prompts first, see `Engine`.
 
-        Which prompts share a batch does not depend on `done`: a batch of which one is missing is run whole.
+        The batches do not depend on `done`: a batch with a missing prompt is run whole.
         """
-        read = encode(self.tokenizer, prompts, self.context, sampling)
-        order = sorted(range(len(read)), key=lambda i: len(read[i].ids))
+        encoded = encode_prompts(self.tokenizer, prompts, self.context, sampling)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            asked = [i for i in batch if i not in done]
-            if not asked:
+            missing = [i for i in batch if i not in done]
+            if not missing:
                 continue
-            if not may_ask(len(asked) - 1):
+            if not may_start(len(missing) - 1):
                 return
-            written = self._batch([read[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
+            answers = self._batch([encoded[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
             yield from (
-                (i, Answer(generations, len(read[i].ids), read[i].cut))
-                for i, generations in zip(batch, written, strict=True)
+                (i, Answer(generations, len(encoded[i].ids), encoded[i].cut))
+                for i, generations in zip(batch, answers, strict=True)
                 if i not in done
             )
 
@@ -88,26 +89,26 @@ class TransformersEngine:
             padding=(longest - mask.sum(-1)).repeat_interleave(samples),
             seeds=[seed * samples + number for seed in seeds for number in range(samples)],
         )
-        first = _First(sampling.top_logprobs)
+        first = _FirstTokens(sampling.top_logprobs)
         if sampling.top_logprobs:
             processors.insert(0, first)
         out = self.model.generate(
             input_ids=input_ids.repeat_interleave(samples, 0),
             attention_mask=mask.repeat_interleave(samples, 0),
-            past_key_values=cache,  # of fixed size: one that grows is copied at every token
+            past_key_values=cache,  # of fixed size: a growing cache is copied at every token
             disable_compile=True,
             max_new_tokens=sampling.max_tokens,
-            do_sample=False,  # the drawing is done by _Draw below
-            repetition_penalty=1.0,  # this and the next: not what the model's own generation settings say
+            do_sample=False,  # _GumbelSampler below samples
+            repetition_penalty=1.0,  # this and the next line: ignore the model's own generation settings
             no_repeat_ngram_size=0,
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList(
-                [_Stopped(self.tokenizer, sampling.stop, longest)] if sampling.stop else []
+                [_StopText(self.tokenizer, sampling.stop, longest)] if sampling.stop else []
             ),
             pad_token_id=pad,
-            eos_token_id=self._ends(),
+            eos_token_id=self._end_tokens(),
         )[:, longest:]
-        likely = [self._texts(tokens) for tokens in first.found] if sampling.top_logprobs else [None] * len(out)
+        likely = [self._texts(tokens) for tokens in first.likely] if sampling.top_logprobs else [None] * len(out)
         for start in range(0, len(out), samples):
             end = start + samples
             yield [
@@ -116,7 +117,7 @@ class TransformersEngine:
             ]
 
     def _prefill(self, cache: StaticCache, input_ids: Tensor, mask: Tensor, samples: int) -> None:
-        """Read each prompt (`[batch, seq]`) once and hand its keys and values to all of its samples."""
+        """Read each prompt (`[batch, seq]`) once, and copy its keys and values to all of its samples."""
         self.model(
             input_ids=input_ids,
             attention_mask=mask,
@@ -128,45 +129,46 @@ class TransformersEngine:
             layer.keys = layer.keys.repeat_interleave(samples, 0)
             layer.values = layer.values.repeat_interleave(samples, 0)
 
-    def _ends(self) -> list[int]:
-        """The tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
+    def _end_tokens(self) -> list[int]:
+        """Return the tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         return sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
 
     def _texts(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
-        return by_text((str(self.tokenizer.decode([token])), logprob) for token, logprob in tokens)
+        return merge_by_text((str(self.tokenizer.decode([token])), logprob) for token, logprob in tokens)
 
     def _generation(self, row: list[int], sampling: Sampling) -> Generation:
-        ends = set(self._ends())
-        ended = next((i for i, token in enumerate(row) if token in ends), None)
-        written = row[:ended]
-        text = _text(self.tokenizer, written)
-        if _stop_at(text, sampling.stop) is None:
-            return Generation(text, "length" if ended is None else "stop", len(row) if ended is None else ended + 1)
-        # What follows is padding, or was written before the stop text was seen.
+        ends = set(self._end_tokens())
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        answer = row[:end]
+        text = _text(self.tokenizer, answer)
+        if _find_stop(text, sampling.stop) is None:
+            return Generation(text, "length" if end is None else "stop", len(row) if end is None else end + 1)
+        # The tokens after the stop text are padding, or were generated before it was detected.
         tokens = bisect_left(
-            range(len(written)),
+            range(len(answer)),
             True,
-            key=lambda n: _stop_at(_text(self.tokenizer, written[:n]), sampling.stop) is not None,
+            key=lambda n: _find_stop(_text(self.tokenizer, answer[:n]), sampling.stop) is not None,
         )
-        text = _text(self.tokenizer, written[:tokens])
-        return Generation(text[: _stop_at(text, sampling.stop)], "stop", tokens)
+        text = _text(self.tokenizer, answer[:tokens])
+        return Generation(text[: _find_stop(text, sampling.stop)], "stop", tokens)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
     return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _stop_at(text: str, stop: tuple[str, ...]) -> int | None:
-    """Where in `text` the first of the stop texts begins."""
-    return min((at for one in stop if (at := text.find(one)) >= 0), default=None)
+def _find_stop(text: str, stop: tuple[str, ...]) -> int | None:
+    """Return the position in `text` of the first stop text, or None."""
+    return min((at for stop_text in stop if (at := text.find(stop_text)) >= 0), default=None)
 
 
-class _Stopped(StopStringCriteria):
-    """Whether a stop text is there: transformers suspects it, and the answer's text as it will be read decides.
+class _StopText(StopStringCriteria):
+    """Detect a stop text: transformers finds candidates, and the decoded answer decides.
 
-    Transformers alone would also stop for one that begins in the prompt, or that only a special token's name spells.
+    transformers alone would also stop for a stop text that begins in the prompt, or that only a special token's name
+    contains.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], prompt_length: int):
@@ -177,13 +179,13 @@ class _Stopped(StopStringCriteria):
         stopped: Tensor = super().__call__(input_ids, scores)
         for row in stopped.nonzero().flatten().tolist():
             text = _text(self.tokenizer, input_ids[row, self.prompt_length :].tolist())
-            stopped[row] = _stop_at(text, self.stop_strings) is not None
+            stopped[row] = _find_stop(text, self.stop_strings) is not None
         return stopped
 
 
 def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: list[int]) -> LogitsProcessorList:
     chain = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:  # counts the prompt too, as vLLM's does, but not its padding
+    if sampling.repetition_penalty != 1:  # like vLLM's it counts the prompt too, but not its padding
         chain.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty, prompt_ignore_length=padding))
     if sampling.presence_penalty or sampling.frequency_penalty:
         chain.append(_Penalties(sampling.presence_penalty, sampling.frequency_penalty, prompt_length))
@@ -192,39 +194,42 @@ def _processors(sampling: Sampling, prompt_length: int, padding: Tensor, seeds: 
             chain.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_p < 1:
             chain.append(TopPLogitsWarper(sampling.top_p))
-        chain.append(_Draw(seeds, padding.device))
+        chain.append(_GumbelSampler(seeds, padding.device))
     return chain
 
 
-class _First(LogitsProcessor):
-    """Keep each row's likeliest first tokens with their log probabilities. Stands before all that changes them."""
+class _FirstTokens(LogitsProcessor):
+    """Record each row's likeliest first tokens with their log probabilities. Runs before every other processor."""
 
     def __init__(self, count: int):
         self.count = count
-        self.found: list[list[tuple[int, float]]] = []
+        self.likely: list[list[tuple[int, float]]] = []
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not self.found:
-            likely = scores.float().log_softmax(-1).topk(min(self.count, scores.shape[-1]))
-            rows = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
-            self.found = [list(zip(tokens, logprobs, strict=True)) for tokens, logprobs in rows]
+        if not self.likely:
+            top = scores.float().log_softmax(-1).topk(min(self.count, scores.shape[-1]))
+            rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            self.likely = [list(zip(tokens, logprobs, strict=True)) for tokens, logprobs in rows]
         return scores
 
 
 class _Penalties(LogitsProcessor):
-    """Subtract from every token that has been generated, once and for each time, as the OpenAI API defines it."""
+    """Subtract the presence and frequency penalties from generated tokens, as the OpenAI API defines them.
+
+    The presence penalty counts once for a token, the frequency penalty once for each occurrence.
+    """
 
     def __init__(self, presence: float, frequency: float, prompt_length: int):
         self.presence, self.frequency, self.prompt_length = presence, frequency, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        written = input_ids[:, self.prompt_length :]
-        times = torch.zeros_like(scores).scatter_add_(1, written, torch.ones_like(written, dtype=scores.dtype))
+        generated = input_ids[:, self.prompt_length :]
+        times = torch.zeros_like(scores).scatter_add_(1, generated, torch.ones_like(generated, dtype=scores.dtype))
         return scores - self.presence * (times > 0).to(scores.dtype) - self.frequency * times
 
 
-class _Draw(LogitsProcessor):
-    """Add Gumbel noise from one generator a row: the largest sum is then a draw from the softmax (Gumbel 1954)."""
+class _GumbelSampler(LogitsProcessor):
+    """Add Gumbel noise from one generator per row: the largest sum is a sample from the softmax (Gumbel 1954)."""
 
     def __init__(self, seeds: list[int], device: torch.device | str = "cpu"):
         self.device = device

@@ -1,15 +1,15 @@
-"""Generation with vLLM: the engine for GPUs and for thousands of prompts. Runs in vLLM's own environment.
+"""Generate with vLLM: the engine for GPUs and for thousands of prompts. Runs in vLLM's own environment.
 
-All prompts are handed over at once; vLLM batches them as they come and go, and reads a head that they share once.
+All prompts are queued at once. vLLM batches them continuously, and reads a shared prefix once.
 """
 
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-# Before vllm is imported. In this process: nothing outlives it, and its memory comes back with it.
+# Set before vllm is imported. The engine runs in this process, so nothing outlives it and its memory is freed with it.
 for _name, _value in {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every engine binds itself to the same cores
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # otherwise every engine binds itself to the same cores
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -29,27 +29,31 @@ from montessori.data.chat import Message
 from montessori.errors import InputError
 from montessori.models.loading import hub_revision
 from montessori.settings.generation import Sampling
-from montessori.synthesis.engines import Answer, Generation, MayAsk, always, by_text
-from montessori.synthesis.engines.tokens import encode
+from montessori.synthesis.engines import Answer, Generation, MayStart, merge_by_text, no_limit
+from montessori.synthesis.engines.prompts import encode_prompts
 
-WINDOW = 1024  # prompts handed over at once: more than vLLM runs side by side
-CPU_MEMORY_SHARE = 0.3  # the default counts what other processes use as its own, and fails
+WINDOW = 1024  # prompts in vLLM's queue: more than it runs at the same time
+CPU_MEMORY_SHARE = 0.3  # with the default, vLLM counts other processes' memory as its own and fails
 
 
 class VllmEngine:
-    """A model loaded by vLLM."""
+    """Generate with a model that vLLM has loaded."""
 
     def __init__(
         self,
         source: str,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         dtype: str,
         trust_remote_code: bool,
         context: int | None,
         gpu_memory_utilization: float,
         block: str = "generation.",
     ):
-        """`block` is where the settings have `context` and `vllm`, for the errors; "" has no context."""
+        """Load the model. `block` is the settings block of `context` and `vllm`, for error messages; "" has no context.
+
+        Raises InputError when vLLM cannot serve the model.
+        """
         name, revision = hub_revision(source)
         cpu = not torch.cuda.is_available()
         try:
@@ -62,23 +66,23 @@ class VllmEngine:
                     trust_remote_code=trust_remote_code,
                     max_model_len=context,
                     load_format="safetensors",
-                    generation_config="vllm",  # not what the model's own generation settings say
+                    generation_config="vllm",  # ignore the model's own generation settings
                     enable_prefix_caching=True,
                     gpu_memory_utilization=CPU_MEMORY_SHARE if cpu else gpu_memory_utilization,
-                    enforce_eager=cpu,  # compiling takes 30 s there, longer than a small round
-                    enable_chunked_prefill=not cpu,  # there vLLM 0.32 fails on a seeded request that it reads in parts
+                    enforce_eager=cpu,  # compiling takes 30 s on a CPU, longer than a small round
+                    enable_chunked_prefill=not cpu,  # on a CPU vLLM 0.32 fails on a seeded request read in chunks
                     disable_log_stats=True,
                 )
             )
         except ValueError as error:
-            said = " ".join(str(error).split())[:400]
+            reason = " ".join(str(error).split())[:400]
             raise InputError(
-                f"{source}: vLLM cannot serve it ({said}); where memory is short, "
+                f"{source}: vLLM cannot serve it ({reason}); where memory is short, "
                 f"{f'lower {block}context, or ' if block else ''}set {block}vllm.gpu_memory_utilization to what is free"
             ) from error
         self._tokenizer = tokenizer
         self._context = int(self._engine.model_config.max_model_len)
-        self._asked = 0
+        self._requests = 0
 
     def generate(
         self,
@@ -86,32 +90,34 @@ class VllmEngine:
         sampling: Sampling,
         samples: int,
         seeds: Sequence[int],
+        *,
         done: Collection[int] = (),
-        may_ask: MayAsk = always,
+        may_start: MayStart = no_limit,
     ) -> Iterator[tuple[int, Answer]]:
-        """Each answer when its last sample has ended; see `Engine`."""
-        read = encode(self._tokenizer, prompts, self._context, sampling)
-        waiting = [i for i in reversed(range(len(read))) if i not in done]
-        under_way: dict[str, int] = {}
+        """Yield each answer when its last sample has ended, see `Engine`."""
+        encoded = encode_prompts(self._tokenizer, prompts, self._context, sampling)
+        waiting = [i for i in reversed(range(len(encoded))) if i not in done]
+        running: dict[str, int] = {}
         try:
             while True:
-                while waiting and len(under_way) < WINDOW and may_ask(len(under_way)):
+                while waiting and len(running) < WINDOW and may_start(len(running)):
                     i = waiting.pop()
-                    self._asked += 1
+                    self._requests += 1
                     parameters = _parameters(sampling, samples, seeds[i])
-                    self._engine.add_request(str(self._asked), {"prompt_token_ids": read[i].ids}, parameters)
-                    under_way[str(self._asked)] = i
-                if not under_way:
+                    self._engine.add_request(str(self._requests), {"prompt_token_ids": encoded[i].ids}, parameters)
+                    running[str(self._requests)] = i
+                if not running:
                     return
                 for output in self._engine.step():
                     if output.finished:
-                        i = under_way.pop(output.request_id)
-                        outputs = sorted(output.outputs, key=lambda one: one.index)
-                        texts = [_generation(one, sampling.top_logprobs) for one in outputs]
-                        every = texts if sampling.temperature else texts * samples  # greedy: all would be the same
-                        yield i, Answer(every, len(read[i].ids), read[i].cut)
+                        i = running.pop(output.request_id)
+                        outputs = sorted(output.outputs, key=lambda output: output.index)
+                        texts = [_generation(sample, sampling.top_logprobs) for sample in outputs]
+                        if not sampling.temperature:
+                            texts *= samples  # greedy: one text was generated, and all samples equal it
+                        yield i, Answer(texts, len(encoded[i].ids), encoded[i].cut)
         finally:
-            self._engine.abort_request(list(under_way))
+            self._engine.abort_request(list(running))
 
 
 def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
@@ -124,7 +130,7 @@ def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
         repetition_penalty=sampling.repetition_penalty,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
-        logprobs=sampling.top_logprobs or None,  # raw ones: vLLM's default since its V1 engine
+        logprobs=sampling.top_logprobs or None,  # before sampling settings: vLLM's default since its V1 engine
         seed=seed,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -132,7 +138,7 @@ def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
 
 def _generation(output: CompletionOutput, top_logprobs: int) -> Generation:
     first = None
-    if output.logprobs:  # the token that was drawn is always there, likely or not
-        likely = sorted(output.logprobs[0].values(), key=lambda one: one.logprob, reverse=True)[:top_logprobs]
-        first = by_text((one.decoded_token or "", one.logprob) for one in likely)
+    if output.logprobs:  # vLLM always includes the sampled token, likely or not
+        likely = sorted(output.logprobs[0].values(), key=lambda token: token.logprob, reverse=True)[:top_logprobs]
+        first = merge_by_text((token.decoded_token or "", token.logprob) for token in likely)
     return Generation(output.text, output.finish_reason or "stop", len(output.token_ids), first)

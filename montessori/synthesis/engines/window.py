@@ -1,74 +1,79 @@
-"""How many requests an endpoint is asked at once, found out by asking: a window like that of TCP.
+"""Find out how many requests an endpoint takes at the same time, with a window like TCP's.
 
-In: what became of each request.  Out: when the next may go. It knows nothing of HTTP.
+In: the result of each request.  Out: the time of the next one. This module knows nothing of HTTP.
 """
 
 import asyncio
 import time
 from collections import deque
 
-FIRST = 8  # requests side by side
-# The share of refused requests, of the last window or so many, that halves it. So one in ten that are refused at random
-# leave it whole, and an endpoint that bears k at once is asked by k/2 to 3k/2: tests/synthesis/test_openai_engine.py.
-TOLERATED, OF_AT_LEAST = 0.25, 16
+FIRST_SIZE = 8  # requests at the same time
+# The window halves when this share of the last requests was refused. The last requests are the last window, and at
+# least 16. So an endpoint that refuses one request in ten at random keeps its window, and an endpoint that takes k
+# requests at the same time gets k/2 to 3k/2 (tests/synthesis/test_openai_engine.py).
+REFUSED_SHARE, LAST_REQUESTS = 0.25, 16
 
 
 class Window:
-    """How many requests may be under way: twice as many after each window that went well, at first.
+    """Limit the number of running requests. At first it doubles after each window of successes.
 
-    When a quarter of the last ones was refused it is halved, and grows from there by one for each window, as in TCP.
-    Fewer refusals are borne: an endpoint that refuses one in ten whatever one does would be asked by one at a time.
+    When a quarter of the last requests was refused the window halves. From there it grows by one for each window, as in
+    TCP. A smaller share of refusals is accepted. Otherwise an endpoint that refuses one request in ten at random would
+    get one request at a time.
     """
 
     def __init__(self, most: int):
         self.answered = 0
-        self._size, self._most = float(min(FIRST, most)), most
+        self._size, self._most = float(min(FIRST_SIZE, most)), most
         self._doubles_below = float(most)
-        self._refused = 0.0  # share of the last requests
-        self._halved = (-1.0, 0)  # when, and how many had been answered
+        self._refused = 0.0  # the refused share of the last requests
+        self._halved = (-1.0, 0)  # the time of the last halving, and the requests answered until then
         self._resume = 0.0
-        self._under_way = 0
+        self._running = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def size(self) -> int:
-        """Of the window now."""
+        """Return the current size of the window."""
         return int(self._size)
 
     async def enter(self) -> float:
-        """Wait for room, and as long as the endpoint has asked for. Says when that was."""
-        while (left := self._resume - time.monotonic()) > 0 or self._under_way >= self.size:
+        """Wait for room, and for the endpoint's requested pause. Return the time of entering."""
+        while (left := self._resume - time.monotonic()) > 0 or self._running >= self.size:
             if left > 0:
                 await asyncio.sleep(left)
             else:
                 self._queue.append(asyncio.get_running_loop().create_future())
                 await self._queue[-1]
-        self._under_way += 1
-        self._refused *= 1 - 1 / max(OF_AT_LEAST, self._size)
+        self._running += 1
+        self._refused *= 1 - 1 / max(LAST_REQUESTS, self._size)
         return time.monotonic()
 
     def leave(self) -> None:
-        """A request that has entered is over."""
-        self._under_way -= 1
-        room = self.size - self._under_way
+        """Record that an entered request has ended."""
+        self._running -= 1
+        room = self.size - self._running
         while self._queue and room > 0:
-            if not (turn := self._queue.popleft()).done():  # those of a generation that was given up are
-                turn.set_result(None)
+            if not (waiter := self._queue.popleft()).done():  # cancelled waiters are done
+                waiter.set_result(None)
                 room -= 1
 
-    def went_well(self) -> None:
-        """A request was answered."""
+    def record_success(self) -> None:
+        """Record that a request was answered."""
         self.answered += 1
         self._size = min(self._most, self._size + (1 if self._size < self._doubles_below else 1 / self._size))
 
-    def too_much(self, begun: float, wait_s: float) -> None:
-        """A request that began at `begun` was refused; nothing more for `wait_s`. One burst halves only once."""
+    def record_refusal(self, started: float, wait_s: float) -> None:
+        """Record that a request that began at `started` was refused, and pause for `wait_s`.
+
+        One burst of refusals halves the window only once.
+        """
         self._resume = max(self._resume, time.monotonic() + wait_s)
         when, answered = self._halved
-        if begun <= when:
+        if started <= when:
             return
-        self._refused += 1 / max(OF_AT_LEAST, self._size)
-        if self._refused >= TOLERATED:
-            if self.answered > answered:  # else it is out of order: afterwards it will bear as much as before
+        self._refused += 1 / max(LAST_REQUESTS, self._size)
+        if self._refused >= REFUSED_SHARE:
+            if self.answered > answered:  # otherwise the endpoint is down, and will later take as many as before
                 self._doubles_below = self._size / 2
             self._size, self._refused, self._halved = max(1.0, self._size / 2), 0.0, (time.monotonic(), self.answered)

@@ -7,6 +7,7 @@ import pytest
 
 from flows.commands import cli
 from flows.methods.montessori_instruct import base
+from flows.requests.builder import NOBODY
 from flows.requests.run import plan
 from flows.requests.steps import Steps
 from montessori.artifacts import Folder, Request, Store
@@ -15,8 +16,8 @@ from montessori.data.chat import render_prompt
 from montessori.pocket import scratch, world
 from montessori.settings import files
 from montessori.settings.run import Settings
-from montessori.synthesis.instructions import prompt_for
-from montessori.synthesis.lengths import Lengths, expected
+from montessori.synthesis.instructions import build_prompt
+from montessori.synthesis.lengths import Lengths, expected_lengths
 from tasks.runtime import estimate as estimating
 from tasks.runtime.estimate import Line, estimate, estimate_all, total
 
@@ -92,12 +93,12 @@ def test_prompts_are_expected_to_be_as_long_as_those_that_the_run_will_ask():
     settings = settings_of(config=ROOT / "tests/end_to_end/micro.yaml")
     assert settings.teacher and settings.teacher.scratch
     shape = settings.teacher.scratch
-    conversations = world.teacher_conversations(scratch.conversations_seen(shape), settings.seed)
+    conversations = world.teacher_conversations(scratch.conversation_count(shape), settings.seed)
     _, tokenizer = scratch.build(conversations, shape, settings.seed)  # as the run builds it
     seeds = world.seeds(settings.pocket.seeds, settings.seed)
-    prompts = [prompt_for(f"{n}", seeds, [], settings.instructions)["messages"] for n in range(300)]
+    prompts = [build_prompt(f"{n}", seeds, [], settings.instructions)["messages"] for n in range(300)]
     lengths = [len(tokenizer(render_prompt(tokenizer, p), add_special_tokens=False)["input_ids"]) for p in prompts]
-    assert expected(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
+    assert expected_lengths(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
 
 
 def test_cells_that_differ_in_what_no_length_depends_on_share_the_reading_of_the_seeds(
@@ -146,12 +147,12 @@ def test_a_teacher_that_is_stopped_takes_its_share_of_the_hours():
 
 def test_a_student_on_its_way_learns_from_a_share_of_its_training_set(tmp_path: Path):
     settings = settings_of("iterations=0", "training_size=300")
-    steps = Steps(settings, sources.addresses(settings), submit=lambda _: None)
+    steps = Steps(settings, sources.addresses(settings))
     start = base(steps)
-    written = steps.instructions(start.writer, start.seeds, 300, "training", "")
-    pairs = steps.responses(start.writer, written, "")
-    steps.train_student(start.student, pairs, "")
-    steps.checkpoint(start.student, pairs, 0.5, "")
+    written = steps.instructions(start.writer, start.seeds, 300, "training", NOBODY)
+    pairs = steps.responses(start.writer, written, NOBODY)
+    steps.train_student(start.student, pairs, NOBODY)
+    steps.checkpoint(start.student, pairs, 0.5, NOBODY)
     lines = {line.stage: line for line in estimate(settings, steps.requests, Folder(tmp_path))[0]}
     whole, half = lines["student"].hours, lines["warm-up"].hours
     assert whole and half == pytest.approx(whole / 2)

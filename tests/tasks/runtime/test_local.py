@@ -9,8 +9,8 @@ import pytest
 from montessori.artifacts import Folder, Request, Store
 from montessori.errors import InputError, StageError
 from montessori.settings.execution import Compute
-from tasks.runtime.executor import Attempts, watching
-from tasks.runtime.local import THREADS, Direct
+from tasks.runtime.executor import Executor, Progress, Record, observed_by
+from tasks.runtime.local import THREADS, LocalExecutor
 
 
 class Place:
@@ -22,15 +22,15 @@ class Place:
         self.go, self.reached = threading.Event(), threading.Event()
 
     def run(self, request: Request, store: Store, on_progress: Any, on_start: Any = None) -> None:
-        if request.label in self.held:
+        if request.role in self.held:
             self.reached.set()
             assert self.go.wait(20)
         on_start()
-        if error := self.errors.get(request.label):
+        if error := self.errors.get(request.role):
             raise error
         with store.staging() as folder:
             store.commit(request.address, folder, {"seconds": 0.0, "summary": {}})
-        self.made.append(request.label)
+        self.made.append(request.role)
 
     def close(self) -> None:
         pass
@@ -43,25 +43,35 @@ def asked(label: str, *inputs: Request) -> Request:
         settings={"label": label},
         inputs={"of": [one.address for one in inputs]},
         seed=0,
-        label=label,
+        role=label,
     )
 
 
-def execution(folder: Path, place: Place, apart: bool = False) -> Direct:
-    return Direct(Folder(folder), place, Compute(retries=0), apart)
+def execution(folder: Path, place: Place, one_input: bool = False) -> LocalExecutor:
+    return LocalExecutor(Folder(folder), place, Compute(retries=0), one_input=one_input)
+
+
+class States:
+    """An observer that notes each state."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def update(self, record: Record, progress: Progress | None) -> None:
+        self.seen.append(record.state)
 
 
 def test_a_stage_that_waits_for_its_turn_is_not_said_to_run(tmp_path: Path) -> None:
     place = Place(held={"slow"})
     direct, slow = execution(tmp_path, place), asked("slow")
-    heard: list[str] = []
-    with watching(lambda _, record, __: heard.append(record.state)):
+    states = States()
+    with observed_by(states):
         direct.submit(slow)
         assert place.reached.wait(20)
-        assert heard == []
+        assert states.seen == []
         place.go.set()
         direct.finish()
-    assert heard == ["running", "done"]
+    assert states.seen == ["running", "done"]
 
 
 def test_a_stage_begins_when_its_inputs_are_there_though_others_wait_before_it(tmp_path: Path) -> None:
@@ -88,7 +98,7 @@ def test_requests_that_come_while_others_run_lose_nothing(tmp_path: Path) -> Non
     for request in requests:
         direct.submit(request)
     direct.finish()
-    assert sorted(place.made) == sorted(request.label for request in requests)
+    assert sorted(place.made) == sorted(request.role for request in requests)
 
 
 def test_what_a_failed_stage_feeds_does_not_run_and_the_others_do(tmp_path: Path) -> None:
@@ -102,10 +112,10 @@ def test_what_a_failed_stage_feeds_does_not_run_and_the_others_do(tmp_path: Path
     assert place.made == ["other"]
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_wrong_input_stops_the_rest_unless_that_is_of_other_runs(tmp_path: Path, apart: bool) -> None:
+@pytest.mark.parametrize("one_input", [False, True])
+def test_wrong_input_stops_the_rest_where_that_reads_the_same_input(tmp_path: Path, one_input: bool) -> None:
     place = Place({"wrong": InputError("seeds: no rows")}, held={"first"})
-    direct = execution(tmp_path, place, apart)
+    direct = execution(tmp_path, place, one_input)
     first = asked("first")
     direct.submit(asked("wrong"))
     direct.submit(first)
@@ -115,7 +125,7 @@ def test_wrong_input_stops_the_rest_unless_that_is_of_other_runs(tmp_path: Path,
     place.go.set()
     with pytest.raises(InputError, match="seeds: no rows"):
         direct.finish()
-    assert ("second" in place.made) == apart
+    assert ("second" in place.made) == (not one_input)
 
 
 def test_an_error_that_no_record_tells_of_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +134,7 @@ def test_an_error_that_no_record_tells_of_is_raised(tmp_path: Path, monkeypatch:
     def broken(*_: Any) -> bool:
         raise RuntimeError("of our own making")
 
-    monkeypatch.setattr(Attempts, "run", broken)
+    monkeypatch.setattr(Executor, "run", broken)
     direct.submit(asked("any"))
     with pytest.raises(RuntimeError, match="of our own making"):
         direct.finish()

@@ -6,24 +6,28 @@ from typing import Any, cast
 import pytest
 from prefect.states import Failed
 
-from montessori.artifacts import Folder
+from montessori.artifacts import Folder, Request
 from montessori.errors import ArtifactError, InputError, StageError
 from montessori.settings.execution import Compute
 from tasks.runtime.executor import Record
 from tasks.runtime.places import Inline, StageCrash
-from tasks.runtime.prefect_executor import Execution, _worth_a_retry
+from tasks.runtime.prefect_executor import PrefectExecutor, _worth_a_retry
 
 
 @pytest.fixture
-def execution(tmp_path: Path) -> Execution:
-    return Execution(Folder(tmp_path), Inline(Compute()), Compute())
+def execution(tmp_path: Path) -> PrefectExecutor:
+    return PrefectExecutor(Folder(tmp_path), Inline(Compute()), Compute())
 
 
-def test_every_failed_stage_is_named_with_its_attempts_and_error(execution: Execution) -> None:
+def record(task: str, shard: tuple[int, int] = (0, 1), **how: Any) -> Record:
+    return Record(Request(stage=task, version=1, settings={}, inputs={}, seed=0, shard=shard), **how)
+
+
+def test_every_failed_stage_is_named_with_its_attempts_and_error(execution: PrefectExecutor) -> None:
     execution.records = {
-        "influence/a": Record("influence 1/2", "failed", attempts=3, error="killed by signal 9"),
-        "influence/b": Record("influence 2/2", "done", attempts=1),
-        "preferences/c": Record("preferences"),
+        "influence/a": record("influence", (0, 2), state="failed", attempts=3, error="killed by signal 9"),
+        "influence/b": record("influence", (1, 2), state="done", attempts=1),
+        "preferences/c": record("preferences"),
     }
     with pytest.raises(StageError) as raised:
         execution.finish()
@@ -32,8 +36,8 @@ def test_every_failed_stage_is_named_with_its_attempts_and_error(execution: Exec
     assert "Not run, since they need it: 1" in str(raised.value)
 
 
-def test_wrong_input_found_by_a_stage_is_wrong_input_of_the_run(execution: Execution) -> None:
-    execution.records = {"seeds/a": Record("seeds", "failed", 1, error="no rows", wrong_input=True)}
+def test_wrong_input_found_by_a_stage_is_wrong_input_of_the_run(execution: PrefectExecutor) -> None:
+    execution.records = {"seeds/a": record("seeds", state="failed", attempts=1, error="no rows", wrong_input=True)}
     with pytest.raises(InputError, match="seeds failed after one attempt: no rows"):
         execution.finish()
 

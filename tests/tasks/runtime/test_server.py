@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.commands import cli, run
+from flows.commands import cli
 from montessori.errors import InputError
 from tasks.runtime.server import connected
 
@@ -70,7 +70,8 @@ def test_a_refused_password_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(run, "quiet_prefect", lambda: None)  # it would change the environment of later tests
+    monkeypatch.setattr(cli, "_quiet_prefect", lambda: None)  # it would change the environment of later tests
+    monkeypatch.setenv("PREFECT_API_URL", f"{guarded}/api")
     store = [] if words == ["deploy"] else ["--store", str(tmp_path)]
     with temporary_settings({PREFECT_API_URL: f"{guarded}/api", PREFECT_API_AUTH_STRING: password}):
         assert cli.main([*words, *store]) == 2

@@ -10,7 +10,7 @@ from montessori.artifacts import Folder, Request
 from montessori.errors import StageError, StoreUnreachable
 from tasks.runtime import retention, status, status_writer
 from tasks.runtime.executor import Record
-from tasks.runtime.status_writer import Telling
+from tasks.runtime.status_writer import StatusWriter
 
 
 @pytest.fixture
@@ -30,13 +30,17 @@ def requests() -> dict[str, Request]:
     return {request.address: request for request in [*shards, run]}
 
 
+def writing(store: Folder, requests: dict[str, Request], records: dict[str, Record] | None = None) -> StatusWriter:
+    return StatusWriter(store, requests, records or {}, run=list(requests)[-1])
+
+
 def heard(store: Folder) -> status.Status:
     (found,) = status.known(store)
     return found
 
 
 def test_it_names_everything_from_the_start_and_what_it_takes_from_elsewhere(store, requests):
-    with Telling(store, requests, {}):
+    with writing(store, requests):
         found = heard(store)
         assert (found.run, found.state, found.finished) == ("runs/tiny-11111111", "running", 0)
         assert [shard.title for shard in found.shards] == ["influence 1/2", "influence 2/2", "report"]
@@ -50,10 +54,10 @@ def test_it_tells_how_far_each_shard_is_how_fast_and_what_went_wrong(store, requ
     monkeypatch.setattr(status_writer, "EVERY_S", 0.01)
     first, second, _ = requests
     records = {
-        first: Record("influence 1/2", "done", attempts=2, seconds=4.0, done=(90, 100, "points")),
-        second: Record("influence 2/2", "running", attempts=1, done=(10, 100, "points")),
+        first: Record(requests[first], "done", attempts=2, seconds=4.0, done=(90, 100, "points")),
+        second: Record(requests[second], "running", attempts=1, done=(10, 100, "points")),
     }
-    with pytest.raises(StageError), Telling(store, requests, records):
+    with pytest.raises(StageError), writing(store, requests, records):
         while heard(store).shards[1].done != 10:
             pass
         records[second].done = (60, 100, "points")
@@ -72,29 +76,29 @@ def test_it_tells_how_far_each_shard_is_how_fast_and_what_went_wrong(store, requ
 
 
 def test_one_that_was_stopped_says_so(store, requests):
-    with pytest.raises(KeyboardInterrupt), Telling(store, requests, {}):
+    with pytest.raises(KeyboardInterrupt), writing(store, requests):
         raise KeyboardInterrupt
     assert heard(store).state == "stopped"
 
 
 def test_the_last_word_of_a_process_that_leaves_is_that_it_was_stopped(store, requests):
-    with Telling(store, requests, {}):
-        status_writer.leave()
+    with writing(store, requests):
+        status_writer.write_stopped()
         assert heard(store).state == "stopped"
-    status_writer.leave()  # nobody is left to say anything
+    status_writer.write_stopped()  # nobody is left to say anything
 
 
 def test_it_says_something_even_when_nothing_changes_or_it_would_pass_for_killed(store, requests, monkeypatch):
     monkeypatch.setattr(status_writer, "EVERY_S", 0.01)
     monkeypatch.setattr(status, "BEAT_S", 0.05)
-    with Telling(store, requests, {}):
+    with writing(store, requests):
         first = heard(store).heard
         while heard(store).heard == first:
             pass
 
 
 def test_who_has_said_nothing_for_long_is_silent(store, requests):
-    with Telling(store, requests, {}):
+    with writing(store, requests):
         found = heard(store)
     assert not found.silent(found.heard + timedelta(seconds=status.BEAT_S))
     assert found.silent(found.heard + timedelta(seconds=status.SILENT_S + 1))
@@ -109,6 +113,6 @@ class Unreachable(Folder):
 
 
 def test_a_store_that_takes_no_news_does_not_fail_the_run(tmp_path, requests, caplog):
-    with caplog.at_level(logging.WARNING), Telling(Unreachable(tmp_path / "store"), requests, {}):
+    with caplog.at_level(logging.WARNING), writing(Unreachable(tmp_path / "store"), requests):
         pass
     assert "the server does not answer" in caplog.text

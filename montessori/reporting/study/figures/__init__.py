@@ -7,22 +7,22 @@ from functools import partial
 
 from montessori.reporting.figures import Picture, render
 from montessori.reporting.study.data import Study
-from montessori.reporting.study.figures import compare, cost, lengths, scores, student, sunburst, teacher
+from montessori.reporting.study.figures import signals, systems, texts, training
 
 DRAWERS = (
-    teacher.scores,
-    teacher.influences,
-    student.positive_share,
-    compare.duels,
-    compare.transfer,
-    sunburst.root_verbs,
-    lengths.token_lengths,
-    scores.training_loss,
-    scores.fidelity,
-    cost.cost,
+    training.scores,
+    training.influences,
+    training.positive_share,
+    systems.duels,
+    systems.transfer,
+    texts.root_verbs,
+    texts.token_lengths,
+    signals.training_loss,
+    signals.fidelity,
+    systems.cost,
 )
 
 
 def draw(study: Study) -> list[Picture]:
-    """Every figure that the study has data for."""
+    """Draw every figure that the study has data for."""
     return render(partial(drawer, study) for drawer in DRAWERS)
