@@ -79,14 +79,14 @@ def marks(card: Card, column: Column) -> dict[str, Mark]:
     if not means:
         return {}
     best, *rest = sorted(means, key=lambda model: -sign * means[model])
-    if not _leads(card, column, best, rest, sign):
+    if not _leads(card, column, best, rest=rest, sign=sign):
         return {}
     second, *others = rest
     marked: dict[str, Mark] = {best: "best"}
-    return marked | {second: "second"} if _leads(card, column, second, others, sign) else marked
+    return marked | {second: "second"} if _leads(card, column, second, rest=others, sign=sign) else marked
 
 
-def _leads(card: Card, column: Column, leader: str, rest: Sequence[str], sign: int) -> bool:
+def _leads(card: Card, column: Column, leader: str, *, rest: Sequence[str], sign: int) -> bool:
     gaps = [compare(card, column, leader, other) for other in rest]
     if not gaps or not all(gap and sign * gap.mean > 0 for gap in gaps):
         return False
