@@ -12,7 +12,7 @@ from montessori.artifacts import identity
 from montessori.data.rows import Row, read_rows
 from montessori.evaluation import agreement, alpaca, harness, mt_bench, verdicts
 from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
-from montessori.evaluation.metrics import linearised, measure
+from montessori.evaluation.metrics import linearise, measure
 from montessori.evaluation.subjects import default_baseline
 from montessori.reporting.scorecard import page
 from montessori.reporting.text import count, listed
@@ -287,7 +287,7 @@ def _losses(rows: list[Row], key: str) -> list[float]:
     """Return each example's value, with the metric as their mean."""
     if key == "reference_loss":
         return [row["loss"] for row in rows]
-    return linearised([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
+    return linearise([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
 
 
 def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
