@@ -299,10 +299,11 @@ def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
 
 
 def _overlaps(job: Job) -> Iterator[Overlap]:
+    training_sets: list[str] = job.request.means.get("training_sets", [])
     for name in job.request.inputs:
         if name.endswith(":overlap"):
             for one in json.loads((job.folder(name) / "overlap.json").read_text()):
-                data = job.manifests(name)[0]["request"]["label"].removeprefix("overlap of ")
+                data = training_sets[int(name.partition(":")[0])]
                 yield Overlap(**{**one, "benchmark": NAMES.get(one["benchmark"], one["benchmark"]), "data": data})
 
 
