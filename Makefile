@@ -1,10 +1,10 @@
 # make demo        two iterations in the pocket world, with a report
-# make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/operate.md says what the folder holds)
+# make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/start/your-data.md says what the folder holds)
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the tests, ten minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
 # make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
-# make check       formatting, lint and types
+# make check       formatting, lint, types, and how plain the prose is
 # make docs        the documentation, in build/site
 # make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
 # make lock        the three files of constraints again, from the ranges in pyproject.toml; needs uv
@@ -136,6 +136,7 @@ check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+	$(bin)/python docs/prose.py
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
