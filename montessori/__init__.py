@@ -1,3 +1,3 @@
 """Montessori-Instruct: synthetic training data fitted to the student that learns from it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

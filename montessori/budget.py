@@ -52,7 +52,7 @@ def dollars(price: Price, read: float, written: float) -> float:
 
 
 def usage(recorded: dict[str, float], price: Price | None = None) -> Usage:
-    """Return the usage that a manifest or a journal recorded.
+    """Return the usage in a manifest's or a journal's record.
 
     `price` is used where an endpoint was paid and the record has no dollars.
     """
@@ -62,9 +62,9 @@ def usage(recorded: dict[str, float], price: Price | None = None) -> Usage:
 
 
 def over_limit(limits: dict[str, float | None], spent: Usage, coming: Usage | None = None) -> str | None:
-    """Return a message that names the limit (`usd`, `tokens`, `hours`) without room for more, or None.
+    """Return a message with the first limit (`usd`, `tokens`, `hours`) without room for more, or None.
 
-    `coming` is the usage that was already started, or that must start together.
+    `coming` is the usage of tasks already started, or about to start together.
     """
     for name, limit in limits.items():
         used, more = getattr(spent, name), getattr(coming, name) if coming else 0.0
@@ -80,10 +80,10 @@ def over_limit(limits: dict[str, float | None], spent: Usage, coming: Usage | No
 
 
 def usage_of_others(store: Store, budget: Mapping[str, Any], own: str = "") -> Callable[[], Usage]:
-    """Return a function that returns the usage of all tasks of a run, except for the task `own`.
+    """Return a function for the usage of all tasks of a run, except for the task `own`.
 
     It reads the store at most every `LOOK_EVERY_S`. `budget` holds `parts`, the addresses of the run's requests, and
-    `paid`, the prices of those that an endpoint answers.
+    `paid`, the prices of requests to an endpoint.
     """
     prices = {address: Price.model_validate(price) for address, price in budget["paid"].items()}
     made: dict[str, Usage] = {}  # of committed artifacts, which does not change

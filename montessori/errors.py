@@ -10,24 +10,24 @@ MontessoriError
 
 
 class MontessoriError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors raised on purpose by this package."""
 
 
 class InputError(MontessoriError):
-    """Wrong input. The message names the field or the line, and what would be right."""
+    """Wrong input. The message names the field or the line, and the right value."""
 
 
 class StageError(MontessoriError):
-    """A task that ran on good input and still could not produce its artifact."""
+    """The failure of a task on good input."""
 
 
 class BudgetReached(StageError):
-    """A run that has used up its budget. Nothing is lost, and it goes on with a larger budget."""
+    """The end of a budget. Nothing is lost, and the run goes on with a larger budget."""
 
 
 class StoreUnreachable(MontessoriError):
-    """A store whose server does not answer within a minute of retries, or says that it cannot."""
+    """A store without an answer after a minute of retries, or with an answer like 503."""
 
 
 class ArtifactError(MontessoriError):
-    """An artifact that is missing, incomplete, or differs from what was committed."""
+    """An artifact with missing or changed files."""

@@ -4,12 +4,10 @@ Library code calls `report`. The caller of the library says where the reports go
 a terminal moves a bar.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 OnProgress = Callable[[int, int, str, str], None]
-T = TypeVar("T")
 
 _receivers: list[OnProgress] = []
 
@@ -18,16 +16,6 @@ def report(done: int, total: int, unit: str, note: str = "") -> None:
     """Report that `done` of `total` `unit` are finished."""
     if _receivers:
         _receivers[-1](done, total, unit, note)
-
-
-def track(items: Iterable[T], total: int, unit: str, size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """Yield the items, and report after each how much of `total` is finished. `size` is the count of an item."""
-    report(0, total, unit)
-    done = 0
-    for item in items:
-        yield item
-        done += size(item)
-        report(done, total, unit)
 
 
 @contextmanager

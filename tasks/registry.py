@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Literal
 
 from montessori.artifacts import Request
+from montessori.extras import Extra
 
 Libraries = Literal["light", "training", "vllm"]
 Work = Literal[
@@ -35,6 +36,7 @@ class Task:
     version: int = 1  # part of every fingerprint; raised when the result would change
     device: Literal["gpu", "cpu"] = "gpu"  # cpu: it loads no model
     torch: bool = False  # of a cpu task that needs torch all the same
+    extra: Extra = "score"  # of the package: it brings torch, and what else the task imports
     journaled: bool = False  # keeps each answer as it comes, since answers are slow or paid for
     cost: Cost = Cost()
 
@@ -63,23 +65,29 @@ TASKS = {
         "generate_responses", version=2, journaled=True, cost=Cost("responses", units=("pairs",), model="teacher")
     ),
     "split": Task("split_points", device="cpu"),
-    "warm-up": Task("warm_up_student", cost=Cost("fine-tuning", units=TRAINED, keeps="optimizer")),
+    "warm-up": Task("warm_up_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="optimizer")),
     "tokens": Task("tokenize_points", device="cpu", torch=True),
     "reference-gradient": Task("reference_gradient", version=2, cost=Cost("measuring", keeps="gradient")),
     "influence": Task("score_influence", version=3, cost=Cost("measuring", units=("points",))),
     "ratings": Task("rate_points", journaled=True, cost=Cost("ratings", units=("points",), model="teacher")),
     "rule": Task("rate_by_rule", device="cpu"),
     "preferences": Task("build_preferences", device="cpu"),
-    "teacher": Task("train_teacher", cost=Cost("dpo", units=("trained",), model="teacher", keeps="weights")),
-    "bootstrap": Task("bootstrap_teacher", cost=Cost("bootstrap", units=TRAINED, model="teacher", keeps="weights")),
+    "teacher": Task(
+        "train_teacher", extra="train", cost=Cost("dpo", units=("trained",), model="teacher", keeps="weights")
+    ),
+    "bootstrap": Task(
+        "bootstrap_teacher",
+        extra="train",
+        cost=Cost("bootstrap", units=TRAINED, model="teacher", keeps="weights"),
+    ),
     "mistakes": Task("find_mistakes", cost=Cost("measuring")),
     "union": Task("merge_training_sets", device="cpu"),
-    "student": Task("train_student", cost=Cost("fine-tuning", units=TRAINED, keeps="weights")),
+    "student": Task("train_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="weights")),
     "evaluation": Task("evaluate_student", version=4, cost=Cost("measuring")),
     "report": Task("reports.run", version=2, device="cpu", torch=True),
     "refresh": Task("reports.night", device="cpu", torch=True),
     "study": Task("reports.study", version=2, device="cpu", torch=True),
-    "benchmark": Task("benchmarks.run_benchmark"),
+    "benchmark": Task("benchmarks.run_benchmark", extra="evaluation"),
     "questions": Task("benchmarks.read_questions", device="cpu"),
     "answers": Task("benchmarks.answer_questions", journaled=True),
     "verdicts": Task("benchmarks.compare_answers", journaled=True),
@@ -98,6 +106,14 @@ def module(task: str) -> ModuleType:
 def loads_model(request: Request) -> bool:
     """Tell whether a request loads a model on this machine, and so needs a GPU or a core's share to itself."""
     return TASKS[request.stage].device == "gpu" and request.settings.get("engine") != "openai"
+
+
+def extras(request: Request) -> tuple[Extra, ...]:
+    """Return the extras of the package that a request needs. vLLM's environment is checked by itself."""
+    engine, task = request.settings.get("engine"), TASKS[request.stage]
+    if engine == "openai":
+        return ("openai",)
+    return (task.extra,) if engine != "vllm" and (task.device == "gpu" or task.torch) else ()
 
 
 def libraries(request: Request) -> Libraries:

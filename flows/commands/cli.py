@@ -16,6 +16,7 @@ from flows.commands import champion, evaluate, reports, run, status, study
 from flows.commands import store as store_command
 from flows.commands.options import add_settings, settings_of
 from montessori.errors import InputError, MontessoriError
+from montessori.extras import require
 from montessori.settings import files as config_file
 from montessori.settings import shipped
 
@@ -85,6 +86,7 @@ def _quiet_prefect() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PYTHONSAFEPATH": "1",  # no module of the working folder is taken for ours in a process that Prefect starts
     }.items():
         os.environ.setdefault(name, value)
 
@@ -220,6 +222,7 @@ def _add_deploy(add: AddParser) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> int:
+    require("flows", purpose="montessori deploy")
     from flows.deployment.deploy import deploy
 
     print(*deploy(**{name: value for name, value in vars(options).items() if name != "command"}), sep="\n")

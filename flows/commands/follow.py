@@ -14,6 +14,7 @@ from flows.commands.signals import stopping_at_once
 from flows.requests.builder import Address, Plan
 from montessori.artifacts import Store
 from montessori.errors import StageError
+from montessori.extras import require
 from tasks.runtime.executor import Executor, observed_by
 from tasks.runtime.local import local_executor
 from tasks.runtime.places import typed
@@ -29,9 +30,12 @@ def follow(
     With Prefect (`with_prefect`, or PREFECT_API_URL in the environment) call `flow` instead, which returns a final
     state, and return None. Raises the error of a run that failed.
     """
+    through_prefect = with_prefect or bool(os.environ.get("PREFECT_API_URL"))
+    if through_prefect:
+        require("flows", purpose="--prefect" if with_prefect else "PREFECT_API_URL")
     screen = terminal.Screen(console)
     with screen, observed_by(screen):
-        if with_prefect or os.environ.get("PREFECT_API_URL"):
+        if through_prefect:
             _through_prefect(console, screen, flow)
             return None
         with (

@@ -20,6 +20,7 @@ from montessori.artifacts import open_store
 from montessori.data import rows as data
 from montessori.data import sources
 from montessori.errors import InputError
+from montessori.extras import require
 from montessori.models import folder
 from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
@@ -43,6 +44,9 @@ class Checked:
 def score(options: Scoring, console: Console) -> None:
     """Check, score, write and show. Raises InputError before anything heavy starts, where it can be seen that early."""
     started = time.monotonic()
+    require("score", purpose="montessori score")
+    if options.warm_up:
+        require("train", purpose="--warm-up")
     store, out = open_store(options.store), Path(options.out).expanduser()
     checked = check(options)
     store.check_writable()

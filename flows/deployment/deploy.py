@@ -178,7 +178,7 @@ def _work_pool(client: SyncPrefectClient, wanted: Wanted) -> None:
     template = json.loads((TEMPLATES / f"{wanted.kind}.json").read_text(encoding="utf-8"))
     variables = template["variables"]["properties"]
     if wanted.kind == "process":  # workers of this machine, where relative paths mean the same as here
-        variables["command"]["default"] = f"{sys.executable} -m prefect.engine"
+        variables["command"]["default"] = f"{sys.executable} -P -m flows.deployment.engine"
         variables["working_dir"]["default"] = str(Path.cwd())
     if wanted.kind == "docker" and wanted.network:
         variables["networks"]["default"] = [wanted.network]

@@ -23,6 +23,8 @@ from typing import Any
 from uuid import UUID
 
 from montessori.errors import InputError
+from montessori.extras import require
+from tasks.runtime.places import SAFE_PATH
 
 HOME = Path(".prefect")
 READY_WITHIN_S = 180
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", default="store", help="where runs keep their artifacts (default: store)")
     options = parser.parse_args(arguments)
     try:
+        require("flows", purpose="make serve")
         _check(options.port, options.reports_port)
         HOME.mkdir(exist_ok=True)
         _alone()
@@ -99,6 +102,7 @@ def _serve(port: int, reports_port: int, store: str) -> int:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MONTESSORI_REPORTS_URL": reports,
         "DO_NOT_TRACK": "1",
+        **SAFE_PATH,
     }
     with ExitStack() as running:
         print(f"starting {url} …", flush=True)

@@ -71,8 +71,7 @@ class _Planner:
         self._alpaca_eval()
         self._mt_bench()
         self._people()
-        self._overlaps()
-        self._scorecard(command)
+        self._scorecard(command, self._overlaps())
         self._asked_for.hold_to(self._suite.budget, JUDGED)
         return self._asked_for.by_address
 
@@ -166,8 +165,8 @@ class _Planner:
         self._inputs["people"] = [self._found["people"]]
         self._inputs["people:verdicts"] = self._verdicts("what people judged", sides, 1, both_orders=True)
 
-    def _overlaps(self) -> None:
-        """Of each training set with all that was asked."""
+    def _overlaps(self) -> list[str]:
+        """Add the overlap of each training set with all questions; return the names of the training sets."""
         sets = {subject.label: list(subject.data) for subject in self._subjects if subject.data}
         if "trained_on" in self._found:
             source = self._suite.trained_on
@@ -177,13 +176,14 @@ class _Planner:
         names = [name for name in self._suite.benchmarks for _ in self._inputs[f"0:{name}"]]
         items = [address for name in self._suite.benchmarks for address in self._inputs[f"0:{name}"]]
         if not items and not self._asked:
-            return
+            return []
         for number, (label, pairs) in enumerate(sets.items()):
             settings = {"items": names, "questions": list(self._asked)}
             inputs = {"pairs": pairs, "items": items, "questions": list(self._asked.values())}
             self._inputs[f"{number}:overlap"] = [self._add("overlap", NOBODY, f"overlap of {label}", settings, inputs)]
+        return list(sets)
 
-    def _scorecard(self, command: str) -> None:
+    def _scorecard(self, command: str, training_sets: list[str]) -> None:
         settings = {
             "suite": identity(self._suite),
             "models": [subject.label for subject in self._subjects],
@@ -198,7 +198,7 @@ class _Planner:
             settings,
             inputs,
             seed=self._suite.seed,
-            means={"command": command},
+            means={"command": command, "training_sets": training_sets},
             kept_as=f"evaluations/{self._suite.name}",
         )
 

@@ -7,6 +7,7 @@ from montessori.artifacts.journal import Journal
 from montessori.artifacts.request import Request, identity, is_artifact
 from montessori.artifacts.store import Store
 from montessori.errors import InputError
+from montessori.extras import require
 
 
 def open_store(uri: str | Path) -> Store:
@@ -18,6 +19,7 @@ def open_store(uri: str | Path) -> Store:
         return Folder(uri)
     if scheme != "s3":
         raise InputError(f"store = {uri}: expected a folder, for example ./store, or s3://bucket/prefix")
+    require("s3", purpose=f"store = {uri}")
     from montessori.artifacts.bucket import Bucket
 
     return Bucket(str(uri))

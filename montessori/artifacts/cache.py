@@ -3,7 +3,7 @@
     MONTESSORI_CACHE      the folder (default: ~/.cache/montessori)
     MONTESSORI_CACHE_GB   most gigabytes for one store (default: 50); the least recently used artifact goes first
 
-A running process keeps the artifacts that it has opened. It holds a lock on the manifest of each of the last `HELD`.
+A running process keeps its open artifacts. It holds a lock on the manifest of each of the last `HELD`.
 """
 
 import fcntl
@@ -54,9 +54,9 @@ class Cache(Folder):
         return folder
 
     def put(self, address: str, folder: Path, manifest: Manifest) -> Path:
-        """Move the checked files of `folder`, which `staging` returned, into the cache, and hold them.
+        """Move the checked files of `folder`, a folder of `staging`, into the cache, and hold them.
 
-        Returns the folder of the copy, which another process may have put first.
+        Returns the folder of the copy. It may be another process's, which came first.
         """
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
         handle = _lock_shared(folder / MANIFEST)  # before others see it, so that none of them deletes it

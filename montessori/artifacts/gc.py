@@ -1,7 +1,7 @@
-"""Remove the artifacts of a store that nothing kept was made from.
+"""Remove artifacts without kept descendants from a store.
 
-The artifacts to keep are the roots. The kept artifacts include all their parents. Children are removed before their
-parents, so every artifact that is left after a kill still has its parents. A second call removes the rest.
+The caller names the artifacts to keep as roots. Their parents are kept too. Children are removed before their parents,
+so after a kill every remaining artifact still has its parents. A second call removes the rest.
 """
 
 import time
@@ -26,10 +26,10 @@ class Garbage:
 
 
 def find_garbage(store: Store, roots: Iterable[str], grace_s: float, dropped: Iterable[str] = ()) -> Garbage:
-    """Find the artifacts that `store` may lose.
+    """Find the artifacts to remove from `store`.
 
-    The `roots` are kept, and artifacts younger than `grace_s` seconds, and all that either was made from. An artifact
-    in `dropped` is not kept for its age. Raises ArtifactError when a manifest that this depends on is spoilt.
+    The `roots` are kept, artifacts younger than `grace_s` seconds, and the parents of both. Age does not keep an
+    artifact in `dropped`. Raises ArtifactError when a manifest needed here is spoilt.
     """
     by_address = {entry.address: entry for entry in entries(store)}
     before = time.time() - grace_s
@@ -51,7 +51,7 @@ def collect(
 ) -> list[Entry]:
     """Remove the garbage, and return the removed entries.
 
-    `wanted` returns the addresses that runs use. It is called before each removal, since a run may have started
+    `wanted` returns the addresses in use by runs. It is called before each removal, since a run may have started
     meanwhile. `on_each` is called after each entry.
     """
     by_address = {entry.address: entry for entry in [*garbage.kept, *garbage.removed]}
@@ -69,7 +69,7 @@ def collect(
 
 
 def reachable(roots: Iterable[str], by_address: dict[str, Entry], uri: str) -> set[str]:
-    """Return the `roots` and all addresses that they were made from.
+    """Return the `roots` and the addresses of all their ancestors.
 
     Raises ArtifactError when the manifest of one of them is spoilt.
     """
@@ -92,7 +92,7 @@ def reachable(roots: Iterable[str], by_address: dict[str, Entry], uri: str) -> s
 
 
 def children_first(listed: list[Entry], uri: str) -> list[Entry]:
-    """Return the entries, each before the entries that it was made from."""
+    """Return the entries in an order with each child before its parents."""
     by_address = {entry.address: entry for entry in listed}
     ordered: dict[str, Entry] = {}  # parents first
     entered: set[str] = set()
@@ -111,13 +111,13 @@ def children_first(listed: list[Entry], uri: str) -> list[Entry]:
 
 
 def parents(manifest: Manifest, uri: str) -> list[str]:
-    """Return the addresses that an artifact was made from, in the store at `uri`."""
+    """Return the addresses of an artifact's inputs in the store at `uri`."""
     inputs = manifest.get("request", {}).get("inputs", {})
     return [a for a in manifest.get("parents", []) if is_artifact(a)] + artifacts_in(inputs, uri)
 
 
 def artifacts_in(inputs: dict[str, list[str]], uri: str) -> list[str]:
-    """Return the artifacts among a request's inputs, including files of this store that settings name."""
+    """Return the artifacts among a request's inputs, including files of this store named in settings."""
     given = [address for addresses in inputs.values() for address in addresses]
     here = f"file:{uri}/"
     files = [address[len(here) :].split("/") for address in given if address.startswith(here)]

@@ -1,9 +1,9 @@
-"""A journal of the answers that a task has received so far, so that a kill loses none of them.
+"""A journal of a task's answers so far, so that a kill loses none of them.
 
     <store>/.journals/<stage>+<fingerprint>/answers.jsonl + usage.json
 
-Each entry is a line. A line torn by a kill is dropped, and its question is asked again. The journal is deleted when
-the artifact has been committed.
+Each entry is a line. A line torn by a kill is dropped, and its question is asked again. The journal is deleted after
+the commit of the artifact.
 """
 
 import json
@@ -39,7 +39,7 @@ class Journal(Protocol):
 
 
 class Documents(Protocol):
-    """The part of a store that a journal needs."""
+    """A journal's view of a store."""
 
     def read(self, name: str) -> bytes | None:
         """Return the document `name`, or None."""

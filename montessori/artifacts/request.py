@@ -1,7 +1,7 @@
 """The request of a task, and the fingerprint of its artifact.
 
-A task is a pure function of its name, its version, the settings that it reads, its inputs and the seed. The
-fingerprint is a hash of these and of nothing else. An input is one of
+A task is a pure function of its name, its version, its settings, its inputs and the seed. The fingerprint is a hash of
+these and of nothing else. An input is one of
 
     instructions/3f2a…                    an artifact
     file:/data/seeds.jsonl#9c1e…          a file or folder outside the store, with the SHA-256 of its content
@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Request(BaseModel):
-    """One task, or one shard of it, with everything that it needs.
+    """One task, or one shard of it, with all of its inputs and settings.
 
-    `system`, `iteration`, `part`, `role` and `cell` say what the artifact is for. They serve display and grouping, and
-    are not in the fingerprint. An artifact that two runs share keeps the values of the first.
+    `system`, `iteration`, `part`, `role` and `cell` serve display and grouping, and are not in the fingerprint. An
+    artifact shared by two runs keeps the values of the first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,7 +94,7 @@ class Request(BaseModel):
 
 
 def identity(address: str) -> str:
-    """Return the part of an input's address that says which input it is, without its place."""
+    """Return an input's address without its place, for the fingerprint."""
     return "file#" + address.rpartition("#")[2] if address.startswith("file:") else address
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from montessori.data.chat import Message, user
 from montessori.errors import InputError
+from montessori.extras import require
 from montessori.settings.data import DataSource
 
 Row = dict[str, Any]
@@ -128,6 +129,7 @@ def _parquet(path: Path, field: str) -> list[Row]:
 
 def hub_rows(source: DataSource) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a hub dataset unchanged, each after its position."""
+    require("score", purpose=f"{source.source}, a dataset of the hub,")
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 

@@ -1,7 +1,7 @@
-"""Compare two models with a paired bootstrap over the items that both were measured on.
+"""Compare two models with a paired bootstrap over their common items.
 
-The result is the mean difference with its interval and p-value. It also decides which models a table may call the
-best. Only the items vary here. Another training seed or another judge can make a larger difference.
+The result is the mean difference with its interval and p-value. It also decides the best models of a table. Only the
+items vary here. Another training seed or another judge can make a larger difference.
 """
 
 import math
@@ -35,7 +35,7 @@ class Difference:
 
 
 def difference(left: Mapping[str, float], right: Mapping[str, float], seed: int = 0) -> Difference | None:
-    """Return `left` minus `right` over the items that both have, or None without such items."""
+    """Return `left` minus `right` over their common items, or None without such items."""
     gaps = np.array([left[item] - right[item] for item in sorted(left.keys() & right.keys())])
     if not len(gaps):
         return None
@@ -79,14 +79,14 @@ def marks(card: Card, column: Column) -> dict[str, Mark]:
     if not means:
         return {}
     best, *rest = sorted(means, key=lambda model: -sign * means[model])
-    if not _leads(card, column, best, rest, sign):
+    if not _leads(card, column, best, rest=rest, sign=sign):
         return {}
     second, *others = rest
     marked: dict[str, Mark] = {best: "best"}
-    return marked | {second: "second"} if _leads(card, column, second, others, sign) else marked
+    return marked | {second: "second"} if _leads(card, column, second, rest=others, sign=sign) else marked
 
 
-def _leads(card: Card, column: Column, leader: str, rest: Sequence[str], sign: int) -> bool:
+def _leads(card: Card, column: Column, leader: str, *, rest: Sequence[str], sign: int) -> bool:
     gaps = [compare(card, column, leader, other) for other in rest]
     if not gaps or not all(gap and sign * gap.mean > 0 for gap in gaps):
         return False
@@ -112,8 +112,8 @@ def _resampled_means(gaps: Array, draw: np.random.Generator) -> Array:
 def _p_value(gaps: Array, means: Array) -> float:
     """Return twice the smaller share of means on one side of zero.
 
-    One is added to both counts, so that it is never 0. The value is at least that of the sign test, 2^(1 − items that
-    differ), since resamples nearly always agree when few items differ, all in one direction.
+    One is added to both counts, so the result is never 0. It is at least the p-value of the sign test, 2^(1 − items
+    with a difference), since resamples nearly always agree when few items differ, all in one direction.
     """
     nothing = 1e-12 * np.abs(gaps).max()  # rounding errors of sums that are zero
     below, above = int((means <= nothing).sum()), int((means >= -nothing).sum())

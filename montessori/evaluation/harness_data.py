@@ -47,7 +47,7 @@ SUBJECTS = (  # MMLU's
 def read(file: str | Path, task: str, field: str = "file") -> Rows:
     """Return the rows of a file in the hub's form, by task. Needs neither models nor the harness.
 
-    Raises InputError that names the settings field and file, or the file, line and column.
+    Raises InputError with the settings field and file, or with the file, line and column.
     """
     path = Path(file).expanduser()
     convert = _converter(task)
@@ -64,7 +64,7 @@ def read(file: str | Path, task: str, field: str = "file") -> Rows:
 
 
 def splits(entry: Any, items: Rows, shots: Rows | None, field: str) -> Rows:
-    """Return the rows of each split that the harness reads, for the task with this `entry` in its index.
+    """Return the rows of each split in use by the harness, for the task with this `entry` in its index.
 
     `shots` are the rows of few-shot examples, and `field` is the benchmark's. Raises InputError for a task whose data
     do not come from files, or whose examples the harness would not find.

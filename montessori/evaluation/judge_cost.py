@@ -49,7 +49,7 @@ def estimate(suite: Suite, requests: Sequence[Request], store: Store, counts: Co
 def describe(suite: Suite, requests: Sequence[Request], store: Store, counts: Counts) -> str:
     """Return a sentence with the judge, the number of verdicts and the price."""
     judge = suite.judge
-    assert judge, "it is asked for where there is one"
+    assert judge, "only a suite with a judge has this cost"
     cost = estimate(suite, requests, store, counts)
     name = judge.openai.model if judge.engine == "openai" else judge.source
     said = f"judge  {name} ({judge.engine}): "
@@ -72,5 +72,5 @@ def _questions(suite: Suite, request: Request, counts: Counts) -> int:
     if kind in counts:
         return counts[kind]
     asked = suite.mt_bench if kind == "mt_bench" else suite.alpaca_eval
-    assert asked, "it is judged"
+    assert asked, "the suite has the benchmark of the request"
     return min(asked.questions.limit or QUESTIONS[kind], QUESTIONS[kind] - asked.questions.skip)

@@ -26,11 +26,11 @@ def measure(values: Sequence[float]) -> dict[str, float]:
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
     """Return Σ numerators / Σ denominators as `mean`, with `standard_error` and `n`, over examples or clusters."""
-    return measure(linearised(numerators, denominators))
+    return measure(linearise(numerators, denominators))
 
 
-def linearised(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Return values whose mean is Σ numerators / Σ denominators, and whose spread gives its standard error.
+def linearise(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return values with mean Σ numerators / Σ denominators, whose spread gives its standard error.
 
     To first order (Cochran, Sampling Techniques, section 6.3) a value is the ratio plus the excess of its numerator.
     The sum of the denominators must not be 0.
@@ -58,7 +58,7 @@ def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int
 
 
 def next_token_accuracy(model: torch.nn.Module, examples: Sequence[Example]) -> list[float]:
-    """Return, for each example, the share of its answer's tokens that the model ranks first."""
+    """Return, for each example, the share of its answer's tokens ranked first by the model."""
     import torch
 
     from montessori.models.loading import device

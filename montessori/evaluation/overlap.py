@@ -33,7 +33,7 @@ def overlaps(benchmarks: Mapping[str, Sequence[Item]], training: Iterable[Point]
         instructions.add(normalise(instruction))
         shared.update(gram for gram in grams(whole, n) if hash(gram) in hashes)
     instructions.discard("")
-    return [_overlap(name, items, instructions, shared, n) for name, items in benchmarks.items()]
+    return [_overlap(name, items, n, instructions=instructions, shared=shared) for name, items in benchmarks.items()]
 
 
 def normalise(text: str) -> str:
@@ -48,7 +48,7 @@ def grams(text: str, n: int) -> Iterator[str]:
         yield " ".join(words[start : start + n])
 
 
-def _overlap(name: str, items: Sequence[Item], instructions: set[str], shared: set[str], n: int) -> Overlap:
+def _overlap(name: str, items: Sequence[Item], n: int, *, instructions: set[str], shared: set[str]) -> Overlap:
     exact = [text for item in items if (text := next((t for t in item if normalise(t) in instructions), None))]
     ngram = [gram for item in items if (gram := next((g for t in item for g in grams(t, n) if g in shared), None))]
     # The shared words, not the whole item, since some benchmarks ask not to be published.

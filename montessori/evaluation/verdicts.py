@@ -1,8 +1,8 @@
 """Count the verdicts on two models head to head, and choose verdicts to show.
 
 The rows are those of `verdicts.parquet` and `grades.parquet`. Head to head, each item is judged in both orders. An
-answer wins only if the judge prefers it in both. A judge that prefers the first position disagrees with itself, which
-is a tie.
+answer wins only if the judge prefers it in both. A judge with a preference for the first position disagrees with
+itself. This is a tie.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ Outcome = Literal["left", "right", "tie", "unreadable"]
 def outcomes(verdicts: Iterable[Row]) -> dict[str, Outcome]:
     """Return the winner of each item by its id, in the order of the rows. Unreadable if one of its verdicts is.
 
-    Raises InputError for an item that was not judged once in each order.
+    Raises InputError for an item without exactly one verdict in each order.
     """
     preferences: dict[str, dict[bool, float | None]] = defaultdict(dict)
     for row in verdicts:

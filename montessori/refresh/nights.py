@@ -51,7 +51,7 @@ def all_nights(store: Store) -> list[Night]:
 
 
 def with_kept_champion(store: Store, name: str) -> list[Manifest]:
-    """Return the comparisons of settings `name` whose champion was kept."""
+    """Return the comparisons of settings `name` after which the champion stayed."""
     made = [manifest for manifest in store.manifests("refreshes") if not manifest["summary"]["better"]]
     return [manifest for manifest in made if manifest["request"]["settings"]["run"]["name"] == name]
 

@@ -30,9 +30,9 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Settings:
-    """Return the settings in YAML file `path`, with `key.sub=value` overrides, whose values are YAML.
+    """Return the settings in YAML file `path`, with `key.sub=value` overrides. The values of overrides are YAML.
 
-    Raises InputError that names the file and the field, and suggests the key that was probably meant.
+    Raises InputError with the file, the field, and the nearest known key.
     """
     tree = read(path, overrides)
     if is_study(tree):
@@ -76,12 +76,12 @@ def with_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]
 
 
 def format_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return the overrides that set these values. None values are left out."""
+    """Return overrides for these values. None values are left out."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def with_absolute_paths(tree: Any) -> Any:
-    """Return `tree` with absolute paths for files and folders that exist, so that it can be read elsewhere."""
+    """Return `tree` with absolute paths for existing files and folders, to be read elsewhere."""
     if isinstance(tree, dict):
         return {key: _absolute(key, with_absolute_paths(value)) for key, value in tree.items()}
     return [with_absolute_paths(value) for value in tree] if isinstance(tree, list) else tree
@@ -106,7 +106,7 @@ def block(kind: type[Kind], tree: dict[str, Any], where: str) -> Kind:
 
 
 def dump(tree: dict[str, Any]) -> str:
-    """Return settings, as `model_dump(mode="json")` returns them, as YAML that `load` reads."""
+    """Return settings, dumped by `model_dump(mode="json")`, as YAML for `load`."""
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -154,10 +154,10 @@ class _WrongYaml(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Read YAML that JSON could express: keys are text or numbers, unique, and no value contains itself."""
+    """Read YAML with JSON's limits: keys are text or numbers, unique, and no value contains itself."""
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        """Compose a mapping. Raises _WrongYaml for a key that is no text or number, or comes twice."""
+        """Compose a mapping. Raises _WrongYaml for a key of another kind, or a second one."""
         node = super().compose_mapping_node(anchor)
         known: set[str] = set()
         for key, _ in node.value:
@@ -176,7 +176,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = True) -> Any:
         """Construct a value, always deeply.
 
-        Raises _WrongYaml for a value that is impossible, like a 13th month, or that contains itself.
+        Raises _WrongYaml for an impossible value, like a 13th month, or a value inside itself.
         """
         line = node.start_mark.line + 1
         if node in self.recursive_objects:

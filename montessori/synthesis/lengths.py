@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from montessori.data import rows
 from montessori.data.chat import Message, render_prompt, user
 from montessori.data.rows import Row
+from montessori.extras import require
 from montessori.settings.models import Scratch
 from montessori.settings.run import Settings
 from montessori.synthesis.instructions import build_prompt
@@ -100,6 +101,7 @@ def _sample_texts(settings: Settings, seeds: list[Row]) -> _Sample:
     if teacher and teacher.scratch and settings.generation.engine != "openai":
         return _scratch_sample(teacher.scratch, settings, seeds)
     if teacher and (folder := Path(teacher.source).expanduser()).is_dir():
+        require("score", purpose=f"the tokenizer of {teacher.source}")
         from montessori.models.loading import load_tokenizer
 
         return _tokenizer_sample(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
@@ -116,6 +118,7 @@ def _sample_texts(settings: Settings, seeds: list[Row]) -> _Sample:
 
 def _scratch_sample(shape: Scratch, settings: Settings, seeds: list[Row]) -> _Sample:
     """Build the vocabulary and the training texts of a teacher trained from scratch."""
+    require("score", purpose="the tokenizer of a teacher from scratch")
     from montessori.pocket import scratch, world
 
     if settings.seeds.source == "pocket":

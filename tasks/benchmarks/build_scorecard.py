@@ -12,7 +12,7 @@ from montessori.artifacts import identity
 from montessori.data.rows import Row, read_rows
 from montessori.evaluation import agreement, alpaca, harness, mt_bench, verdicts
 from montessori.evaluation.card import SPENT, Card, Column, Duel, Example, JudgeAbility, Measure, Overlap, Score
-from montessori.evaluation.metrics import linearised, measure
+from montessori.evaluation.metrics import linearise, measure
 from montessori.evaluation.subjects import default_baseline
 from montessori.reporting.scorecard import page
 from montessori.reporting.text import count, listed
@@ -287,7 +287,7 @@ def _losses(rows: list[Row], key: str) -> list[float]:
     """Return each example's value, with the metric as their mean."""
     if key == "reference_loss":
         return [row["loss"] for row in rows]
-    return linearised([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
+    return linearise([row["loss"] * row["tokens"] / math.log(2) for row in rows], [row["bytes"] for row in rows])
 
 
 def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
@@ -299,10 +299,11 @@ def _duels(job: Job, settings: Settings) -> Iterator[Duel]:
 
 
 def _overlaps(job: Job) -> Iterator[Overlap]:
+    training_sets: list[str] = job.request.means.get("training_sets", [])
     for name in job.request.inputs:
         if name.endswith(":overlap"):
             for one in json.loads((job.folder(name) / "overlap.json").read_text()):
-                data = job.manifests(name)[0]["request"]["label"].removeprefix("overlap of ")
+                data = training_sets[int(name.partition(":")[0])]
                 yield Overlap(**{**one, "benchmark": NAMES.get(one["benchmark"], one["benchmark"]), "data": data})
 
 

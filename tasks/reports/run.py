@@ -61,7 +61,7 @@ def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
     numbers = sorted({int(name.partition(":")[0]) for name in inputs if name.partition(":")[0].isdecimal()})
     reference = job.rows("reference", "rows.parquet")
     label = _labels(job, reference)
-    iterations = [_iteration(job, number, tuned.format(number), run, label) for number in numbers]
+    iterations = [_iteration(job, number, tuned.format(number), run=run, label=label) for number in numbers]
     points = {number: _points(job, number, label) for number in numbers if job.has(f"{number}:scores")}
     rejections, rejected = _rejections(job)
     manifests = job.manifests("stages")
@@ -150,7 +150,7 @@ def _system(job: Job, name: str, baseline: bool) -> report.System:
     )
 
 
-def _iteration(job: Job, number: int, name: str, run: dict[str, Any], label: Label) -> report.Iteration:
+def _iteration(job: Job, number: int, name: str, *, run: dict[str, Any], label: Label) -> report.Iteration:
     """Gather what there is of an iteration: not every method scores points, or updates the teacher."""
 
     def has(part: str) -> bool:

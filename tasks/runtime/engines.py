@@ -10,11 +10,13 @@ from montessori.artifacts import Request
 from montessori.budget import price_of
 from montessori.data import sources
 from montessori.errors import InputError
+from montessori.extras import require
 from montessori.settings.engines import OpenAI
 from montessori.settings.execution import Budget, Compute
 from montessori.settings.judge import Judge, Rating
 from montessori.settings.run import Settings
 from montessori.settings.suite import Suite
+from tasks import registry
 from tasks.runtime.places import gpus
 
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
@@ -73,6 +75,7 @@ def check(settings: Settings, missing: list[Request]) -> None:
         _check_place("vllm", generation.vllm.python, "generation.vllm", settings.compute)
     if "openai" in needed:
         _check_price(generation.openai, "generation.openai", settings.budget)
+        require("openai", purpose="generation.engine = openai")
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         engine = OpenAIEngine(generation.openai)
@@ -84,11 +87,14 @@ def check(settings: Settings, missing: list[Request]) -> None:
 
 
 def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Request], compute: Compute) -> None:
-    """Raise InputError when one of the `missing` requests wants a model of the hub that is not to be had.
+    """Raise InputError when one of the `missing` requests wants a library or a model of the hub that is not to be had.
 
-    `named` are fields with what they name. A pool's workers have models of their own.
+    `named` are fields with what they name. A pool's workers have libraries and models of their own.
     """
     if compute.place != "pool":
+        missing = list(missing)
+        needed = dict.fromkeys(extra for request in missing for extra in registry.extras(request))
+        require(*needed, purpose="computing on this machine")
         read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
         sources.check_hub([(field, source) for field, source in named if source and f"hub:{source}" in read])
 
@@ -104,6 +110,7 @@ def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Bud
     """The same for a judge, which the settings call `field`."""
     _check_place(judge.engine, judge.vllm.python, f"{field}.vllm", compute)
     if judge.engine == "openai":
+        require("openai", purpose=f"{field}.engine = openai")
         from montessori.synthesis.engines.openai import OpenAIEngine
 
         OpenAIEngine(judge.openai, f"{field}.openai")

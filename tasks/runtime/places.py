@@ -10,16 +10,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from montessori import progress
 from montessori.artifacts import Request, Store
 from montessori.errors import ArtifactError, BudgetReached, InputError, MontessoriError, StageError
+from montessori.extras import require
 from montessori.settings.engines import Vllm
 from montessori.settings.execution import Compute
 from tasks import registry
@@ -38,6 +40,9 @@ class StageCrash(MontessoriError):
 
 
 OnStart = Callable[[], None]
+# Python then leaves the working folder out of the import path, so that a user's own tasks.py there is not taken for
+# our package.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def unheard() -> None:
@@ -57,6 +62,7 @@ class Place(Protocol):
 def open_place(compute: Compute, vllm_python: str = Vllm().python) -> Place:
     """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
     if compute.place == "pool":
+        require("flows", purpose="compute.place = pool")
         from tasks.runtime.pool import Pool  # Prefect's client takes seconds to import
 
         return Pool(compute, vllm_python)
@@ -66,6 +72,7 @@ def open_place(compute: Compute, vllm_python: str = Vllm().python) -> Place:
 def check(compute: Compute, store: Store) -> None:
     """Raise InputError when the place cannot be had, or cannot reach the store. Starts nothing."""
     if compute.place == "pool":
+        require("flows", purpose="compute.place = pool")
         from prefect.settings import PREFECT_API_URL
 
         if not PREFECT_API_URL.value():
@@ -148,6 +155,8 @@ class Processes:
                     on_progress(*answer["progress"])
                 else:
                     failure = answer
+        if "listener" in answer:
+            raise answer["listener"]
         if answer["exit"]:
             raise failed(answer["exit"], failure, str(log))
 
@@ -185,6 +194,7 @@ class Listener:
         self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the process at work, by address
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes]  # what the process writes to standard error
         self._closed = False
 
     def send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
@@ -193,14 +203,18 @@ class Listener:
             if self._closed:
                 raise StageError("not run: the flow is ending")
             if self._process is None or self._process.poll() is not None:
+                self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (`_follow` closes it)
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    stderr=self._errors,
                     env=self._environment,
                 )
                 self._waits = {}
-                follow = threading.Thread(target=self._follow, args=(self._process, self._waits), daemon=True)
+                follow = threading.Thread(
+                    target=self._follow, args=(self._process, self._errors, self._waits), daemon=True
+                )
                 follow.start()
             answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
             self._waits[Request.model_validate(order["request"]).address] = answers
@@ -209,29 +223,42 @@ class Listener:
                 self._process.stdin.write(json.dumps(order).encode() + b"\n")
                 self._process.stdin.flush()
             except BrokenPipeError:
-                raise StageCrash("the process that starts stages has died") from None
+                raise self._cause(self._process.wait(), self._errors) from None
             return answers
 
     def close(self) -> None:
         """Close its input: it ends, and its stages with it."""
         self._closed = True
         if self._process and self._process.stdin:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # it has died already, before it read an order
+                self._process.stdin.close()
             self._process.wait()
 
-    def _follow(self, process: subprocess.Popen[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]) -> None:
+    def _follow(
+        self, process: subprocess.Popen[bytes], errors: IO[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]
+    ) -> None:
         """Hand each line to the run that waits for it; if the process dies, tell them all."""
         assert process.stdout
-        for line in process.stdout:
-            answer = json.loads(line)
-            waits[answer["address"]].put(answer)
-        with self._lock:  # nothing more is sent to this process
-            process.wait()
-            ended = list(waits.values())
+        with errors, process.stdout as lines:
+            for line in lines:
+                answer = json.loads(line)
+                waits[answer["address"]].put(answer)
+            with self._lock:  # nothing more is sent to this process
+                cause = self._cause(process.wait(), errors)
+                ended = list(waits.values())
         for waiting in ended:
-            if self._closed:
-                waiting.put({"error": "StageError", "message": "stopped: the flow is ending"})
-            waiting.put({"exit": 1 if self._closed else -9})
+            waiting.put({"exit": 1, "listener": cause})
+
+    def _cause(self, code: int, errors: IO[bytes]) -> MontessoriError:
+        """Return the error of the stages at work when the process ended with `code`, having written `errors`."""
+        if self._closed:
+            return StageError("stopped: the flow is ending")
+        if code < 0:
+            return StageCrash(f"the process that starts stages was killed by signal {-code}")
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
+        return StageError(f"the process that starts stages ended with code {code} ({self._command[0]}): {last}")
 
 
 def interpreter(libraries: str, vllm_python: str) -> str:
@@ -241,7 +268,7 @@ def interpreter(libraries: str, vllm_python: str) -> str:
 
 def environment(libraries: str, threads: int) -> dict[str, str]:
     """The environment variables of such a process."""
-    found = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    found = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **SAFE_PATH}
     if libraries == "vllm":
         found["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
     return found
@@ -252,8 +279,7 @@ def failed(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
     if error := typed(str(failure.get("error")), str(failure.get("message"))):
         return error
     if code < 0:
-        hint = "; out of memory is the usual reason" if code == -9 else ""
-        return StageCrash(f"killed by signal {-code}{hint} (log: {log})")
+        return StageCrash(f"killed by signal {-code} (log: {log})")
     return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
 
 

@@ -7,7 +7,6 @@ all, and its error is raised here. They end too when this process does, whatever
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -63,7 +62,12 @@ def _start(rank: int, ranks: int, threads: int) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "tasks.runtime.rank"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **{name: str(value) for name, value in place.items()}, "OMP_NUM_THREADS": str(threads)},
+        env={
+            **os.environ,
+            **{name: str(value) for name, value in place.items()},
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONSAFEPATH": "1",
+        },
     )
 
 
@@ -119,8 +123,7 @@ def _cause(
             failures.append(line)
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
-            hint = "; out of memory is the usual reason" if code == -signal.SIGKILL else ""
-            return RankError(f"process {rank + 1} of {count} was killed by signal {-code}{hint}")
+            return RankError(f"process {rank + 1} of {count} was killed by signal {-code}")
     if not failures:
         rank = next(rank for rank, code in enumerate(codes) if code)
         return RankError(f"process {rank + 1} of {count} ended with code {codes[rank]} and without a word")

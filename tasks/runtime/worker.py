@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from pydantic import ValidationError
 from montessori import __version__, budget, progress
 from montessori.artifacts import Request, Store, is_artifact, open_store
 from montessori.errors import InputError, MontessoriError
+from montessori.extras import require
 from montessori.settings import files
 from tasks import registry
 from tasks.runtime import ranks as launch
@@ -74,6 +75,7 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
     """
     if store.exists(request.address):
         return store.manifest(request.address)
+    require(*registry.extras(request), purpose=request.title)
     budget.check(request, store)
     journaled = registry.TASKS[request.stage].journaled
     with store.journal(request.address) if journaled else nullcontext() as journal:
@@ -146,6 +148,10 @@ def perform(request: Request, store: Store, threads: int) -> int:
             _say(request, error=type(error).__name__, message=str(error))
             log.error("%s: %s", request.title, error)
             return 2 if isinstance(error, InputError) else 1
+        except ImportError as error:  # a second try would only repeat it
+            _say(request, error=InputError.__name__, message=f"{error} (under {sys.executable})")
+            traceback.print_exc()
+            return 2
         except Exception as error:
             _say(request, error=type(error).__name__, message=str(error) or "no message")
             traceback.print_exc()
@@ -195,7 +201,8 @@ def _listen(heavy: tuple[str, ...]) -> None:
     _lines_alone()
     if not Path("/dev/nvidiactl").exists():
         for name in heavy:
-            importlib.import_module(name)
+            with suppress(Exception):  # the task that needs it fails with this error itself
+                importlib.import_module(name)
     running: dict[int, str] = {}
     wake, woken = os.pipe()
     os.set_blocking(woken, False)

@@ -45,7 +45,7 @@ def test_a_printed_command_exists_with_its_options_and_settings(given):
     if overrides := getattr(options, "overrides", None):
         kind = SETTINGS_OF[options.command]
         try:
-            kind.model_validate(files.changed({}, overrides))
+            kind.model_validate(files.with_overrides({}, overrides))
         except ValidationError as error:  # a file would have the other settings
             assert {one["type"] for one in error.errors()} <= {"missing", "value_error"}, str(error)
 

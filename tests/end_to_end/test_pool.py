@@ -118,7 +118,7 @@ def test_a_stage_whose_own_process_is_killed_says_so(prefect: Prefect, copy: Pat
     os.kill(a_stage_at_work(copy), signal.SIGKILL)
     output, _ = going.communicate(timeout=300)
     assert going.returncode == 1
-    assert "warm-up failed after one attempt: killed by signal 9; out of memory is the usual reason" in output
+    assert "warm-up failed after one attempt: killed by signal 9" in output
     assert "/runs/flow-run/" in output
 
 
@@ -140,7 +140,7 @@ def test_a_run_of_the_ui_that_is_killed_goes_on_by_itself(prefect: Prefect, fini
         asked = {"config": str(CONFIG), "place": "pool", "store": str(copy)}
         run_id = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
         a_stage_at_work(copy)
-        (flow,) = (pid for pid in processes("prefect.engine") if environment_of(pid).get(RUN) == str(run_id))
+        (flow,) = (pid for pid in processes("flows.deployment.engine") if environment_of(pid).get(RUN) == str(run_id))
         os.kill(flow, signal.SIGKILL)
         ended = eventually(lambda: _completed(client.read_flow_run(run_id)), 300)
     states = [(state.timestamp, state.name, state.message) for state in states_of(prefect, run_id)]

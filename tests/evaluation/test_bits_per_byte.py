@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from montessori.artifacts import Folder, Request
 from montessori.data.chat import encode_pairs
 from montessori.data.rows import read_rows
-from montessori.evaluation.metrics import bits_per_byte, linearised, ratio
+from montessori.evaluation.metrics import bits_per_byte, linearise, ratio
 from tasks.registry import TASKS
 from tasks.runtime import worker
 
@@ -36,7 +36,7 @@ def test_a_ratio_and_its_error_are_those_of_the_delete_one_jackknife():
 
 
 def test_a_ratio_by_hand():
-    assert linearised([1, 5], [2, 4]) == [pytest.approx(2 / 3), pytest.approx(4 / 3)]  # 1 ± (1 - 2) / 3, (5 - 4) / 3
+    assert linearise([1, 5], [2, 4]) == [pytest.approx(2 / 3), pytest.approx(4 / 3)]  # 1 ± (1 - 2) / 3, (5 - 4) / 3
     assert ratio([1, 5], [2, 4]) == {"mean": pytest.approx(1), "standard_error": pytest.approx(1 / 3), "n": 2}
     assert ratio([3], [2]) == {"mean": 1.5, "standard_error": 0, "n": 1}
 

@@ -34,7 +34,9 @@ class Bench:
         inputs = {"teacher": [summary.pop("model")]} if "model" in summary else {}
         request = {"stage": stage, "label": "a name from another evaluation", "inputs": inputs}
         with self.store.staging() as folder:
-            if file:
+            if file.endswith(".json"):
+                (folder / file).write_text(json.dumps(list(rows)))
+            elif file:
                 write_rows(folder / file, list(rows))
             if stage == "evaluation":
                 told = {"reference_loss": {"mean": 1.0, "standard_error": 0.1, "n": len(rows)}}
@@ -61,13 +63,18 @@ class Bench:
         ]
         return self.put("grades", "grades.parquet", [{**row, "said": "[[1]]"} for row in rows])
 
-    def gather(self, baseline: str | None, **inputs: list[str]) -> Card:
+    def overlap(self, benchmark: str) -> str:
+        shared = {"benchmark": benchmark, "items": 4, "exact": 1, "ngram": 2, "examples": [], "words": 13}
+        return self.put("overlap", "overlap.json", [shared])
+
+    def gather(self, baseline: str | None, training_sets: Sequence[str] = (), **inputs: list[str]) -> Card:
         labels = ("mine", "theirs")
         named = {name.replace("_", ":", 1): given for name, given in inputs.items()}
         stages = [address for given in named.values() for address in given]
         whole = {**named, "stages": stages, "models": ["hub:user/mine@main", "hub:user/theirs@main"]}
         settings = build_scorecard.Settings(suite=SUITE, models=labels, baseline=baseline)
-        request = Request(stage="scorecard", version=1, settings={}, inputs=whole, seed=0)
+        means = {"training_sets": list(training_sets)}
+        request = Request(stage="scorecard", version=1, settings={}, inputs=whole, seed=0, means=means)
         return build_scorecard.gather(Job(request, self.store, self.out), settings)
 
 
@@ -111,6 +118,15 @@ def test_why_a_model_has_no_number_is_known(bench: Bench):
     assert not card.missing.keys() & card.scores.keys()
     assert [example.value for example in card.examples if example.column == "mt_bench"] == [5, 3]
     assert {example.first for example in card.examples if example.column == "alpaca_eval"} == {"mine", "reference"}
+
+
+def test_an_overlap_is_told_by_the_name_that_this_evaluation_gives_the_training_set(bench: Bench):
+    overlaps = {"0_overlap": [bench.overlap("mmlu")], "1_overlap": [bench.overlap("arc_challenge")]}
+    card = bench.gather("reference", ["mine", "theirs"], **overlaps)
+    assert [(one.data, one.benchmark, one.exact) for one in card.overlaps] == [
+        ("mine", "MMLU", 1),
+        ("theirs", "ARC-C", 1),
+    ]
 
 
 @pytest.mark.parametrize(("baseline", "expected"), [("reference", "mine"), ("answers", "mine"), ("theirs", "theirs")])

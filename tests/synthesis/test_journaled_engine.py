@@ -114,7 +114,7 @@ def test_progress_counts_what_was_there_before_too(tmp_path: Path):
     store, heard = Folder(tmp_path), []
     with store.journal(ADDRESS) as journal, pytest.raises(Died):
         ask(JournaledEngine(Teacher(dies_at=4).load, journal))
-    with store.journal(ADDRESS) as journal, progress.listening(lambda *report: heard.append(report[:3])):
+    with store.journal(ADDRESS) as journal, progress.send_to(lambda *report: heard.append(report[:3])):
         ask(JournaledEngine(Teacher().load, journal))
     assert heard == [(n, 10, "prompts") for n in range(4, 11)]
 

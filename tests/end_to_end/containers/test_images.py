@@ -40,7 +40,7 @@ def test_the_orchestrator_plans_a_run_without_torch(images):
     assert "Nothing was started" in said
     missing = "import importlib.util as u; print([u.find_spec(name) for name in ('torch', 'transformers')])"
     assert inside("orchestrator", "python", "-c", missing) == "[None, None]\n"
-    light = "from tasks import build_preferences, read_rows, split_points; from tasks.reports import run"
+    light = "from tasks import build_preferences, read_rows, split_points"
     inside("orchestrator", "python", "-c", f"{light}; import flows.montessori, prefect_docker")
 
 
