@@ -423,7 +423,9 @@ def _plant(fault: Fault, copy: Path, whole: bool) -> Verdict:
         elif source.exists():
             shutil.copy(source, copy / name)
     file = copy / fault.file
-    file.write_text(file.read_text().replace(fault.old, fault.new))
+    text = file.read_text()
+    assert text.count(fault.old) == 1, f"{fault.name}: {fault.file} has changed since this script was started"
+    file.write_text(text.replace(fault.old, fault.new))
     started = time.monotonic()
     output = _tested(copy, [f"tests/{name}" for name in fault.tests.split()])
     caught_by = _failed(output)

@@ -22,7 +22,7 @@ def at_work(run: status.Status) -> bool:
 
 
 def start(environment: dict[str, str], store: Path) -> "subprocess.Popen[str]":
-    """A run that has told the store of a stage at work."""
+    """A run that has made something, and has told the store of a stage at work."""
     running = subprocess.Popen(
         command("run", CONFIG, "--store", store),
         env=environment,
@@ -31,7 +31,7 @@ def start(environment: dict[str, str], store: Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
-    while not any(at_work(found) for found in status.known(Folder(store))):
+    while not (list(Folder(store).addresses()) and any(at_work(found) for found in status.known(Folder(store)))):
         with suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"ended with {running.wait(timeout=0.2)}")
     return running
