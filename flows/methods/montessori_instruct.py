@@ -1,4 +1,4 @@
-"""Montessori-Instruct, one line a step (docs/method.md, section 1), and what every system is made of.
+"""Montessori-Instruct, one line a step (docs/explanation/method.md, One iteration), and what every system is made of.
 
 Each name is the address of an artifact.
 """
