@@ -1,4 +1,4 @@
-"""Execute a plan: the one function behind each command and each flow. Knows nothing of Prefect."""
+"""Execute a plan: the one function behind a command and its flow. Knows nothing of Prefect."""
 
 import json
 from collections.abc import Mapping
