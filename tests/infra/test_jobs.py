@@ -23,7 +23,7 @@ from docker.models.containers import _create_container_args
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 
 from flows.deployment.deploy import GPU_IMAGE, IMAGES, Wanted, _job
-from flows.requests.steps import ask
+from montessori.artifacts import Request
 from tasks.runtime.pool import job_of
 
 
@@ -57,7 +57,8 @@ def test_a_stage_gets_the_gpus_the_memory_and_the_rooms_that_it_was_given() -> N
 
 
 def test_a_training_in_several_processes_gets_a_gpu_for_each_and_as_many_times_the_memory() -> None:
-    request = ask("student", "", {}, {}, 0).model_copy(update={"means": {"training_processes": 8}})
+    means = {"training_processes": 8}
+    request = Request(stage="student", version=1, settings={}, inputs={}, seed=0, means=means)
     usual = _job(Wanted(kind="kubernetes", gpus=1, memory="64Gi"), of_stage=True)
     assert job_of(request, usual) == {"gpus": 8, "memory": "512Gi"}
     assert job_of(request, {"gpus": 1}) == {"gpus": 8, "memory": "64Gi"}
