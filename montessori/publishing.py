@@ -22,6 +22,7 @@ from montessori.data.rows import Row, read_rows
 from montessori.data.sources import HUB_NAME
 from montessori.errors import InputError, StageError
 from montessori.reporting import card, public
+from montessori.reporting.run.systems import systems_of
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -33,7 +34,6 @@ Files = dict[str, bytes | Path]  # by their path in the repository
 PROVENANCE_VERSION = 2  # the first version of the stage `instructions` that records the origin of each row
 # A card can describe only runs with these settings.
 PUBLISHABLE = {"method": "montessori", "update": "instructions", "signal": "influence"}
-ITERATION = "Montessori iteration {}"  # the system whose teacher is the run's input `{}:teacher`
 
 # The columns of the dataset: column → the artifact whose table has it, its name in that table, its meaning.
 COLUMNS: dict[str, tuple[Literal["instructions", "pairs"], str, str]] = {
@@ -91,9 +91,12 @@ def find_run(run: str, store: str) -> tuple[Store, Manifest]:
 def choose_system(run: Manifest, what: What, system: str | None) -> str:
     """Return the requested system, or the last one that has `what`. Raises InputError where there is none."""
     inputs = run["request"]["inputs"]
-    trained = [name.removesuffix(":pairs") for name, pairs in inputs.items() if name.endswith(":pairs") and pairs]
-    tuned = {ITERATION.format(name.partition(":")[0]) for name in inputs if name.endswith(":teacher")}
-    systems = [name for name in trained if f"{name}:student" in inputs and (what != "teacher" or name in tuned)]
+    systems = [
+        one.name
+        for one in systems_of(run)
+        if inputs.get(f"{one.name}:pairs")
+        and (what != "teacher" or (inputs.get(f"{one.iteration}:teacher") and not one.part))
+    ]
     if not systems:
         raise InputError(f"--what {what}: the run has no tuned teacher, since it has no iterations")
     system = system or systems[-1]
@@ -105,8 +108,8 @@ def choose_system(run: Manifest, what: What, system: str | None) -> str:
 def build_files(store: Store, run: Manifest, *, what: What, system: str, repo: str, license: str | None) -> Files:
     """Return all files of the repository `repo`, checked against the checksums of the store."""
     inputs = run["request"]["inputs"]
-    number = system.rpartition(" ")[2]
-    source = number if what == "teacher" else system  # a teacher's card describes the texts of its own training
+    number = next(one.iteration for one in systems_of(run) if one.name == system)
+    source = str(number) if what == "teacher" else system  # a teacher's card describes the texts of its own training
     (instructions,), responses = inputs[f"{source}:instructions"], inputs[f"{source}:pairs"]
     writer = inputs[f"{number}:teacher"][0] if what == "teacher" else _input(store, instructions, "teacher")
     if store.manifest(instructions)["request"]["version"] < PROVENANCE_VERSION:

@@ -45,10 +45,10 @@ def test_a_part_that_is_made_while_it_is_looked_at_is_looked_at_again(tmp_path: 
     monkeypatch.setattr("montessori.budget.LOOK_EVERY_S", 0.0)
 
     def made_in_between(self: Store, address: str) -> dict[str, float]:
-        found = usage(self, address)
-        if not found and address == "a/1":
+        used = usage(self, address)
+        if not used and address == "a/1":
             make(store, "a/1", usd=3)
-        return found
+        return used
 
     look = usage_of_others(store, {"parts": ["a/1"], "paid": {}}, "own/0")
     monkeypatch.setattr(Store, "usage", made_in_between)

@@ -18,7 +18,11 @@ def run(iterations: int) -> dict[str, Any]:
     for name in ["Self-Instruct", *(f"Montessori iteration {n + 1}" for n in range(iterations))]:
         inputs |= {f"{name}:student": ["student/0"], f"{name}:pairs": ["responses/0"]}
     inputs |= {f"{n + 1}:teacher": ["teacher/0"] for n in range(iterations)}
-    return {"request": {"inputs": inputs}}
+    systems: list[dict[str, Any]] = [{"name": name, "system": name} for name in ("No fine-tuning", "Self-Instruct")]
+    systems += [
+        {"name": f"Montessori iteration {n}", "system": "Montessori", "iteration": n} for n in range(1, iterations + 1)
+    ]
+    return {"address": "runs/tiny-0", "request": {"inputs": inputs, "settings": {"systems": systems}}}
 
 
 def test_the_last_system_is_meant_where_none_is_named():
@@ -31,6 +35,13 @@ def test_the_last_system_is_meant_where_none_is_named():
 def test_a_run_without_iterations_has_no_tuned_teacher():
     with pytest.raises(InputError, match="--what teacher: the run has no tuned teacher, since it has no iterations"):
         publishing.choose_system(run(0), "teacher", None)
+
+
+def test_a_run_of_an_older_version_is_told_to_be_run_again():
+    old = run(1)
+    del old["request"]["settings"]["systems"]
+    with pytest.raises(InputError, match=r"^RUN = tiny-0: version 0\.1 made its report; run its run\.yaml again"):
+        publishing.choose_system(old, "data", None)
 
 
 def test_a_base_model_is_not_a_system_of_the_run():

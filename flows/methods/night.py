@@ -30,7 +30,8 @@ def order(steps: Steps, night: Night) -> Address:
     made = {**tuned.inputs, **scored_after(steps, tuned, new[0], Who(CHALLENGER))}
     iteration = {f"1:{name}": found for name, found in made.items()}
     inputs = {**inputs_of([*known, *new]), **iteration, "reference": [start.reference], "champion": [champion]}
-    return steps.refresh(night.night, inputs | ({"test": [start.test]} if start.test else {}))
+    inputs |= {"test": [start.test]} if start.test else {}
+    return steps.refresh(night.night, [system.who for system in (*known, *new)], inputs)
 
 
 def _who(whose: str, number: int) -> Who:

@@ -4,13 +4,16 @@ Each method returns the address of its artifact.
 """
 
 import hashlib
+from collections.abc import Sequence
 from copy import copy
+from dataclasses import asdict
 from typing import Any
 
 from flows.requests.builder import NOBODY, Address, Requests, Shards, Who
 from montessori.artifacts import Request
 from montessori.data.sources import POCKET
 from montessori.evaluation import judging
+from montessori.reporting.run.systems import ReportedSystem
 from montessori.settings.base import identity
 from montessori.settings.data import DataSource
 from montessori.settings.models import Model
@@ -219,17 +222,19 @@ class Steps:
         inputs = {"student": [student], "reference": [reference], "test": [test] if test else []}
         return self._step("evaluation", who, "evaluation", settings, inputs)
 
-    def report(self, inputs: dict[str, list[Address]]) -> Address:
+    def report(self, systems: Sequence[Who], inputs: dict[str, list[Address]]) -> Address:
         """The run itself: `run.yaml`, `summary.json`, `report.html` and figures, kept as `runs/<name>-<digits>`."""
         made = {**inputs, "stages": list(self.requests)}
         kept_as = f"runs/{self.settings.name}"
-        return self._step("report", NOBODY, "report", {"run": self._run()}, made, kept_as=kept_as)
+        settings = {"run": self._run(), "systems": [_reported(who) for who in systems]}
+        return self._step("report", NOBODY, "report", settings, made, kept_as=kept_as)
 
-    def refresh(self, night: str, inputs: dict[str, list[Address]]) -> Address:
+    def refresh(self, night: str, systems: Sequence[Who], inputs: dict[str, list[Address]]) -> Address:
         """A night's comparison, with a run's files, kept as `refreshes/<name>-<night>-<digits>`."""
         made = {**inputs, "stages": list(self.requests)}
         kept_as = f"refreshes/{self.settings.name}-{night}"
-        return self._step("refresh", NOBODY, f"night {night}", self._night(night), made, kept_as=kept_as)
+        settings = {**self._night(night), "systems": [_reported(who) for who in systems]}
+        return self._step("refresh", NOBODY, f"night {night}", settings, made, kept_as=kept_as)
 
     def digits_of(self, night: str) -> str:
         """What tells a night with these settings and sources from one with others, whatever champion it begins with."""
@@ -295,6 +300,11 @@ class Steps:
     ) -> Address:
         seed = _seed(self.settings.seed, purpose)
         return self._asked.add(task, settings, inputs, seed=seed, who=who, role=role, **more)
+
+
+def _reported(who: Who) -> dict[str, Any]:
+    """Return a system as a report's settings have it."""
+    return ReportedSystem(name=who.name, **asdict(who)).model_dump(mode="json")
 
 
 def _seed(seed: int, purpose: str) -> int:

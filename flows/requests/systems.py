@@ -29,7 +29,8 @@ def order(steps: Steps) -> Address:
     start = base(steps)
     systems, iterations = compared(steps, start)
     made = {f"{i.number}:{name}": addresses for i in iterations for name, addresses in i.inputs.items()}
-    return steps.report({**inputs_of(systems), **made, "reference": [start.reference]})
+    inputs = {**inputs_of(systems), **made, "reference": [start.reference]}
+    return steps.report([system.who for system in systems], inputs)
 
 
 def compared(steps: Steps, start: Base) -> tuple[list[System], list[Iteration]]:

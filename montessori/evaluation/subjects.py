@@ -16,6 +16,7 @@ from montessori.artifacts.catalogue import resolve
 from montessori.artifacts.store import ADDRESS
 from montessori.data import sources
 from montessori.errors import InputError
+from montessori.reporting.run.systems import systems_of
 
 MODELS = ("student", "warm-up", "teacher", "scratch-student", "scratch-teacher")  # stages whose artifact is a model
 
@@ -95,8 +96,9 @@ def _of_artifact(address: str, store: Store) -> Subject:
 
 
 def _of_run(run: str, system: str, store: Store) -> Iterator[Subject]:
-    inputs = store.manifest(run)["request"]["inputs"]
-    students = {name.removesuffix(":student"): made for name, made in inputs.items() if name.endswith(":student")}
+    manifest = store.manifest(run)
+    inputs = manifest["request"]["inputs"]
+    students = {one.name: inputs[f"{one.name}:student"] for one in systems_of(manifest)}
     if system and system not in students:
         raise InputError(
             f"MODEL = {run.partition('/')[2]}:{system}: the run has no such system; it has: " + ", ".join(students)

@@ -1,6 +1,7 @@
 """A night's comparison as its own artifact: is the challenger better than the champion? The files are a run's."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from montessori.data.rows import Row
 from montessori.errors import InputError, StageError
 from montessori.evaluation.paired import Losses, PairedTest, compare
 from montessori.refresh.nights import CHALLENGER, CHAMPION
+from montessori.reporting.run.systems import ReportedSystem
 from montessori.settings.base import Frozen
 from montessori.settings.run import Refresh
 from tasks.reports.run import gather, summarise, write
@@ -15,19 +17,20 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """The run's settings with `refresh`, and which night it is."""
+    """The run's settings with `refresh`, the date of the night, and the systems that it compares."""
 
     run: dict[str, Any]
     night: str
+    systems: list[ReportedSystem]
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Compare the students of both teachers on the reference set, and tell of it as of a run."""
     level = Refresh.model_validate(settings.run["refresh"]).level
-    test = _compare(job, "reference")
-    held_out = _compare(job, "test") if job.has("test") else None
+    test = _compare(job, settings.systems, "reference")
+    held_out = _compare(job, settings.systems, "test") if job.has("test") else None
     better = test.p_value < level
-    gathered = gather(job, settings.run, CHALLENGER)
+    gathered = gather(job, settings.run, settings.systems, {1: CHALLENGER})
     shown = replace(
         gathered.run,
         name=f"{gathered.run.name}, night {settings.night}",
@@ -48,15 +51,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     return write(gathered, summary, job.out)
 
 
-def _compare(job: Job, points: str) -> PairedTest:
-    """PairedTest the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
+def _compare(job: Job, systems: Sequence[ReportedSystem], points: str) -> PairedTest:
+    """Test the students' losses on `points`, "reference" or "test"; the same examples in the same order."""
     losses: dict[str, list[Losses]] = {CHAMPION: [], CHALLENGER: []}
-    for name in job.request.inputs:
-        whose, _, what = name.partition(":")
-        if what == "metrics":
-            rows = [row for row in job.rows(name, "losses.parquet") if row["set"] == points]
-            _check(whose, rows)
-            losses[CHAMPION if whose.startswith(CHAMPION) else CHALLENGER].append([row["loss"] for row in rows])
+    for system in systems:
+        rows = [row for row in job.rows(f"{system.name}:metrics", "losses.parquet") if row["set"] == points]
+        _check(system.name, rows)
+        losses[system.system].append([row["loss"] for row in rows])
     return compare(losses[CHAMPION], losses[CHALLENGER])
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from montessori.errors import InputError
 from montessori.evaluation.card import Measure
 from montessori.reporting.run import data as report
 from montessori.reporting.run import page, tables
+from montessori.reporting.run.systems import ReportedSystem
 from montessori.settings import files
 from montessori.settings.base import Frozen
 from montessori.settings.run import Settings as RunSettings
@@ -22,26 +23,22 @@ from tasks.runtime.job import Job
 
 log = logging.getLogger(__name__)
 EXAMPLES = 6  # of the highest and of the lowest influence, an iteration
-# The system of an iteration, by the run's method and its number.
-ITERATION = {
-    "montessori": "Montessori iteration {}",
-    "self-reward": "Self-Reward iteration {}",
-    "llm2llm": "LLM2LLM iteration {}",
-}
 LABELS = 10  # first words shown where rows have no family
 
 Label = Callable[[str], str | None]
 
 
 class Settings(Frozen):
-    """The run's settings, but for those that change no artifact."""
+    """The run's settings, but for those that change no artifact, and the systems that it compares."""
 
     run: dict[str, Any]
+    systems: list[ReportedSystem]
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Gather what the stages made and write it for people and for programs."""
-    gathered = gather(job, settings.run, ITERATION[settings.run["method"]])
+    tuned = {s.iteration: s.name for s in settings.systems if s.iteration and not s.part}
+    gathered = gather(job, settings.run, settings.systems, tuned)
     return write(gathered, summarise(gathered), job.out)
 
 
@@ -54,20 +51,21 @@ def write(gathered: report.Report, summary: dict[str, Any], folder: Path) -> dic
     return summary
 
 
-def gather(job: Job, run: dict[str, Any], tuned: str) -> report.Report:
-    """Gather everything that the report shows from the artifacts; `tuned` names the systems of tuned teachers."""
-    inputs = job.request.inputs
-    names = [name.removesuffix(":metrics") for name in inputs if name.endswith(":metrics")]
-    numbers = sorted({int(name.partition(":")[0]) for name in inputs if name.partition(":")[0].isdecimal()})
+def gather(job: Job, run: dict[str, Any], systems: Sequence[ReportedSystem], tuned: Mapping[int, str]) -> report.Report:
+    """Gather everything that the report shows from the artifacts.
+
+    `tuned` is the name of the system that learned from each iteration's teacher.
+    """
+    learners = {system.system for system in systems if system.name in tuned.values()}
     reference = job.rows("reference", "rows.parquet")
     label = _labels(job, reference)
-    iterations = [_iteration(job, number, tuned.format(number), run=run, label=label) for number in numbers]
-    points = {number: _points(job, number, label) for number in numbers if job.has(f"{number}:scores")}
+    iterations = [_iteration(job, number, name, run=run, label=label) for number, name in tuned.items()]
+    points = {number: _points(job, number, label) for number in tuned if job.has(f"{number}:scores")}
     rejections, rejected = _rejections(job)
     manifests = job.manifests("stages")
     return report.Report(
         run=_run(job, run, manifests),
-        systems=[_system(job, name, baseline=not name.startswith(tuned.format(""))) for name in names],
+        systems=[_system(job, system.name, baseline=system.system not in learners) for system in systems],
         accuracy_kind=run["evaluation"]["accuracy"].replace("_", " "),
         iterations=iterations,
         reference_families={row["family"] for row in reference if row.get("family")},

@@ -28,7 +28,7 @@ SPEED = {"gpu": {"learn": 4e14, "write": 1e14}, "cpu": {"learn": 2e10, "write": 
 LARGE = 5e8  # parameters; above it a GPU is assumed
 ROW_BYTES = 1500
 RATING_PROMPT, RATING = 230, 100  # tokens of a judge's prompt without the point, and of a rating with its reason
-# What `expected` reads of the settings: runs that share it, as most cells of a study do, have the same lengths.
+# What `expected_lengths` reads of the settings: runs that share it, as most cells of a study do, have the same lengths.
 READ_BY_LENGTHS: Any = {
     "seed": True,
     "seeds": True,

@@ -19,5 +19,5 @@ def bucket(s3_server: Server, s3_keys: None, tmp_path: Path, monkeypatch: pytest
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Folder(tmp_path / "store")
-    found: Store = request.getfixturevalue("bucket")
-    return found
+    store: Store = request.getfixturevalue("bucket")
+    return store

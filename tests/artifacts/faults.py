@@ -82,14 +82,14 @@ def proxy(upstream: Server, faults: Faults, seed: int = 0) -> Iterator[Proxy]:
             if fault == "reset_before":
                 self.reset()
                 return
-            found, content = self.asked(body)
+            response, content = self.asked(body)
             if fault == "reset_after":
                 self.reset()
             elif fault == "truncated" and len(content) > 1:
-                self.say(found.status, found.getheaders(), content, len(content) // 2)
+                self.say(response.status, response.getheaders(), content, len(content) // 2)
                 self.close_connection = True
             else:
-                self.say(found.status, found.getheaders(), content)
+                self.say(response.status, response.getheaders(), content)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
 
@@ -114,8 +114,8 @@ def proxy(upstream: Server, faults: Faults, seed: int = 0) -> Iterator[Proxy]:
                     for name, value in headers.items():
                         self.upstream.putheader(name, value)
                     self.upstream.endheaders(body or None)
-                    found = self.upstream.getresponse()
-                    return found, found.read()
+                    response = self.upstream.getresponse()
+                    return response, response.read()
                 except (http.client.RemoteDisconnected, ConnectionError):  # the server closes what was idle for long
                     self.upstream.close()
                     if attempt:

@@ -81,9 +81,9 @@ def test_a_large_file_goes_up_and_down_in_parts_and_little_memory(bucket, tmp_pa
         grown_kib = int(done.communicate()[0])
         assert done.returncode == 0
         assert grown_kib * 1024 < 300e6
-    found = server(bucket).client().head_object(Bucket=BUCKET, Key=key_of(bucket, "model/large", "weights"))
-    assert found["ETag"].strip('"').endswith("-24"), "24 parts of 8 MiB"
-    assert found["ContentLength"] == 200_000_000
+    head = server(bucket).client().head_object(Bucket=BUCKET, Key=key_of(bucket, "model/large", "weights"))
+    assert head["ETag"].strip('"').endswith("-24"), "24 parts of 8 MiB"
+    assert head["ContentLength"] == 200_000_000
 
 
 def test_a_damaged_copy_is_downloaded_again(bucket, tmp_path):

@@ -57,13 +57,13 @@ def shelves(draw):
 
 
 def closure(nodes, roots):
-    found, todo = set(), list(roots)
+    seen, todo = set(), list(roots)
     while todo:
         address = todo.pop()
-        if address in nodes and address not in found:
-            found.add(address)
+        if address in nodes and address not in seen:
+            seen.add(address)
             todo += nodes[address][0]
-    return found
+    return seen
 
 
 @settings(max_examples=30, deadline=None)

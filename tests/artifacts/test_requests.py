@@ -123,7 +123,7 @@ def test_two_requests_share_a_fingerprint_only_when_they_ask_for_the_same(one, o
 
 def test_the_fingerprint_is_the_same_in_every_process_and_release():
     code = f"from montessori.artifacts import Request; print(Request.model_validate({BASE.model_dump()!r}).fingerprint)"
-    found = {
+    fingerprints = {
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -133,7 +133,7 @@ def test_the_fingerprint_is_the_same_in_every_process_and_release():
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert found == {BASE.fingerprint}
+    assert fingerprints == {BASE.fingerprint}
     assert BASE.fingerprint == "3703fa70caeac0cfe089"  # a store made by an earlier release must still be found
 
 

@@ -51,35 +51,35 @@ def test_a_judge_that_is_one_of_the_people_agrees_as_one_of_them_does():
     pairs = read_pairs(FILE)
     answers = {"tie": (0.0, 1.0), "left": (0.1, 0.2), "right": (0.9, 0.8)}
     said = verdicts(**{f"p{pair.id}": answers[pair.people[0]] for pair in pairs})
-    found = measure_judge("the first of them", pairs, said)
+    ability = measure_judge("the first of them", pairs, said)
     own = sum(pair.people[0] == pair.majority for pair in pairs) / len(pairs)
-    assert found.accuracy.mean == pytest.approx(own)
-    assert found.accuracy.n == 999
-    assert found.ties == sum(pair.people[0] == "tie" for pair in pairs)
+    assert ability.accuracy.mean == pytest.approx(own)
+    assert ability.accuracy.n == 999
+    assert ability.ties == sum(pair.people[0] == "tie" for pair in pairs)
     shares = []
     for who in range(3):
         others = [[pair.people[n] for n in range(3) if n != who] for pair in pairs]
         agreed = [pair.people[who] == two[0] for pair, two in zip(pairs, others, strict=True) if two[0] == two[1]]
         shares.append(sum(agreed) / len(agreed))
-    assert found.agreement_of_people == pytest.approx(sum(shares) / 3)
-    assert 0.8 < found.agreement_of_people < own
+    assert ability.agreement_of_people == pytest.approx(sum(shares) / 3)
+    assert 0.8 < ability.agreement_of_people < own
 
 
 def test_a_verdict_is_right_where_it_is_the_majoritys():
     pairs = [pair("0", 1, 1, 2), pair("1", 2, 2, 2), pair("2", 0, 0, 1), pair("3", 1, 1, 1), pair("4", 0, 1, 2)]
     said = verdicts(p0=(0.1, 0.2), p1=(0.9, 0.3), p2=(0.5, 0.5), p3=(0.2, None), p4=(0.1, 0.1))
-    found = measure_judge("judge", pairs, said)
-    assert found.accuracy.mean == pytest.approx(2 / 3)  # the first and the third; the second is a tie
-    assert found.accuracy.standard_error == pytest.approx(1 / 3)
-    assert (found.accuracy.n, found.ties, found.unreadable) == (3, 2, 1)
+    ability = measure_judge("judge", pairs, said)
+    assert ability.accuracy.mean == pytest.approx(2 / 3)  # the first and the third; the second is a tie
+    assert ability.accuracy.standard_error == pytest.approx(1 / 3)
+    assert (ability.accuracy.n, ability.ties, ability.unreadable) == (3, 2, 1)
     # Of the three that count: the first agrees with two that agree in the second alone, the second as well; the third
     # in the second, and not in the first and third.
-    assert found.agreement_of_people == pytest.approx((1 + 1 + 1 / 3) / 3)
+    assert ability.agreement_of_people == pytest.approx((1 + 1 + 1 / 3) / 3)
 
 
 def test_pairs_that_were_not_judged_are_left_out():
-    found = measure_judge("judge", [pair("0", 1, 1, 1), pair("1", 2, 2, 2)], verdicts(p1=(0.9, 0.9)))
-    assert (found.accuracy.mean, found.accuracy.n) == (1, 1)
+    ability = measure_judge("judge", [pair("0", 1, 1, 1), pair("1", 2, 2, 2)], verdicts(p1=(0.9, 0.9)))
+    assert (ability.accuracy.mean, ability.accuracy.n) == (1, 1)
     with pytest.raises(StageError, match="none of the judge's 1 verdicts"):
         measure_judge("judge", [pair("0", 1, 1, 1)], verdicts(p0=(None, 0.9)))
 

@@ -82,12 +82,12 @@ def gamed(path, seed=0, n=805, order=None, **changed):
 def test_win_rates_are_those_of_the_leaderboard(model):
     with (DATA / "leaderboard.csv").open() as file:
         (row,) = (row for row in csv.DictReader(file) if row[""] == model)
-    found = of(published(model))
+    rates = of(published(model))
     exact = {"rel": 1e-14, "abs": 0}
-    assert found.win_rate == pytest.approx(float(row["win_rate"]), **exact)
-    assert found.standard_error == pytest.approx(float(row["standard_error"]), **exact)
-    assert (found.n, found.unreadable) == (int(row["n_total"]), 0)
-    assert sum(found.items.values()) / found.n * 100 == pytest.approx(found.win_rate)
+    assert rates.win_rate == pytest.approx(float(row["win_rate"]), **exact)
+    assert rates.standard_error == pytest.approx(float(row["standard_error"]), **exact)
+    assert (rates.n, rates.unreadable) == (int(row["n_total"]), 0)
+    assert sum(rates.items.values()) / rates.n * 100 == pytest.approx(rates.win_rate)
 
 
 @needs_data
@@ -98,12 +98,12 @@ def test_the_length_control_recovers_what_the_verdicts_were_drawn_from(tmp_path)
     x = np.column_stack([np.tanh(lengths / lengths.std(ddof=1)), hard, np.ones(805)])
     share = 1 / (1 + np.exp(-x @ WEIGHTS))
     drawn = np.random.default_rng(1).beta(6 * share, 6 - 6 * share)
-    found = of(
+    rates = of(
         [{**row, "preference": float(y)} for row, y in zip(rows, drawn, strict=True)], str(tmp_path / "gamed.csv")
     )
     truth = 100 * (1 / (1 + np.exp(-(x[:, 1:] @ WEIGHTS[1:])))).mean()
-    assert found.lc_sampling_error < 2.5
-    assert found.length_controlled == pytest.approx(truth, abs=2.5 * found.lc_sampling_error)
+    assert rates.lc_sampling_error < 2.5
+    assert rates.length_controlled == pytest.approx(truth, abs=2.5 * rates.lc_sampling_error)
 
 
 def test_the_length_control_is_a_logistic_fit_of_the_same_design(tmp_path):
@@ -124,9 +124,9 @@ def test_the_length_control_is_a_logistic_fit_of_the_same_design(tmp_path):
 
     fit = minimize(loss, np.zeros(3), jac=True, method="BFGS", options={"gtol": 1e-10}).x
     expected = 1 / (1 + np.exp(-(x[:, 1:] @ fit[1:])))
-    found = of(rows, str(tmp_path / "gamed.csv"))
-    assert found.length_controlled == pytest.approx(100 * expected.mean(), abs=0.5)
-    assert abs(found.length_controlled - found.win_rate) > 0.3 or found.notes  # it does control
+    rates = of(rows, str(tmp_path / "gamed.csv"))
+    assert rates.length_controlled == pytest.approx(100 * expected.mean(), abs=0.5)
+    assert abs(rates.length_controlled - rates.win_rate) > 0.3 or rates.notes  # it does control
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-learn, about the library
@@ -137,10 +137,10 @@ def test_without_difficulties_the_file_that_the_library_still_reads_changes_noth
         librarys = library().get_length_controlled_winrate(
             annotations(rows, "model", BASELINE, JUDGE), glm_name="length_controlled_minimal", save_weights_dir=None
         )
-    found = of(rows)
-    assert found.length_controlled == librarys["length_controlled_winrate"]
-    assert "lengths alone" in found.control
-    assert "not the leaderboard's" in found.control
+    rates = of(rows)
+    assert rates.length_controlled == librarys["length_controlled_winrate"]
+    assert "lengths alone" in rates.control
+    assert "not the leaderboard's" in rates.control
 
 
 @pytest.mark.parametrize("with_difficulties", [False, True])
@@ -148,31 +148,31 @@ def test_the_sampling_error_is_that_of_resampled_items(tmp_path, with_difficulti
     gamed(tmp_path / "gamed.csv", seed=3)
     where = str(tmp_path / "gamed.csv") if with_difficulties else "none"
     rows = made(150, seed=5)
-    found = of(rows, where)
+    result = of(rows, where)
     draw = np.random.default_rng(0)
     rates = []
     for _ in range(24):
         again = [{**rows[n], "id": str(i)} for i, n in enumerate(draw.integers(0, len(rows), len(rows)))]
         rates.append(of(again, where).length_controlled)
-    assert found.lc_sampling_error == pytest.approx(np.std(rates, ddof=1), rel=0.45)  # three errors of 24 resamples'
-    values = list(found.linearised.values())
-    assert 100 * np.mean(values) == pytest.approx(found.length_controlled)
-    assert 100 * np.std(values, ddof=1) / 150**0.5 == pytest.approx(found.lc_sampling_error)
+    assert result.lc_sampling_error == pytest.approx(np.std(rates, ddof=1), rel=0.45)  # three errors of 24 resamples'
+    values = list(result.linearised.values())
+    assert 100 * np.mean(values) == pytest.approx(result.length_controlled)
+    assert 100 * np.std(values, ddof=1) / 150**0.5 == pytest.approx(result.lc_sampling_error)
 
 
 def test_where_lengths_hardly_differ_the_rate_is_the_plain_one():
     rows = [{**row, "right": row["left"] + "." * (row["index"] % 2)} for row in made(400)]
-    found = of(rows)
-    assert found.length_controlled == pytest.approx(found.win_rate, abs=1.5)
-    assert found.notes == []
+    rates = of(rows)
+    assert rates.length_controlled == pytest.approx(rates.win_rate, abs=1.5)
+    assert rates.notes == []
 
 
 def test_where_lengths_are_equal_the_rate_is_the_plain_one_to_the_last_digit():
-    found = of([{**row, "right": "m" * len(row["left"])} for row in made(20)])
-    assert found.length_controlled == found.win_rate
-    assert found.lc_sampling_error == pytest.approx(found.standard_error)
-    assert found.linearised == found.items
-    assert "as long as the baseline's" in found.control
+    rates = of([{**row, "right": "m" * len(row["left"])} for row in made(20)])
+    assert rates.length_controlled == rates.win_rate
+    assert rates.lc_sampling_error == pytest.approx(rates.standard_error)
+    assert rates.linearised == rates.items
+    assert "as long as the baseline's" in rates.control
 
 
 @pytest.mark.parametrize(
@@ -186,43 +186,43 @@ def test_where_lengths_are_equal_the_rate_is_the_plain_one_to_the_last_digit():
     ],
 )
 def test_where_there_is_nothing_to_fit_there_is_no_rate_but_a_note(rows, said):
-    found = of(rows)
-    assert found.length_controlled is None
-    assert said in found.notes[0]
-    assert math.isfinite(found.win_rate)
-    assert math.isfinite(found.standard_error)
+    rates = of(rows)
+    assert rates.length_controlled is None
+    assert said in rates.notes[0]
+    assert math.isfinite(rates.win_rate)
+    assert math.isfinite(rates.standard_error)
 
 
 @needs_data
 def test_the_librarys_doubt_becomes_a_note():
-    found = of(published("gpt-3.5-turbo-1106"))  # a third as long as the baseline's: lengths alone mislead
-    assert found.length_controlled > 30
-    assert any("may have failed" in note for note in found.notes)
+    rates = of(published("gpt-3.5-turbo-1106"))  # a third as long as the baseline's: lengths alone mislead
+    assert rates.length_controlled > 30
+    assert any("may have failed" in note for note in rates.notes)
 
 
 def test_a_rate_that_the_penalty_alone_made_is_none():
-    found = of([{**row, "preference": 0.5 + 0.2 * (-1) ** row["index"]} for row in made(50)])
-    assert found.length_controlled is None
-    assert found.notes == [
+    rates = of([{**row, "preference": 0.5 + 0.2 * (-1) ** row["index"]} for row in made(50)])
+    assert rates.length_controlled is None
+    assert rates.notes == [
         "no length-controlled win rate: the regression's penalty left no effect at all, and 50% is where it starts"
     ]
 
 
 def test_a_rate_that_could_have_been_any_is_none():
-    found = of([{**row, "right": "mmm", "preference": 0.002 * (row["index"] % 3)} for row in made(12)])  # all too short
-    assert found.length_controlled is None
-    assert "could as well have found anything" in found.notes[0]
+    rates = of([{**row, "right": "mmm", "preference": 0.002 * (row["index"] % 3)} for row in made(12)])  # all too short
+    assert rates.length_controlled is None
+    assert "could as well have found anything" in rates.notes[0]
 
 
 def test_unreadable_verdicts_are_counted_and_left_out():
     rows = made(40)
     rows[7]["preference"] = rows[9]["preference"] = None
-    found = of(rows)
+    rates = of(rows)
     rest = [row["preference"] for row in rows if row["preference"] is not None]
-    assert (found.n, found.unreadable) == (38, 2)
-    assert found.win_rate == pytest.approx(100 * np.mean(rest))
-    assert "item-7" not in found.items
-    assert {"item-7", "item-9"} < found.linearised.keys()
+    assert (rates.n, rates.unreadable) == (38, 2)
+    assert rates.win_rate == pytest.approx(100 * np.mean(rest))
+    assert "item-7" not in rates.items
+    assert {"item-7", "item-9"} < rates.linearised.keys()
     with pytest.raises(StageError, match="none of the judge's 3 verdicts on model could be read"):
         of([{**row, "preference": None} for row in rows[:3]])
 
@@ -288,9 +288,9 @@ def offline(tmp_path, monkeypatch):
 
 def test_without_the_hub_lengths_alone_are_controlled_and_that_is_said(offline):
     rows = made(60)
-    found = of(rows, "hub")
-    assert found.control.startswith("the hub could not be reached for instruction difficulties")
-    assert found.length_controlled == of(rows).length_controlled
+    rates = of(rows, "hub")
+    assert rates.control.startswith("the hub could not be reached for instruction difficulties")
+    assert rates.length_controlled == of(rows).length_controlled
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-learn, about the library
@@ -301,10 +301,10 @@ def test_the_hubs_file_is_the_one_that_the_library_takes(offline):
     (offline / "refs" / "main").write_text("a" * 40)
     gamed(snapshot / "df_gamed.csv")
     rows = made(60)
-    found, before = of(rows, "hub"), library().hf_hub_download
+    rates, before = of(rows, "hub"), library().hf_hub_download
     librarys = library().get_length_controlled_winrate(annotations(rows, "m", BASELINE, JUDGE), save_weights_dir=None)
-    assert found.length_controlled == librarys["length_controlled_winrate"]
-    assert found.control.endswith("from the hub")
+    assert rates.length_controlled == librarys["length_controlled_winrate"]
+    assert rates.control.endswith("from the hub")
     assert before is huggingface_hub.hf_hub_download  # put back
 
 

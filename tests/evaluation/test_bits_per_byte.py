@@ -28,11 +28,11 @@ def test_a_ratio_and_its_error_are_those_of_the_delete_one_jackknife():
     draw = np.random.default_rng(0)
     b = draw.integers(20, 200, 400).astype(float)
     a = 0.9 * b + draw.normal(0, 9, 400)
-    found = ratio(a.tolist(), b.tolist())
+    measured = ratio(a.tolist(), b.tolist())
     without = (a.sum() - a) / (b.sum() - b)
-    assert found["mean"] == pytest.approx(a.sum() / b.sum(), rel=1e-12)
-    assert found["standard_error"] == pytest.approx(math.sqrt(399 * without.var()), rel=0.01)
-    assert found["n"] == 400
+    assert measured["mean"] == pytest.approx(a.sum() / b.sum(), rel=1e-12)
+    assert measured["standard_error"] == pytest.approx(math.sqrt(399 * without.var()), rel=0.01)
+    assert measured["n"] == 400
 
 
 def test_a_ratio_by_hand():
@@ -99,11 +99,11 @@ def test_the_stage_counts_the_bits_and_bytes_that_a_float64_pass_does(
         assert row["loss"] * row["tokens"] == pytest.approx(nats, rel=1e-5)
         bits.append(nats / math.log(2))
         sizes.append(len(kept))
-    found = metrics["reference_bits_per_byte"]
-    assert found["mean"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-5)
-    off = np.array(bits) - found["mean"] * np.array(sizes)
-    assert found["standard_error"] == pytest.approx(math.sqrt((off**2).sum() * 4 / 3) / sum(sizes), rel=1e-4)
-    assert found["n"] == 4
+    measured = metrics["reference_bits_per_byte"]
+    assert measured["mean"] == pytest.approx(sum(bits) / sum(sizes), rel=1e-5)
+    off = np.array(bits) - measured["mean"] * np.array(sizes)
+    assert measured["standard_error"] == pytest.approx(math.sqrt((off**2).sum() * 4 / 3) / sum(sizes), rel=1e-4)
+    assert measured["n"] == 4
     assert "held_out_bits_per_byte" not in metrics
 
 

@@ -28,7 +28,7 @@ def card(column: Column, models: dict[str, dict[str, float]], **more) -> Card:
     return Card("c", "c", list(models), [column], scores, **more)
 
 
-def found(left, right, seed: int = 0) -> Difference:
+def gap_of(left, right, seed: int = 0) -> Difference:
     gap = difference(items(left), items(right), seed)
     assert gap
     return gap
@@ -43,7 +43,7 @@ def test_the_interval_is_scipys_percentile_interval(kind):
         "grades": lambda: (draw.integers(1, 11, 160), draw.integers(1, 10, 160)),
     }[kind]()
     gaps = left.astype(float) - right.astype(float)
-    gap = found(left, right)
+    gap = gap_of(left, right)
     scipys = stats.bootstrap(
         (gaps,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
@@ -57,7 +57,7 @@ def test_the_interval_is_scipys_percentile_interval(kind):
 
 def test_items_drawn_in_several_portions_are_still_resampled_whole():
     left = np.random.default_rng(0).normal(0, 1, 14_000)  # 143 resamples at once
-    gap = found(left, np.zeros(14_000))
+    gap = gap_of(left, np.zeros(14_000))
     error = left.std() / 14_000**0.5
     assert (gap.high - gap.low) / 2 == pytest.approx(1.96 * error, rel=0.06)
 
@@ -67,9 +67,9 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
     tries, covered, rejected = 200, 0, 0
     for n in range(tries):
         left, right = draw.random(120) < 0.7, draw.random(120) < 0.6
-        gap = found(left, right, seed=n)
+        gap = gap_of(left, right, seed=n)
         covered += gap.low <= 0.1 <= gap.high
-        same = found(draw.gamma(2, 1, 60), draw.gamma(2, 1, 60), seed=n)
+        same = gap_of(draw.gamma(2, 1, 60), draw.gamma(2, 1, 60), seed=n)
         rejected += same.p_value < 0.05
     assert 0.91 < covered / tries < 0.99
     assert 0.01 < rejected / tries < 0.1
@@ -79,19 +79,19 @@ def test_the_p_value_is_close_to_the_paired_t_tests():
     draw = np.random.default_rng(3)
     left = draw.normal(0, 1, 200)
     right = left + draw.normal(0.1, 1, 200)
-    assert found(left, right).p_value == pytest.approx(stats.ttest_rel(left, right).pvalue, abs=0.02)
+    assert gap_of(left, right).p_value == pytest.approx(stats.ttest_rel(left, right).pvalue, abs=0.02)
 
 
 def test_no_p_value_is_zero_and_equal_models_have_one():
-    assert found(np.ones(50), np.zeros(50)).p_value == pytest.approx(2 / 10_001)
-    assert found([0.1, 0.7, 0.3], [0.1, 0.7, 0.3]) == Difference(0, 0, 0, 1, 3)
+    assert gap_of(np.ones(50), np.zeros(50)).p_value == pytest.approx(2 / 10_001)
+    assert gap_of([0.1, 0.7, 0.3], [0.1, 0.7, 0.3]) == Difference(0, 0, 0, 1, 3)
 
 
 def test_a_few_items_that_agree_claim_no_more_than_a_sign_test_would():
-    assert found([1], [0]).p_value == 1
-    assert found(np.ones(5), np.zeros(5)).p_value == 2**-4
+    assert gap_of([1], [0]).p_value == 1
+    assert gap_of(np.ones(5), np.zeros(5)).p_value == 2**-4
     # Three answers of a thousand differ: nearly all resamples that hold one of them agree.
-    assert found([1, 1, 1, *[0] * 997], np.zeros(1000)).p_value == pytest.approx(0.25, abs=0.001)
+    assert gap_of([1, 1, 1, *[0] * 997], np.zeros(1000)).p_value == pytest.approx(0.25, abs=0.001)
 
 
 def test_only_items_that_both_have_are_compared_whatever_their_order():
@@ -106,7 +106,7 @@ def test_only_items_that_both_have_are_compared_whatever_their_order():
 def test_the_same_seed_gives_the_same_difference():
     draw = np.random.default_rng(4)
     left, right = draw.random(100), draw.random(100)
-    assert found(left, right, 1) == found(left, right, 1) != found(left, right, 2)
+    assert gap_of(left, right, 1) == gap_of(left, right, 1) != gap_of(left, right, 2)
 
 
 def test_the_best_and_the_second_are_marked_where_they_lead_beyond_the_noise():
@@ -178,5 +178,5 @@ def test_every_other_model_is_compared_with_the_baseline():
 def test_few_items_reject_no_more_often_than_they_should():
     """Of six normal gaps the bootstrap alone would reject one in seven at 5%."""
     draw = np.random.default_rng(5)
-    rejected = sum(found(draw.normal(size=6), np.zeros(6), seed).p_value < 0.05 for seed in range(200))
+    rejected = sum(gap_of(draw.normal(size=6), np.zeros(6), seed).p_value < 0.05 for seed in range(200))
     assert rejected <= 20  # 10 are to be expected

@@ -211,8 +211,8 @@ def command(files, model, tmp_path_factory) -> dict[str, Any]:
         check=True,
     )
     (results,) = (folder / "out").rglob("results_*.json")
-    found: dict[str, Any] = json.loads(results.read_text())["results"]
-    return found
+    scores: dict[str, Any] = json.loads(results.read_text())["results"]
+    return scores
 
 
 @pytest.mark.long
@@ -245,8 +245,8 @@ def test_two_shards_have_the_numbers_of_the_harness_command(task, metrics, files
 
 def numbers(result: dict[str, float], metric: str) -> tuple[Any, Any]:
     name, _, filter = metric.partition(",")
-    found = (result[metric], result[f"{name}_stderr,{filter}"])
-    return tuple(pytest.approx(number, rel=0, abs=1e-12) for number in found)
+    scores = (result[metric], result[f"{name}_stderr,{filter}"])
+    return tuple(pytest.approx(number, rel=0, abs=1e-12) for number in scores)
 
 
 def test_items_are_the_same_in_one_shard_and_in_three(files, model, tmp_path):

@@ -77,9 +77,9 @@ def test_every_kind_of_file_gives_the_same_rows(name, tmp_path):
     ],
 )
 def test_rows_take_the_form_that_the_hub_has(task, row, expected, tmp_path):
-    ((name, (found,)),) = harness_data.read(save(tmp_path / "a.jsonl", [row]), task).items()
+    ((name, (converted,)),) = harness_data.read(save(tmp_path / "a.jsonl", [row]), task).items()
     assert name == task
-    assert {column: found[column] for column in expected} == expected
+    assert {column: converted[column] for column in expected} == expected
 
 
 def test_mmlu_is_split_by_subject_and_a_subject_takes_its_own_rows(tmp_path):
@@ -166,9 +166,9 @@ def test_the_line_of_a_csv_is_the_files(tmp_path):
 )
 def test_a_file_that_is_not_what_it_is_called_is_refused(name, content, said, tmp_path):
     (tmp_path / name).write_bytes(content)
-    found = refused(tmp_path / name, "gsm8k", field="benchmarks.gsm8k.file")
-    assert said in found
-    assert str(tmp_path / name) in found
+    message = refused(tmp_path / name, "gsm8k", field="benchmarks.gsm8k.file")
+    assert said in message
+    assert str(tmp_path / name) in message
 
 
 def test_a_file_that_is_not_there_is_named_with_its_field(tmp_path):

@@ -29,9 +29,9 @@ def test_verdicts_are_those_of_all_comparisons_shards_and_orders(tmp_path: Path)
     requests = list(evaluation.plan(suite, models, "a", FOUND).values())
     counts = {"people": 7}
     requests = [request.model_copy(update={"role": "another name"}) for request in requests]  # for people alone
-    found = judge_cost.estimate(suite, requests, Folder(tmp_path), counts)
+    cost = judge_cost.estimate(suite, requests, Folder(tmp_path), counts)
     against, duels, people, grades = 2 * 805, 3 * 805 * 2, 7 * 2, 3 * 10 * 2
-    assert abs(found.verdicts - (against + duels + people + grades)) <= 6  # of three shards each a third, rounded
+    assert abs(cost.verdicts - (against + duels + people + grades)) <= 6  # of three shards each a third, rounded
     few = judge_cost.estimate(suite, requests, Folder(tmp_path), {**counts, "alpaca_eval": 6, "mt_bench": 2})
     assert few.verdicts == 2 * 6 + 3 * 6 * 2 + 7 * 2 + 3 * 2 * 2
     said = judge_cost.describe(suite, requests, Folder(tmp_path), counts)

@@ -22,11 +22,11 @@ GRADES = graded(q1=("math", 2, 4), q2=("math", 6, None), q3=("writing", 9, 7), q
 
 
 def test_the_score_is_the_mean_over_graded_turns():
-    found = score(GRADES)
-    assert found.measure.mean == pytest.approx(28 / 5)
-    assert found.measure.n == 3  # questions
-    assert found.unreadable == 3
-    assert found.items == {"q1": 3, "q2": 6, "q3": 8}
+    result = score(GRADES)
+    assert result.measure.mean == pytest.approx(28 / 5)
+    assert result.measure.n == 3  # questions
+    assert result.unreadable == 3
+    assert result.items == {"q1": 3, "q2": 6, "q3": 8}
 
 
 def test_the_standard_error_is_over_questions():

@@ -43,9 +43,9 @@ def naive(items: Sequence[Item], training: Sequence[Point], n: int) -> tuple[int
 
 
 def counts(items: Sequence[Item], training: Sequence[Point], n: int = 13) -> tuple[int, int]:
-    (found,) = overlaps({"b": items}, training, n)
-    assert found.items == len(items)
-    return found.exact, found.ngram
+    (result,) = overlaps({"b": items}, training, n)
+    assert result.items == len(items)
+    return result.exact, result.ngram
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,8 +83,8 @@ def test_any_turn_of_a_question_may_be_shared_but_no_words_across_turns():
 
 def test_benchmarks_are_counted_apart_and_examples_show_no_more_than_what_is_shared():
     secret = f"{LONG} the answer is hidden"
-    found = overlaps({"one": [[secret], [secret]], "two": [["nothing"]]}, [("x", LONG)])
-    assert found == [
+    result = overlaps({"one": [[secret], [secret]], "two": [["nothing"]]}, [("x", LONG)])
+    assert result == [
         Overlap("one", 2, 0, 2, [" ".join(LONG.split()[:13])]),
         Overlap("two", 1, 0, 0, []),
     ]
@@ -153,8 +153,8 @@ def test_the_stage_counts_every_benchmark_and_puts_shards_together(store, tmp_pa
         items=["ARC-C", "ARC-C"], questions=["MT-Bench"],
     )  # fmt: skip
     assert summary == {"training_points": 2, "items": 4, "exact": 2, "ngram": 1}
-    found = [Overlap(**each) for each in json.loads((tmp_path / "out/overlap.json").read_text())]
-    assert [(o.benchmark, o.items, o.exact, o.ngram) for o in found] == [("ARC-C", 2, 1, 1), ("MT-Bench", 2, 1, 0)]
+    result = [Overlap(**each) for each in json.loads((tmp_path / "out/overlap.json").read_text())]
+    assert [(o.benchmark, o.items, o.exact, o.ngram) for o in result] == [("ARC-C", 2, 1, 1), ("MT-Bench", 2, 1, 0)]
 
 
 def test_a_benchmark_without_a_name_and_data_without_rows_are_told(store, tmp_path):

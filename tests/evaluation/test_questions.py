@@ -71,17 +71,17 @@ def test_without_that_file_the_rows_own_references_count_where_mt_bench_uses_ref
 
 def test_the_hubs_form_is_read_too(tmp_path: Path) -> None:
     row = {"prompt": ["1+1?", "And twice that?"], "prompt_id": 4711, "category": "math", "reference": ["2", "4"]}
-    found = read_questions.read(
+    rows = read_questions.read(
         source(write(tmp_path / "q.jsonl", row, {**row, "prompt_id": 5, "reference": []})), "mt_bench"
     )
-    assert found[0] == {
+    assert rows[0] == {
         "id": "4711",
         "index": 0,
         "category": "math",
         "turns": ["1+1?", "And twice that?"],
         "references": ["2", "4"],
     }
-    assert found[1]["references"] is None
+    assert rows[1]["references"] is None
 
 
 GOOD = {"question_id": 1, "category": "math", "turns": ["1+1?", "Why?"]}

@@ -52,9 +52,9 @@ def rated(store: Folder, url: str, shard: tuple[int, int] = (0, 1), **changes: A
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.setenv("NO_PROXY", "*")
-    found = Folder(tmp_path)
-    points(found, PAIRS)
-    return found
+    store = Folder(tmp_path)
+    points(store, PAIRS)
+    return store
 
 
 def by_hue(body: Body, _: Endpoint) -> Reply:
@@ -110,5 +110,5 @@ def test_the_rule_checks_the_answer(store: Folder) -> None:
     version, settings = TASKS["rule"].version, {"file": "probing.parquet"}
     request = Request(stage="rule", version=version, settings=settings, inputs={"points": ["split/0"]}, seed=0)
     worker.run(request, store)
-    found = [row["rating"] for row in read_rows(store.open(request.address) / "ratings.parquet")]
-    assert found == [5.0, 1.0, 1.0, 1.0]
+    ratings = [row["rating"] for row in read_rows(store.open(request.address) / "ratings.parquet")]
+    assert ratings == [5.0, 1.0, 1.0, 1.0]

@@ -21,8 +21,8 @@ def store(tmp_path: Path) -> Folder:
 
 @pytest.mark.parametrize("text", ["student/3c82aa", "student/3c82", "student/3c/", "mine=student/3c82"])
 def test_the_beginning_of_an_artifacts_address_will_do(store: Folder, text: str) -> None:
-    (found,) = subjects.find([text], store)
-    assert found.address == "student/3c82aa"
+    (subject,) = subjects.find([text], store)
+    assert subject.address == "student/3c82aa"
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def asked(steps: Steps, stage: str, label: str = "") -> list[Request]:
 
 
 def input_of(steps: Steps, name: str, stage: str, label: str = "") -> str:
-    found = {request.inputs[name][0] for request in asked(steps, stage, label)}
-    (only,) = found
+    addresses = {request.inputs[name][0] for request in asked(steps, stage, label)}
+    (only,) = addresses
     return only
 
 
@@ -156,8 +156,8 @@ def test_a_refresh_needs_a_teacher_to_tune(store):
 def compared(store: Folder, better: bool) -> str:
     """A night's comparison with this outcome."""
     test = {"difference": 0.1, "standard_error": 0.01, "p_value": 0.01 if better else 0.3, "n": 64, "seeds": 1}
-    found: dict[str, Any] = {"better": better, "test": test, "challenger": "teacher/b", "champion": "teacher/a"}
-    put(store, "refreshes/one", summary_json=json.dumps(found))
+    comparison: dict[str, Any] = {"better": better, "test": test, "challenger": "teacher/b", "champion": "teacher/a"}
+    put(store, "refreshes/one", summary_json=json.dumps(comparison))
     return "refreshes/one"
 
 

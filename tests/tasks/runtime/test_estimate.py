@@ -111,7 +111,7 @@ def test_cells_that_differ_in_what_no_length_depends_on_share_the_reading_of_the
         read.append(settings)
         return Lengths(prompt=100, text=20, instruction=10, response=10)
 
-    monkeypatch.setattr(estimating, "expected", reading)
+    monkeypatch.setattr(estimating, "expected_lengths", reading)
     changes = ["dpo.beta=0.2", "method=llm2llm", "seed=1", "instructions.seed_shots=2"]
     runs = [settings_of(), *(settings_of(change) for change in changes)]
     estimate_all([(settings, plan(settings)[0].requests) for settings in runs], Folder(tmp_path))
