@@ -118,7 +118,7 @@ def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Coun
     from montessori.artifacts import open_store
     from montessori.settings.execution import Compute
     from tasks.runtime.places import open_place
-    from tasks.runtime.worker import about
+    from tasks.runtime.worker import build_manifest
 
     store = open_store(uri)
     store.check_writable()
@@ -129,7 +129,7 @@ def _measure(options: argparse.Namespace, uri: str, mine: Counting, theirs: Coun
     requests = list(asked.by_address.values())
     for request in requests:
         with store.staging() as folder:
-            store.commit(request.address, folder, about(request, {}, 0.0))
+            store.commit(request.address, folder, build_manifest(request, {}, 0.0))
     print(f"{options.shards} shards, {options.at_once} side by side\n")
     for name in ("process", "pool"):
         compute = Compute(

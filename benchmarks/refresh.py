@@ -11,7 +11,7 @@ import itertools
 import random
 import statistics
 
-from flows.methods.montessori_instruct import base, taught_by
+from flows.methods.montessori_instruct import request_base, teach
 from flows.requests.builder import Who
 from flows.requests.steps import Steps
 from montessori.artifacts import open_store
@@ -49,12 +49,12 @@ def main() -> None:
 def _taught(options: argparse.Namespace) -> list[Losses]:
     """Return the losses of each student on the reference set."""
     settings = files.load(options.config, [f"store={options.store}", *options.overrides])
-    settings = engines.settled(settings)
+    settings = engines.resolve(settings)
     store = open_store(settings.store)
     steps = Steps(settings, sources.addresses(settings))
-    start = base(steps)
+    start = request_base(steps)
     names = [f"null {number}" for number in range(options.students)]
-    students = [taught_by(steps, start, start.writer, Who(name), name, name) for name in names]
+    students = [teach(steps, start, start.writer, Who(name), purpose=name, training_purpose=name) for name in names]
     with local_executor(store, settings.compute) as executor:
         for request in steps.requests.values():
             executor.submit(request)

@@ -1,1 +1,1 @@
-"""Prefect flows: the order of the stages, and the command line."""
+"""The Prefect flows, the requests of their tasks, and the command line."""

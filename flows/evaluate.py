@@ -1,4 +1,4 @@
-"""The flow `evaluate`: models on a suite of benchmarks, compared."""
+"""Run the flow `evaluate`: measure and compare models on a suite of benchmarks."""
 
 import csv
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows import form
 from flows.execution import execute
-from flows.form import Nothing, shown
+from flows.form import Empty, form_field
 from flows.requests import suite as requests
 from flows.ui import ShardTable, present, show
 from tasks.runtime.prefect_executor import THREADS, prefect_executor
@@ -18,12 +18,12 @@ from tasks.runtime.prefect_executor import THREADS, prefect_executor
 def evaluate(
     models: Annotated[
         list[str],
-        shown("Models", "Runs of the store (all of their students), RUN:SYSTEM, model folders or hub names."),
+        form_field("Models", "Runs of the store (all of their students), RUN:SYSTEM, model folders or hub names."),
     ],
-    suite: Annotated[str, shown("Suite", "quick, paper, or the path of a YAML file on the worker.")] = "quick",
+    suite: Annotated[str, form_field("Suite", "quick, paper, or the path of a YAML file on the worker.")] = "quick",
     baseline: Annotated[
-        str | Nothing,
-        shown("Baseline", "The model that the others are compared with. Left empty: Self-Instruct, or the first."),
+        str | Empty,
+        form_field("Baseline", "The model that the others are compared with. Left empty: Self-Instruct, or the first."),
     ] = None,
     judge: form.Judge = None,
     overrides: form.Overrides = [],  # noqa: B006  # Prefect's form wants the default as it is
@@ -32,11 +32,11 @@ def evaluate(
 ) -> State[Any]:
     """Measure models on a suite of benchmarks, and compare them.
 
-    What the store has is not measured again.
+    Existing results in the store are not measured again.
     """
 
     def work() -> str:
-        given = form.filled({"compute.place": place, "store": store})
+        given = form.format_fields({"compute.place": place, "store": store})
         ready = requests.prepare(models, suite, [*given, *overrides], baseline=baseline or None, judge=judge or None)
         plan = ready.plan
         requests.check(ready)

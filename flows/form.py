@@ -25,63 +25,63 @@ from montessori.settings.run import Method, Settings
 
 STARTS = 4  # of one run that crashes, before somebody must look
 
-Nothing = SkipJsonSchema[None]  # left empty; the form would ask for a type otherwise
+Empty = SkipJsonSchema[None]  # left empty; the form would ask for a type otherwise
 
 
-def shown(title: str, help: str) -> Any:
+def form_field(title: str, help: str) -> Any:
     """Return how the form shows a field. Prefect overwrites a Field's title and description, not its extra schema."""
     return Field(json_schema_extra={"title": title, "description": help})
 
 
 Config = Annotated[
     str,
-    shown(
+    form_field(
         "Settings",
         "The name of a settings file that comes with Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or "
         "the path of one on the worker.",
     ),
 ]
-TheMethod = Annotated[
-    Method | Nothing,
-    shown("Method", "How the teacher is made to write better data. Left empty: as in the settings."),
+MethodName = Annotated[
+    Method | Empty,
+    form_field("Method", "How the teacher is made to write better data. Left empty: as in the settings."),
 ]
 Iterations = Annotated[
-    NonNegativeInt | Nothing,
-    shown("Iterations", "Left empty: as in the settings. 0 is Self-Instruct alone."),
+    NonNegativeInt | Empty,
+    form_field("Iterations", "Left empty: as in the settings. 0 is Self-Instruct alone."),
 ]
 Teacher = Annotated[
-    str | Nothing,
-    shown("Teacher", "A model folder or hub name. Left empty: as in the settings."),
+    str | Empty,
+    form_field("Teacher", "A model folder or hub name. Left empty: as in the settings."),
 ]
 Student = Annotated[
-    str | Nothing,
-    shown("Student", "A model folder or hub name. Left empty: as in the settings."),
+    str | Empty,
+    form_field("Student", "A model folder or hub name. Left empty: as in the settings."),
 ]
 Estimator = Annotated[
-    EstimatorName | Nothing,
-    shown("Influence estimator", "How a point's influence is measured. Left empty: as in the settings."),
+    EstimatorName | Empty,
+    form_field("Influence estimator", "How a point's influence is measured. Left empty: as in the settings."),
 ]
 Overrides = Annotated[
     list[str],
-    shown("Further settings", "key=value each, for example dpo.beta=0.2, as --set on the command line."),
+    form_field("Further settings", "key=value each, for example dpo.beta=0.2, as --set on the command line."),
 ]
 Place = Annotated[
-    Literal["process", "pool"] | Nothing,
-    shown(
+    Literal["process", "pool"] | Empty,
+    form_field(
         "Where stages run",
         "process: beside the run, on its machine. pool: each stage that needs a model as a run of its own. "
         "Left empty: as in the settings.",
     ),
 ]
 Store = Annotated[
-    str | Nothing,
-    shown("Store", "A folder of the worker, or s3://bucket/prefix. Left empty: as in the settings."),
+    str | Empty,
+    form_field("Store", "A folder of the worker, or s3://bucket/prefix. Left empty: as in the settings."),
 ]
 
 
 Judge = Annotated[
-    str | Nothing,
-    shown("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
+    str | Empty,
+    form_field("Judge", "openai:NAME, vllm:MODEL or transformers:MODEL. AlpacaEval and MT-Bench need one."),
 ]
 
 
@@ -128,10 +128,10 @@ def settings_of(
         if source:
             fields |= {f"{role}.source": source}
             overrides = [f"{role}.scratch=null", *(overrides or [])]
-    return files.load(shipped.path_of(config, "settings", "config"), [*filled(fields), *(overrides or [])])
+    return files.load(shipped.path_of(config, "settings", "config"), [*format_fields(fields), *(overrides or [])])
 
 
-def filled(fields: dict[str, Any]) -> list[str]:
+def format_fields(fields: dict[str, Any]) -> list[str]:
     """Return the overrides for a form's fields, without those that are left empty."""
     return files.format_overrides({name: value for name, value in fields.items() if value != ""})
 

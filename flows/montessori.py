@@ -1,4 +1,4 @@
-"""The flow `montessori`: N iterations of a method beside Self-Instruct and the base student, then the report."""
+"""Run the flow `montessori`: iterations of a method beside Self-Instruct and the base student, then the report."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from prefect import State, flow
 
 from flows import form
 from flows.execution import execute
-from flows.form import Nothing, shown
+from flows.form import Empty, form_field
 from flows.requests import run
 from flows.ui import ShardTable, present
 from tasks.runtime.prefect_executor import THREADS, prefect_executor
@@ -15,7 +15,7 @@ from tasks.runtime.prefect_executor import THREADS, prefect_executor
 @flow(name="montessori", flow_run_name=form.run_name, task_runner=THREADS, persist_result=False)
 def montessori(
     config: form.Config = "tiny",
-    method: form.TheMethod = None,
+    method: form.MethodName = None,
     iterations: form.Iterations = None,
     teacher: form.Teacher = None,
     student: form.Student = None,
@@ -24,14 +24,14 @@ def montessori(
     place: form.Place = None,
     store: form.Store = None,
     suite: Annotated[
-        str | Nothing,
-        shown("Benchmarks", "quick, paper, or the path of a suite on the worker, on which the students are measured."),
+        str | Empty,
+        form_field("Benchmarks", "The suite for the students: quick, paper, or the path of a file on the worker."),
     ] = None,
     judge: form.Judge = None,
 ) -> State[Any]:
-    """Tune a teacher to write the data that a student learns most from, and compare the students.
+    """Tune a teacher to generate the data that a student learns most from, and compare the students.
 
-    What the store has is not done again, so a run that was stopped or has crashed goes on where it was.
+    Tasks with an artifact in the store are not run again, so a stopped or crashed run continues.
     """
 
     def work() -> str:

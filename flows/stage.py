@@ -26,7 +26,7 @@ from prefect.states import Completed, Crashed, Failed
 from montessori.artifacts import Request
 from montessori.settings.engines import Vllm
 from tasks import registry
-from tasks.runtime.places import StageCrash, environment, failed, interpreter
+from tasks.runtime.places import StageCrash, environment, interpreter, process_error
 
 PROGRESS_EVERY_S = 3.0
 PROGRESS = ("done", "total", "unit", "note")  # as a progress artifact's metadata
@@ -62,7 +62,7 @@ def stage(request: str, store: str, threads: int = 1) -> State[Any]:
         logs.join()
     if code == 0:
         return Completed(message=asked.address)
-    error = failed(code, failure, "this run's")
+    error = process_error(code, failure, "this run's")
     if isinstance(error, StageCrash):
         return Crashed(message=str(error))
     return Failed(name=type(error).__name__, message=str(error))

@@ -1,4 +1,4 @@
-"""The flow `study`: systems, students and seeds as a grid, with tables and figures."""
+"""Run the flow `study`: systems, students and seeds as a grid, with tables and figures."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from prefect import State, flow
 
 from flows import form
 from flows.execution import execute_study
-from flows.form import shown
+from flows.form import form_field
 from flows.requests import study_file
 from flows.ui import ShardTable, present
 from tasks.runtime.prefect_executor import THREADS, prefect_executor
@@ -15,7 +15,8 @@ from tasks.runtime.prefect_executor import THREADS, prefect_executor
 @flow(name="study", flow_run_name="{study}", task_runner=THREADS, persist_result=False)
 def study(
     study: Annotated[
-        str, shown("Study", "A study that comes with Montessori (pocket, alpaca-mini, …), or the path of a YAML file.")
+        str,
+        form_field("Study", "A study of Montessori (pocket, alpaca-mini, …), or the path of a YAML file."),
     ] = "pocket",
     overrides: form.Overrides = [],  # noqa: B006  # Prefect's form wants the default as it is
     place: form.Place = None,
@@ -23,11 +24,11 @@ def study(
 ) -> State[Any]:
     """Run systems, students and seeds as a grid, and draw the tables and figures.
 
-    What cells share is made once; what the store has is not made again; a cell that fails stops no other one.
+    Shared artifacts are made once, and existing ones are not made again. A failed cell stops no other cell.
     """
 
     def work() -> str:
-        given = form.filled({"compute.place": place, "store": store})
+        given = form.format_fields({"compute.place": place, "store": store})
         ready = study_file.prepare(study, [*given, *overrides])
         plan = ready.plan
         study_file.check(ready)

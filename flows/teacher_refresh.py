@@ -1,4 +1,4 @@
-"""The flow `teacher-refresh`: one night's challenger, promoted if its student is better than the champion's."""
+"""Run the flow `teacher-refresh`: tune a challenger, and promote it if its student is better than the champion's."""
 
 from datetime import date
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from flows import form
 from flows.execution import execute_refresh
-from flows.form import Nothing, shown
+from flows.form import Empty, form_field
 from flows.requests import night as requests
 from flows.requests.run import check
 from flows.ui import ShardTable, present
@@ -22,12 +22,12 @@ def teacher_refresh(
     place: form.Place = None,
     store: form.Store = None,
     night: Annotated[
-        date | Nothing, shown("Night", "A night to do again. Left empty: the date that this is scheduled for.")
+        date | Empty, form_field("Night", "A night to do again. Left empty: the date that this is scheduled for.")
     ] = None,
 ) -> State[Any]:
     """Tune the best teacher so far to a challenger, and keep the one whose student does better.
 
-    The same night goes on where it stopped, or is replayed. A failure leaves the champion as it is.
+    A repeated night continues, or is replayed. A failure leaves the champion as it is.
     """
 
     def work() -> str:

@@ -1,1 +1,1 @@
-"""Prefect tasks: hand a stage's request to a place that runs it, and show how it goes."""
+"""The tasks of a run, one module each, and the runtime that executes them."""

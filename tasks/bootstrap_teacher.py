@@ -1,6 +1,6 @@
-"""A teacher fine-tuned on its own best outputs: `model/` (adapters merged) and `log.json`.
+"""Fine-tune a teacher on its own best outputs: `model/` (adapters merged) and `log.json`.
 
-In place of preferences between outputs: the ablation "bootstrap" of Montessori-Instruct (arXiv 2410.14208), table 2.
+This replaces DPO in the ablation "bootstrap" of Montessori-Instruct (arXiv 2410.14208), table 2.
 """
 
 from typing import Any
@@ -15,16 +15,16 @@ from tasks.runtime.training import learn
 
 
 class Settings(training.Settings):
-    """How the teacher is loaded and trained, and which of its outputs count as good."""
+    """How the teacher is loaded and trained, and the rule for its positive outputs."""
 
     preferences: Preferences
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Supervised fine-tuning on the outputs that the split calls positive, each after the prompt that it answered."""
+    """Fine-tune on the positive outputs, each after its prompt."""
     scores, momentum = read_scores(job, settings.preferences.signal)
-    written = job.rows("instructions", "instructions.parquet")
-    good = positive_outputs(written, scores, settings.preferences.split, momentum)
+    outputs = job.rows("instructions", "instructions.parquet")
+    good = positive_outputs(outputs, scores, settings.preferences.split, momentum)
     rows = [{"id": row["id"], "messages": row["prompt"], "response": row["raw"]} for row in good]
     model, tokenizer, _, summary = learn(job, settings, rows, "teacher")
     if job.writes:

@@ -1,6 +1,6 @@
-"""Pairs of teacher outputs, the better over the worse, as `preferences.parquet`; their count as `summary.json`.
+"""Build preference pairs of teacher outputs: `preferences.parquet`, with the counts in `summary.json`.
 
-Outputs are the instructions that a teacher wrote, or its responses to them.
+The outputs are instructions of a teacher, or its responses to them.
 """
 
 import json
@@ -16,22 +16,21 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """How scores become pairs, and of what."""
+    """How scores become pairs, and the kind of the outputs."""
 
     preferences: Preferences
     outputs: Literal["instructions", "responses"] = "instructions"
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Join the shards' scores with the outputs and pair them within each prompt."""
+    """Join the scores of all shards with the outputs, and pair outputs of the same prompt."""
     scores, momentum = read_scores(job, settings.preferences.signal)
-    asked = settings.preferences
     pairs, summary = build_pairs(
         _outputs(job, settings.outputs),
         scores,
-        asked.split,
+        settings.preferences.split,
         momentum_influence=momentum,
-        max_pairs=asked.max_pairs,
+        max_pairs=settings.preferences.max_pairs,
         seed=job.seed,
     )
     write_rows(job.out / "preferences.parquet", pairs)
@@ -40,7 +39,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def read_scores(job: Job, signal: Signal) -> tuple[list[Row], float | None]:
-    """`id, influence, status` of each point, where `influence` is the signal, whichever it is; and I(∅)."""
+    """Return `id, influence, status` of each point, and I(∅). `influence` is the value of any signal."""
     if signal == "rating":
         rows = job.rows("scores", "ratings.parquet")
         return [{"id": r["id"], "influence": r["rating"], "status": r["status"]} for r in rows], None

@@ -1,6 +1,6 @@
-"""What a student can do: its loss on the reference set and on held-out points, and its accuracy on the latter.
+"""Measure a student: its loss on the reference set and on held-out points, and its accuracy on held-out points.
 
-A loss is in nats a token, which students of one tokenizer can be compared by, and in bits a byte, which all can.
+A loss is in nats per token, for students of one tokenizer, and in bits per byte, for all students.
 """
 
 import json
@@ -30,10 +30,10 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """`metrics.json`: a mean, its standard error and n for each number. The others have each example by itself.
+    """Write `metrics.json` (mean, standard error and n of each number), `losses.parquet` and `accuracy.parquet`.
 
-    `losses.parquet`: `set, id, loss, tokens, bytes`. The loss is the mean over the answer's tokens, among them those
-    that end the turn; the bytes are of the answer's text alone. `accuracy.parquet`: `id, accuracy`.
+    The Parquet files have a row for each example: `set, id, loss, tokens, bytes`, and `id, accuracy`. A loss is the
+    mean over the tokens of the answer and of the end of the turn. The bytes are of the answer's text alone.
     """
     source = job.model("student")
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
@@ -74,7 +74,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def _bytes(tokenizer: PreTrainedTokenizerBase, example: Example, answer: str) -> int:
-    """The UTF-8 bytes of the part of `answer` that the example's loss counts; a character cut in two is left out."""
+    """Return the UTF-8 bytes of the part of `answer` in the example, without a character that is cut in two."""
     if not example.truncated:
         return len(answer.encode())
     kept = example.input_ids[first_answer_token(example) :]

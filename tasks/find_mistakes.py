@@ -1,7 +1,7 @@
-"""The points of a training set that a student gets wrong after it has learned from them, as `rows.parquet`.
+"""Find the points of its training set that a student still gets wrong, as `rows.parquet`.
 
-Wrong is a greedy answer that differs, where accuracy is by exact match; else a loss above the set's mean. Those with
-the largest loss come first; where fewer than `least` are wrong, the worst of the right ones follow.
+With accuracy by exact match, a point is wrong if the greedy answer differs. Otherwise it is wrong if its loss is above
+the mean of the set. Wrong points come first, by loss. If fewer than `least` are wrong, the worst of the others follow.
 """
 
 import statistics
@@ -20,17 +20,17 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """How the student is loaded, and what counts as wrong."""
+    """How the student is loaded, and the measure of a wrong answer."""
 
     evaluation: Evaluation
     dtype: str
     max_length: int
     trust_remote_code: bool
-    least: int  # as many as a prompt shows
+    least: int  # the number of few-shot examples in a prompt
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Ask the student what it was taught."""
+    """Measure the student on its training set, and keep the worst points."""
     source = job.model("student")
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code)

@@ -1,4 +1,4 @@
-"""The teacher's new instructions, as `instructions.parquet`, and what was rejected, as `rejected.json`."""
+"""Generate the teacher's instructions: `instructions.parquet`, and the rejected ones in `rejected.json`."""
 
 import json
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from montessori.data.rows import write_rows
 from montessori.settings.generation import Instructions
 from montessori.synthesis import instructions
-from tasks.runtime.generation import Writing, asker, provenance
+from tasks.runtime.generation import GenerationSettings, open_engine, provenance
 from tasks.runtime.job import Job
 
 
-class Settings(Writing):
-    """How many instructions, and how they are asked for and filtered."""
+class Settings(GenerationSettings):
+    """The number of instructions, and how they are generated and filtered."""
 
     instructions: Instructions
     target: int
@@ -19,20 +19,20 @@ class Settings(Writing):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Rounds of few-shot prompts until `target` instructions have passed the filters."""
-    teacher = asker(job, settings)
+    """Prompt the teacher with few-shot examples until `target` instructions have passed the filters."""
+    teacher = open_engine(job, settings)
     seeds = job.rows("seeds", "rows.parquet")
-    written = instructions.generate_instructions(
+    generated = instructions.generate_instructions(
         teacher.generate, seeds, settings.instructions, target=settings.target, seed=job.seed
     )
     source = {**provenance(job, settings, settings.instructions.sampling), "prompt_version": settings.prompt}
-    write_rows(job.out / "instructions.parquet", [{**row, **source} for row in written.rows])
-    rejected = {"counts": dict(written.rejected), "samples": written.samples}
+    write_rows(job.out / "instructions.parquet", [{**row, **source} for row in generated.rows])
+    rejected = {"counts": dict(generated.rejected), "samples": generated.samples}
     (job.out / "rejected.json").write_text(json.dumps(rejected, ensure_ascii=False, indent=1) + "\n")
     return {
-        "instructions": len(written.rows),
-        "rounds": [dict(zip(("prompts", "texts", "kept"), each, strict=True)) for each in written.rounds],
-        "rejected": dict(written.rejected),
-        "prompts_cut": written.prompts_cut,
+        "instructions": len(generated.rows),
+        "rounds": [dict(zip(("prompts", "texts", "kept"), each, strict=True)) for each in generated.rounds],
+        "rejected": dict(generated.rejected),
+        "prompts_cut": generated.prompts_cut,
         "usage": teacher.usage,
     }

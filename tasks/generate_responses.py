@@ -1,6 +1,6 @@
-"""The teacher's answers to its instructions, as `pairs.parquet` (`id, prompt_id, instruction, response, …`).
+"""Generate the teacher's responses to its instructions: `pairs.parquet` (`id, prompt_id, instruction, response, …`).
 
-A shard answers every n-th instruction. Several answers to one are samples of the prompt that the instruction is.
+A shard responds to every n-th instruction. With several samples, the instruction is the prompt of its responses.
 """
 
 from typing import Any, Literal
@@ -9,23 +9,23 @@ from montessori.data.chat import user
 from montessori.data.rows import write_rows
 from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import stable_seed
-from tasks.runtime.generation import Writing, asker, provenance
+from tasks.runtime.generation import GenerationSettings, open_engine, provenance
 from tasks.runtime.job import Job
 
 
-class Settings(Writing):
-    """How answers are sampled. How many shards there are is in the request."""
+class Settings(GenerationSettings):
+    """How responses are sampled. The number of shards is in the request."""
 
     sampling: Sampling
-    samples: int = 1  # of an instruction
+    samples: int = 1  # for each instruction
     file: Literal["instructions.parquet", "probing.parquet"] = "instructions.parquet"  # of the input `instructions`
-    limit: int | None = None  # the first instructions of the file
+    limit: int | None = None  # first instructions of the file only
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Answers to each instruction of this shard; a row whose answer is empty stays, and is counted."""
+    """Generate the responses of this shard. Rows with an empty response stay, and are counted."""
     index, count = job.request.shard
-    teacher = asker(job, settings)
+    teacher = open_engine(job, settings)
     rows = job.rows("instructions", settings.file)[: settings.limit][index::count]
     seeds = [stable_seed(f"{job.seed}-{row['id']}") for row in rows]
     answers = teacher.generate([user(row["instruction"]) for row in rows], settings.sampling, settings.samples, seeds)

@@ -1,6 +1,6 @@
-"""A training set of new points and of old ones, as `pairs.parquet`: all that is new, filled up from what was there.
+"""Merge new points into a training set of fixed size: `pairs.parquet`.
 
-Old points that the student gets wrong are kept first, the others by lot.
+All new points are kept. Old points fill the rest: first those that the student gets wrong, then random ones.
 """
 
 import random
@@ -12,20 +12,20 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """How many points there are in the end."""
+    """The size of the merged training set, in points."""
 
     size: int
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Join and cut."""
+    """Join the new points with the kept old ones."""
     new = job.rows("new", "pairs.parquet")[: settings.size]
     old = sorted(job.rows("old", "pairs.parquet"), key=lambda row: row["id"])
     random.Random(job.seed).shuffle(old)
     wrong = {row["id"] for row in job.rows("mistakes", "rows.parquet") if row["wrong"]}
     old.sort(key=lambda row: row["id"] not in wrong)  # stable: each part stays as it was shuffled
     kept = old[: settings.size - len(new)]
-    # Ids count from nought in every set of instructions.
+    # Ids begin at 0 in every set of instructions, so the new ones get a prefix.
     table = [{**row, "id": f"new-{number}"} for number, row in enumerate(new)]
     write_rows(job.out / "pairs.parquet", [*kept, *table])
     return {"old": len(kept), "new": len(table), "wrong": sum(row["id"] in wrong for row in kept)}

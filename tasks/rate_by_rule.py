@@ -1,6 +1,6 @@
-"""Ratings of points by the pocket world's rule, in the form of those by a judge: 5 for a right answer, else 1.
+"""Rate points by the rule of the pocket world, in the form of a judge's ratings: 5 for a right answer, else 1.
 
-What has no right answer there is rated 1, whatever was answered.
+An instruction without a right answer gets 1.
 """
 
 from typing import Any, Literal
@@ -14,13 +14,13 @@ RIGHT, WRONG = 5.0, 1.0
 
 
 class Settings(Frozen):
-    """Which points."""
+    """The file with the points."""
 
     file: Literal["pairs.parquet", "probing.parquet"]  # of the input `points`
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Check each answer."""
+    """Compare each response with the right answer."""
     points = sorted(job.rows("points", settings.file), key=lambda row: row["id"])
     right = [
         (answer := answer_of(row["instruction"])) is not None and answer.split() == row["response"].split()

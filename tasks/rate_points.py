@@ -1,6 +1,6 @@
-"""A judge's ratings of points, 1 to 5, as `ratings.parquet` (`id, rating, status, said, tries`).
+"""Rate points from 1 to 5 by a judge: `ratings.parquet` (`id, rating, status, said, tries`).
 
-Asked as Self-Reward asks (arXiv 2401.10020, figure 2), in words of our own. A shard rates every n-th point.
+The prompt follows Self-Reward (arXiv 2401.10020, figure 2), in our own words. A shard rates every n-th point.
 """
 
 from typing import Any, Literal
@@ -10,23 +10,23 @@ from montessori.errors import StageError
 from montessori.evaluation import judging
 from montessori.evaluation.judge_prompts import RATING
 from montessori.settings.generation import Sampling
-from tasks.runtime.generation import Judging, asker
+from tasks.runtime.generation import JudgeSettings, open_engine
 from tasks.runtime.job import Job
 
 
-class Settings(Judging):
-    """The judge, which points it rates, and how it is asked."""
+class Settings(JudgeSettings):
+    """The judge, and the file with the points."""
 
     file: Literal["pairs.parquet", "probing.parquet"]  # of the input `points`
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """A rating of each point of this shard; one that stays unreadable has none."""
+    """Rate each point of this shard. A rating that stays unreadable is None."""
     if settings.wording != judging.wording("ratings"):
         raise StageError(judging.OTHER_WORDING)
     index, count = job.request.shard
     points = sorted(job.rows("points", settings.file), key=lambda row: row["id"])[index::count]
-    judge = asker(job, settings, "judge")
+    judge = open_engine(job, settings, "judge")
     verdicts = judging.judge(
         judge,
         [

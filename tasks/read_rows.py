@@ -1,6 +1,6 @@
-"""Seeds, reference set, test points or points to score: one source's rows as `rows.parquet`.
+"""Read the rows of a data source: seeds, reference set, test points or points to score, as `rows.parquet`.
 
-A row has `id, instruction, response`, of a conversation also `messages`, of the pocket world also `family`.
+A row has `id, instruction, response`. Conversations also have `messages`, and rows of the pocket world `family`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):
-    """What of the source is read; of the pocket world, how many rows are written."""
+    """The part of the source, or the number of rows of the pocket world."""
 
     split: str = "train"
     skip: int = 0
@@ -21,14 +21,14 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Read the source, or write the pocket world's rows for this role."""
+    """Read the source, or generate the pocket world's rows for this role."""
     role = job.request.stage
     (address,) = job.request.inputs["source"]
     if settings.pocket:
         from montessori.pocket import world
 
-        write = {"seeds": world.seeds, "reference": world.reference, "test": world.held_out}[role]
-        rows = write(settings.pocket, job.seed)
+        generate = {"seeds": world.seeds, "reference": world.reference, "test": world.held_out}[role]
+        rows = generate(settings.pocket, job.seed)
     else:
         source = DataSource(source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit)
         rows = data.read(source, role)

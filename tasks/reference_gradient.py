@@ -1,4 +1,4 @@
-"""∇L(θ) of the warmed-up student on the reference set, with L(θ) and the momentum's share I(∅)."""
+"""Compute the gradient ∇L(θ) of the warmed-up student on the reference set, with L(θ) and I(∅)."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from montessori.errors import InputError
 from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
 from montessori.models import loading
 from montessori.settings.base import Frozen
-from tasks.runtime.inputs import encode, fitting_budget, optimizer_step
+from tasks.runtime.inputs import encode, fit_token_budget, optimizer_step
 from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """How the student is loaded and its examples encoded."""
+    """How the student is loaded, and how its examples are encoded."""
 
     dtype: str
     max_length: int
@@ -20,15 +20,22 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """One pass over the reference set, once for a student."""
+    """Pass once over the reference set."""
     source = job.model("student")
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
     student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
     encoded = encode(student, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
     if not encoded.examples:
         raise InputError("reference: no row has an answer that fits max_length; raise it or use shorter rows")
-    budget = fitting_budget(
-        job, "gradient", settings.dtype, settings.trust_remote_code, "float32", [], encoded.examples, TOKEN_BUDGET
+    budget = fit_token_budget(
+        job,
+        "gradient",
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        state_dtype="float32",
+        batches=[],
+        reference=encoded.examples,
+        limit=TOKEN_BUDGET,
     )
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
     gradient, loss = reference_gradient(model, encoded.examples, budget)

@@ -1,6 +1,6 @@
-"""The tasks: one row each. A task is a pure function from settings, input artifacts and a seed to one artifact.
+"""List all tasks, one row each. A task is a pure function from settings, input artifacts and a seed to one artifact.
 
-A task's module has `Settings` (what it reads, and so what its fingerprint covers) and `run(job, settings) -> summary`,
+A task's module has `Settings` (all that it reads, so the fingerprint covers them) and `run(job, settings) -> summary`,
 which writes the artifact's files into `job.out`. CONTRIBUTING.md shows how to add one.
 """
 
@@ -20,12 +20,12 @@ Work = Literal[
 
 @dataclass(frozen=True)
 class Cost:
-    """What a task's time and size depend on, for `montessori estimate`."""
+    """The quantities that decide a task's time and size, for `montessori estimate`."""
 
     work: Work = ""  # the kind of work; "" costs next to nothing
     units: tuple[str, ...] = ()  # fields of the task's summary whose sum is the work done
     model: Literal["teacher", "student"] = "student"  # the model that works
-    keeps: Literal["weights", "optimizer", "gradient", ""] = ""  # what of a model the artifact holds
+    keeps: Literal["weights", "optimizer", "gradient", ""] = ""  # the part of the model in the artifact
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Task:
     module: str  # below `tasks`
     version: int = 1  # part of every fingerprint; raised when the result would change
     device: Literal["gpu", "cpu"] = "gpu"  # cpu: it loads no model
-    torch: bool = False  # of a cpu task that needs torch all the same
-    extra: Extra = "score"  # of the package: it brings torch, and what else the task imports
-    journaled: bool = False  # keeps each answer as it comes, since answers are slow or paid for
+    torch: bool = False  # the CPU task needs torch
+    extra: Extra = "score"  # the extra of the package with the task's imports
+    journaled: bool = False  # saves each answer at once, since answers are slow or paid for
     cost: Cost = Cost()
 
     @property
     def libraries(self) -> Libraries:
-        """The libraries that a worker loads beforehand for this task."""
+        """Return the libraries that a worker imports beforehand for this task."""
         return "training" if self.device == "gpu" or self.torch else "light"
 
 
@@ -109,7 +109,7 @@ def loads_model(request: Request) -> bool:
 
 
 def extras(request: Request) -> tuple[Extra, ...]:
-    """Return the extras of the package that a request needs. vLLM's environment is checked by itself."""
+    """Return the extras of the package that a request needs. vLLM's environment is checked elsewhere."""
     engine, task = request.settings.get("engine"), TASKS[request.stage]
     if engine == "openai":
         return ("openai",)
@@ -117,7 +117,7 @@ def extras(request: Request) -> tuple[Extra, ...]:
 
 
 def libraries(request: Request) -> Libraries:
-    """Return the library set that a request needs: what `python -m tasks.runtime.worker --listen` takes."""
+    """Return the libraries of a request, as `python -m tasks.runtime.worker --listen` names them."""
     if request.settings.get("engine") == "vllm":
         return "vllm"
     task = TASKS[request.stage]

@@ -1,4 +1,4 @@
-"""The influence of a shard of the points, as `scores.parquet` (`id, influence, training_loss, tokens, status`)."""
+"""Score the influence of a shard of the points: `scores.parquet` (`id, influence, training_loss, tokens, status`)."""
 
 import json
 import math
@@ -22,10 +22,10 @@ from montessori.models import loading
 from montessori.settings.base import Frozen
 from montessori.settings.influence import EstimatorName
 from tasks import tokenize_points
-from tasks.runtime.inputs import describe, encode, fitting_budget, optimizer_step
+from tasks.runtime.inputs import describe, encode, fit_token_budget, optimizer_step
 from tasks.runtime.job import Job
 
-CHECKED_POINTS = 32  # scored a second time where the estimator may rank points wrongly
+CHECKED_POINTS = 32  # scored twice where the estimator may rank points wrongly
 
 
 class Settings(Frozen):
@@ -42,24 +42,28 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Score every n-th batch of the points against the reference gradient; for `exact` against the reference set."""
+    """Score every n-th batch of the points against the reference gradient, or with `exact` the reference set."""
     batches, dropped = tokenize_points.read(job.folder("tokens"), job.request.shard)
     exact = settings.estimator == "exact"
     dtype = settings.exact_dtype if exact else settings.dtype
     reference = [] if settings.estimator == "taylor" else _reference_set(job, settings)
-    budget = fitting_budget(
+    budget = fit_token_budget(
         job,
         settings.estimator,
-        dtype,
-        settings.trust_remote_code,
-        settings.state_dtype,
-        batches,
-        reference,
-        settings.token_budget,
+        dtype=dtype,
+        trust_remote_code=settings.trust_remote_code,
+        state_dtype=settings.state_dtype,
+        batches=batches,
+        reference=reference,
+        limit=settings.token_budget,
     )
     settings = settings.model_copy(update={"token_budget": budget})
     examples = [example for batch in batches for example in batch]
-    better = _better_scores(job, settings, dtype, reference, examples) if job.request.shard[0] == 0 else None
+    better = (
+        _better_scores(job, settings, dtype, reference=reference, examples=examples)
+        if job.request.shard[0] == 0
+        else None
+    )
     estimator, step, against = _estimator(job, settings, dtype, reference)
     scored = [
         asdict(score) for score in _scores(estimator, [part for b in batches for part in make_batches(b, budget)])
@@ -104,7 +108,7 @@ def _reference_set(job: Job, settings: Settings) -> list[Example]:
 def _estimator(
     job: Job, settings: Settings, dtype: str, reference: list[Example]
 ) -> tuple[Estimator, Step, dict[str, float]]:
-    """The estimator that the settings name, its step, and what it measures against: the size and loss of that set."""
+    """Return the estimator, its step, and the size and loss of the reference set."""
     model = loading.load_model(job.model("student"), dtype, settings.trust_remote_code)
     narrow = getattr(torch, settings.state_dtype)
     step = optimizer_step(job, model, settings.learning_rate, narrow)
@@ -119,29 +123,29 @@ def _estimator(
 
 
 def _better_scores(
-    job: Job, settings: Settings, dtype: str, reference: list[Example], examples: list[Example]
+    job: Job, settings: Settings, dtype: str, *, reference: list[Example], examples: list[Example]
 ) -> tuple[str, list[Score]] | None:
-    """Scores to check the estimator by, of a few points of every length, and what made them.
+    """Score a few points of every length by a better estimator, and return its name and the scores.
 
-    Those of `taylor` for `directional`, whose fixed v may not hold; of a float32 step for a bfloat16 one. None where
-    nothing better is at hand, or does not fit into memory.
+    `taylor` checks `directional`, whose fixed v may not hold. A float32 step checks a bfloat16 step. Returns None where
+    there is no better estimator, or where it does not fit into memory.
     """
     name: EstimatorName
     name, wide = ("taylor", dtype) if settings.estimator == "directional" else (settings.estimator, "float32")
     if settings.estimator == "taylor" or (name, wide) == (settings.estimator, dtype):
         return None
     try:
-        fitting_budget(
+        fit_token_budget(
             job,
             name,
-            wide,
-            settings.trust_remote_code,
-            settings.state_dtype,
-            [examples],
-            reference,
-            settings.token_budget,
+            dtype=wide,
+            trust_remote_code=settings.trust_remote_code,
+            state_dtype=settings.state_dtype,
+            batches=[examples],
+            reference=reference,
+            limit=settings.token_budget,
         )
-    except InputError:  # there is no memory for it
+    except InputError:  # it does not fit into memory
         return None
     estimator, _, _ = _estimator(job, settings.model_copy(update={"estimator": name}), wide, reference)
     sample = examples[:: math.ceil(len(examples) / CHECKED_POINTS) or 1]
@@ -149,14 +153,14 @@ def _better_scores(
 
 
 def _agreement(against: str, better: list[Score], scored: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the scores agree with better ones, over the points that both have.
+    """Compare the scores with better ones, over the points that both have.
 
-    A rank correlation of None: the points, or all but one, have the same influence.
+    The rank correlation is None where all points have the same influence.
     """
-    found = {row["id"]: row["influence"] for row in scored if row["status"] == "ok"}
-    truths = {score.id: score.influence for score in better if score.status == "ok" and score.id in found}
-    checked = [found[id] for id in truths]
-    errors = [found[id] - truth for id, truth in truths.items()]
+    influences = {row["id"]: row["influence"] for row in scored if row["status"] == "ok"}
+    truths = {score.id: score.influence for score in better if score.status == "ok" and score.id in influences}
+    checked = [influences[id] for id in truths]
+    errors = [influences[id] - truth for id, truth in truths.items()]
     comparable = len({*checked}) > 1 and len({*truths.values()}) > 1
     return {
         "against": against,

@@ -1,7 +1,7 @@
-"""Points as a warm-up set and a probing set: `warm-up.parquet` and `probing.parquet`.
+"""Split points into a warm-up set and a probing set: `warm-up.parquet` and `probing.parquet`.
 
-Whole prompts go to one side (but for the one at the border), since preferences compare samples of one prompt; a row
-that was not written from a prompt stands alone.
+Preferences compare samples of one prompt, so all points of a prompt go to the same side, except at the border. A row
+without a prompt is a prompt of its own.
 """
 
 import random
@@ -13,7 +13,7 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """How many points warm the student up; the others are probed."""
+    """The sizes of both sets, in points."""
 
     warm_up: int
     probing: int
@@ -21,7 +21,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Shuffle the prompts with the seed, fill the warm-up set first."""
+    """Shuffle the prompts with the seed, and fill the warm-up set first."""
     pairs = sorted(job.rows("pairs", settings.file), key=lambda row: row["id"])
     prompts = sorted({_prompt(row) for row in pairs})
     random.Random(job.seed).shuffle(prompts)

@@ -1,6 +1,7 @@
-"""Points as a student's tokens, in the batches that they are scored in: made once, read by every shard.
+"""Tokenize points for a student and batch them, once for all shards that score them.
 
-`tokens.parquet` (`batch, id, input_ids, prompt_length, truncated`), and `dropped.json`: why a point is in no batch.
+`tokens.parquet` has `batch, id, input_ids, prompt_length, truncated`. `dropped.json` has the reason for each point
+without a batch.
 """
 
 import json
@@ -21,7 +22,7 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """Which points, and how they are cut and batched."""
+    """The points, and how they are cut and batched."""
 
     file: Literal["probing.parquet", "pairs.parquet", "rows.parquet"]  # of the input `points`
     limit: int | None
@@ -46,7 +47,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def read(folder: Path, shard: tuple[int, int]) -> tuple[list[Batch], dict[str, str]]:
-    """Every n-th of the batches, and of the dropped points: the part of `shard` (index, count)."""
+    """Return the batches and the dropped points of a `shard` (index, count): every n-th of each."""
     index, count = shard
     batches: dict[int, Batch] = {}
     if (table := pq.read_table(folder / "tokens.parquet")).num_rows:

@@ -1,7 +1,7 @@
-"""A small teacher or student trained from nothing, as a `model/` folder and its `log.json`.
+"""Train a small teacher or student from random weights: `model/` and `log.json`.
 
-It learns from the pocket world, or from the rows of a seed pool: a teacher to write instructions and to answer them,
-a student only what an answer looks like (pocket world) or to answer (seed pool).
+The data come from the pocket world or from a seed pool. A teacher learns to generate instructions and responses. A
+student learns the form of an answer (pocket world) or to answer (seed pool).
 """
 
 import json
@@ -15,14 +15,14 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """The model's shape and training, and how many conversations it learns from."""
+    """The shape and the training of the model."""
 
     scratch: Scratch
     prompt: str  # a hash of the prompt's wording, for a teacher
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Build the tokenizer and the model, train it, save both."""
+    """Build the tokenizer and the model, train the model, and save both."""
     teacher = job.request.stage == "scratch-teacher"
     shape = settings.scratch
     if job.has("seeds"):
@@ -33,8 +33,8 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             else scratch.alpaca_student_conversations(rows)
         )
     else:
-        write = world.teacher_conversations if teacher else world.student_conversations
-        conversations = write(scratch.conversation_count(shape), job.seed)
+        generate = world.teacher_conversations if teacher else world.student_conversations
+        conversations = generate(scratch.conversation_count(shape), job.seed)
     model, tokenizer = scratch.build(conversations, shape, job.seed)
     log = scratch.train(model, tokenizer, conversations, shape, seed=job.seed)
     loading.save(model, tokenizer, job.out / "model")

@@ -1,4 +1,4 @@
-"""A student fine-tuned on a teacher's training set: `model/` (adapters merged) and `log.json`."""
+"""Fine-tune a student on a training set: `model/` (adapters merged) and `log.json`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["Settings", "run"]
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Supervised fine-tuning of the base student."""
+    """Fine-tune the base student."""
     pairs = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])
     model, tokenizer, _, summary = learn(job, settings, pairs)
     if job.writes:

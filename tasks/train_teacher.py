@@ -1,4 +1,4 @@
-"""The teacher after DPO on the student's preferences: `model/` (adapters merged) and `log.json`."""
+"""Tune the teacher with DPO on the student's preferences: `model/` (adapters merged) and `log.json`."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Direct preference optimisation against a frozen copy of the teacher."""
+    """Run DPO against a frozen copy of the teacher."""
     source = job.model("teacher")
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)

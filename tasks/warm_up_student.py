@@ -1,6 +1,7 @@
-"""A student with its optimiser: `model/` (adapters kept apart), AdamW's state beside it, and `log.json`.
+"""Warm up a student: `model/` (adapters kept apart), AdamW's state beside it, and `log.json`.
 
-After the warm-up set; or, for a look at a student on its way, after a part of the training of the stage `student`.
+The student learns from the warm-up set. For a checkpoint it learns from a part of its training set, as in the task
+`student`.
 """
 
 from typing import Any, Literal
@@ -12,15 +13,15 @@ from tasks.runtime.training import learn
 
 
 class Settings(training.Settings):
-    """How the student is loaded and trained, and on what."""
+    """How the student is loaded and trained, and the file with its data."""
 
     file: Literal["warm-up.parquet", "pairs.parquet"] = "warm-up.parquet"  # of the input `split`, or `pairs`
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Fine-tune; keep the weights, both moments, the step count and the learning rate."""
+    """Fine-tune, and save the weights, both moments, the step count and the learning rate."""
     if settings.file == "pairs.parquet":
-        rows = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])  # as `student` has them
+        rows = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])  # the order of the task `student`
     else:
         rows = job.rows("split", "warm-up.parquet")
     model, tokenizer, result, summary = learn(job, settings, rows)

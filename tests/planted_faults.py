@@ -225,8 +225,8 @@ FAULTS = [
     Fault(
         "student-from-the-warmed-up-copy",
         "flows/methods/montessori_instruct.py",
-        "system = taught_by(steps, base, tuned.teacher, who)",
-        'system = taught_by(steps, type(base)(**{**vars(base), "student": tuned.warm}), tuned.teacher, who)',
+        "system = teach(steps, base, tuned.teacher, who)",
+        'system = teach(steps, type(base)(**{**vars(base), "student": tuned.warm}), tuned.teacher, who)',
         "requests/test_montessori_instruct.py",
     ),
     Fault(

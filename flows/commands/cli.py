@@ -187,7 +187,7 @@ def _add_deploy(add: AddParser) -> None:
         help="register the work pool, deployments and automations on a Prefect server",
         description="Register on the Prefect server at PREFECT_API_URL what runs Montessori from its UI, on workers.",
         epilog=DEPLOY_EXAMPLES,
-        argument_default=argparse.SUPPRESS,  # defaults are in flows.deployment.deploy.Wanted
+        argument_default=argparse.SUPPRESS,  # defaults are in flows.deployment.deploy.DeployOptions
     )
 
     def option(name: str, metavar: str, help: str, **more: Any) -> None:
@@ -282,7 +282,7 @@ def _estimate(options: argparse.Namespace) -> int:
     from tasks.runtime import engines
     from tasks.runtime.estimate import estimate
 
-    settings = engines.settled(settings)
+    settings = engines.resolve(settings)
     store = open_store(settings.store)
     store.check_readable()
     requests = plan(settings)[0].requests

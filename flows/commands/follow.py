@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from flows.commands import terminal
-from flows.commands.signals import stopping_at_once
+from flows.commands.interrupt import exit_on_interrupt
 from flows.requests.builder import Address, Plan
 from montessori.artifacts import Store
 from montessori.errors import MontessoriError, StageError
@@ -24,10 +24,10 @@ T = TypeVar("T")
 def follow(
     console: Console, plan: Plan, work: Callable[[Executor], T], flow: Callable[[], Any], *, with_prefect: bool
 ) -> T | None:
-    """Return what `work` returns, which runs here with the local executor, its tasks on the screen.
+    """Call `work` with the local executor, show its tasks on the screen, and return its result.
 
-    With Prefect (`with_prefect`, or PREFECT_API_URL in the environment) call `flow` instead, which returns a final
-    state, and return None. Raises the error of a run that failed.
+    With Prefect (`with_prefect`, or PREFECT_API_URL in the environment) call `flow` instead, and return None. `flow`
+    returns a final state. Raises the error of a failed run.
     """
     through_prefect = with_prefect or bool(os.environ.get("PREFECT_API_URL"))
     if through_prefect:
@@ -38,14 +38,14 @@ def follow(
             _through_prefect(console, screen, flow)
             return None
         with (
-            stopping_at_once(screen.stop),
+            exit_on_interrupt(screen.stop),
             local_executor(plan.store, plan.compute, plan.vllm_python) as executor,
         ):
             return work(executor)
 
 
 def show(console: Console, store: Store, address: Address, what: str) -> None:
-    """Show an artifact's result, and where its report and the artifact itself are."""
+    """Show an artifact's result, and the paths of its report and of the artifact."""
     folder = store.open(address)
     terminal.show_result(console, folder / "result.md")
     width = max(len(what), len("report")) + 2
@@ -60,13 +60,13 @@ def _through_prefect(console: Console, screen: terminal.Screen, flow: Callable[[
     from tasks.runtime.server import connected
 
     embedded = not PREFECT_API_URL.value()
-    if embedded:  # its own handler of SIGTERM would wait for a server that the same signal has ended
+    if embedded:  # Prefect's handler of SIGTERM would wait for a server that the same signal has ended
         setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
     else:
-        with connected():  # Prefect needs 150 lines to say what is wrong with a server
+        with connected():  # one sentence on a wrong server, in place of Prefect's 150 lines
             pass
     logging.getLogger("prefect.flow_runs").addHandler(terminal.Warnings(console))
-    with stopping_at_once(screen.stop) if embedded else nullcontext():
+    with exit_on_interrupt(screen.stop) if embedded else nullcontext():
         state = flow()
     if not state.is_completed():
         error = state.result(raise_on_failure=False)

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         terminal.show_plan(console, plan)
         return 0
     requests.check(ready.settings, plan)
-    console.print(f"[bold]engine[/] {escape(engines.said(ready.settings))}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]engine[/] {escape(engines.describe(ready.settings))}", highlight=False, soft_wrap=True)
 
     def flow() -> Any:
         from flows.montessori import montessori
@@ -116,7 +116,7 @@ def refresh(options: argparse.Namespace) -> int:
         terminal.show_plan(console, plan)
         return 0
     check(ready.settings, plan)
-    console.print(f"[bold]engine[/] {escape(engines.said(ready.settings))}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]engine[/] {escape(engines.describe(ready.settings))}", highlight=False, soft_wrap=True)
     before = ready.night.champion or "the settings' base teacher"
     console.print(f"[bold]champion[/] {escape(before)}", highlight=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.commands.signals import stopping_at_once
+from flows.commands.interrupt import exit_on_interrupt
 from montessori.artifacts import open_store
 from montessori.data import rows as data
 from montessori.data import sources
@@ -63,7 +63,7 @@ def score(options: Scoring, console: Console) -> None:
     with (
         screen,
         observed_by(screen),
-        stopping_at_once(screen.stop),
+        exit_on_interrupt(screen.stop),
         local_executor(store, compute, one_input=True) as executor,
     ):
         for request in plan.requests.values():

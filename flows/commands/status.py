@@ -112,7 +112,7 @@ def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
     from rich.console import Group
     from rich.markup import escape
 
-    from flows.commands.widths import fits
+    from flows.commands.markdown_tables import fits
 
     state, heard = said(run, now)
     head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} stages and shards, {heard}"

@@ -230,7 +230,7 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
         task = bar.add_task("removing", total=len(planned.removed))
         in_use = partial(retention.in_use, store, options.grace)
         removed = gc.collect(store, planned, in_use, lambda: bar.advance(task))
-    retention.forget(store, options.grace)
+    retention.remove_old_statuses(store, options.grace)
     sys.stdout.write(f"\nRemoved {count(len(removed), 'artifact')}, {_size(sum(e.bytes for e in removed))}.\n")
     return 0
 

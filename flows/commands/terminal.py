@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from flows.commands.widths import Fitted
+from flows.commands.markdown_tables import FittedMarkdown
 from flows.requests.builder import Plan
 from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
@@ -207,12 +207,12 @@ def signed(value: float) -> str:
 
 def show_result(console: Console, result: Path) -> None:
     """The run's `result.md`: what was found, and the table of systems."""
-    console.print(Fitted(result.read_text(encoding="utf-8")))
+    console.print(FittedMarkdown(result.read_text(encoding="utf-8")))
 
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
     """What a run will take, a line a stage, and what that rests on."""
-    shown = [line for line in lines if line.prompts or TASKS[line.stage].cost.work]
+    shown = [line for line in lines if line.prompts or TASKS[line.task].cost.work]
     other = total((line for line in lines if line not in shown), "other")  # rows copied and sorted
     whole = total(lines)
     priced = ["price"] if whole.usd is not None else []
@@ -221,7 +221,7 @@ def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...],
         table.add_column(name, justify="left" if name in ("stage", "basis") else "right", no_wrap=True)
     for line in [*shown, other, whole]:
         table.add_row(
-            f"{line.stage} ×{line.artifacts}" if line.artifacts > 1 and line is not whole else line.stage,
+            f"{line.task} ×{line.artifacts}" if line.artifacts > 1 and line is not whole else line.task,
             *(compact(number) if number else "" for number in (line.prompts, line.tokens_in, line.tokens_out)),
             "?" if line.hours is None else rough_duration(line.hours * 3600),
             size(round(line.bytes)),

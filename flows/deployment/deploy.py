@@ -35,7 +35,7 @@ from flows.teacher_refresh import teacher_refresh
 from montessori.artifacts import open_store
 from montessori.errors import InputError
 from montessori.settings import shipped
-from tasks.runtime.places import gpus, side_by_side
+from tasks.runtime.places import gpus, tasks_at_once
 from tasks.runtime.server import connected
 
 TEMPLATES = Path(str(resources("flows.deployment"))) / "job_templates"
@@ -55,7 +55,7 @@ Kind = Literal["process", "docker", "kubernetes"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeployOptions:
     """What to register."""
 
     kind: Kind = "process"
@@ -73,26 +73,26 @@ class Wanted:
 
 
 def deploy(**asked: Any) -> list[str]:
-    """Register what is `asked` for, fields of Wanted; a line for each thing.
+    """Register what is `asked` for, fields of DeployOptions; a line for each thing.
 
-    What is not asked for stays as the server has it; Wanted's defaults are for what it has not. Raises InputError when
+    What is not asked for stays as the server has it; DeployOptions's defaults are for what it has not. Raises InputError when
     there is no server, or when it is refused.
     """
     if not PREFECT_API_URL.value():
         raise InputError(
             "PREFECT_API_URL is not set; give the address of the Prefect server, for example http://127.0.0.1:4200/api"
         )
-    pool = asked.get("pool", Wanted.pool)
+    pool = asked.get("pool", DeployOptions.pool)
     if not pool or set(pool) & set("/%&<>"):
         raise InputError(f"--pool {pool!r}: expected a name without / % & < >")
     with connected() as client:
-        wanted = Wanted(**{**_there(client, pool, asked.get("gpus")), **asked})
+        wanted = DeployOptions(**{**_there(client, pool, asked.get("gpus")), **asked})
         _check(wanted)
         return list(_register(client, wanted))
 
 
 def _there(client: SyncPrefectClient, pool: str, gpus: int | None) -> dict[str, Any]:
-    """What the server has of Wanted's fields. The image of stages with GPUs is none for those without."""
+    """What the server has of DeployOptions's fields. The image of stages with GPUs is none for those without."""
     there: dict[str, Any] = {"notify": automations.told(client)}
     with suppress(ObjectNotFound):
         night = client.read_deployment_by_name("teacher-refresh/teacher-refresh")
@@ -121,7 +121,7 @@ def _active(schedules: list[DeploymentSchedule]) -> Iterator[str]:
             yield found.schedule.cron
 
 
-def _check(wanted: Wanted) -> None:
+def _check(wanted: DeployOptions) -> None:
     """Raise InputError that names the option, before anything is registered."""
     if wanted.at_once is not None and wanted.at_once < 1:
         raise InputError(f"--at-once {wanted.at_once}: expected 1 or more")
@@ -142,9 +142,9 @@ def _check(wanted: Wanted) -> None:
         _cron(wanted.nightly)
 
 
-def _register(client: SyncPrefectClient, wanted: Wanted) -> Iterator[str]:
+def _register(client: SyncPrefectClient, wanted: DeployOptions) -> Iterator[str]:
     block = automations.block(client, wanted.notify) if wanted.notify != OFF else None
-    here = None if wanted.kind == "kubernetes" else side_by_side()  # a cluster has a scheduler of its own
+    here = None if wanted.kind == "kubernetes" else tasks_at_once()  # a cluster has a scheduler of its own
     at_once = wanted.at_once or here
     _work_pool(client, wanted)
     _queue(client, wanted.pool, at_once)
@@ -174,7 +174,7 @@ def _register(client: SyncPrefectClient, wanted: Wanted) -> Iterator[str]:
         yield f"automation  {name}"
 
 
-def _work_pool(client: SyncPrefectClient, wanted: Wanted) -> None:
+def _work_pool(client: SyncPrefectClient, wanted: DeployOptions) -> None:
     template = json.loads((TEMPLATES / f"{wanted.kind}.json").read_text(encoding="utf-8"))
     variables = template["variables"]["properties"]
     if wanted.kind == "process":  # workers of this machine, where relative paths mean the same as here
@@ -204,7 +204,7 @@ def _queue(client: SyncPrefectClient, pool: str, at_once: int | None) -> None:
         client.update_work_queue(queue.id, concurrency_limit=at_once)
 
 
-def _job(wanted: Wanted, of_stage: bool = False) -> dict[str, Any]:
+def _job(wanted: DeployOptions, of_stage: bool = False) -> dict[str, Any]:
     """The job variables of a deployment: those that differ from the work pool's."""
     if wanted.kind == "process":
         return {}
@@ -227,7 +227,7 @@ def _job(wanted: Wanted, of_stage: bool = False) -> dict[str, Any]:
 
 def _deployment(
     client: SyncPrefectClient,
-    wanted: Wanted,
+    wanted: DeployOptions,
     flow: Flow[..., Any],
     queue: str,
     parameters: dict[str, Any],

@@ -1,6 +1,6 @@
-"""Collect requests: the one way in which a flow asks for tasks.
+"""Build the requests of a plan.
 
-An address follows from the request alone, so each call returns it at once, before anything has run.
+An address follows from the request alone, so each call returns it at once, before anything runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ Shards = list[Address]  # the artifacts of all shards of one task
 
 @dataclass(frozen=True)
 class Who:
-    """The system that an artifact is made for, which iteration of it, and for which part of its work."""
+    """The system of an artifact, with its iteration and the part of the work."""
 
     system: str = ""
     iteration: int | None = None
     part: str = ""
 
     def within(self, part: str) -> "Who":
-        """Return the same for one part of the work."""
+        """Return the same for a part of the work."""
         return replace(self, part=", ".join(name for name in (self.part, part) if name))
 
     @property
     def name(self) -> str:
-        """The display text."""
+        """Return the display text."""
         named = f"{self.system} iteration {self.iteration}" if self.iteration else self.system
         return ", ".join(part for part in (named, self.part) if part)
 
@@ -43,22 +43,22 @@ NOBODY = Who()
 
 @dataclass(frozen=True)
 class Plan:
-    """The requests of one command or flow, each after those that make its inputs, and where they run."""
+    """The requests of a command or flow, each after the requests of its inputs, with their store and place."""
 
     store: Store
     compute: Compute
     vllm_python: str
     requests: Mapping[Address, Request]
-    address: Address  # of the artifact that people ask for
+    address: Address  # of the final artifact
 
     @property
     def missing(self) -> list[Request]:
-        """The requests whose artifacts the store does not have."""
+        """Return the requests without an artifact in the store."""
         return [request for request in self.requests.values() if not self.store.exists(request.address)]
 
 
 class Requests:
-    """Requests by their address, in the order in which they were asked for."""
+    """Collects requests by their address, in order."""
 
     def __init__(self, cell: str = ""):
         self.by_address: dict[Address, Request] = {}
@@ -77,9 +77,9 @@ class Requests:
         means: Mapping[str, Any] | None = None,
         kept_as: str = "",
     ) -> Address:
-        """Ask for one artifact and return its address. Blocks of settings are written out.
+        """Add the request of one artifact, and return its address. Blocks of settings are dumped.
 
-        `kept_as` ("runs/tiny") gives the artifact a name of its own, ended by eight digits of its fingerprint.
+        `kept_as` ("runs/tiny") gives the artifact a name, followed by eight digits of its fingerprint.
         """
         request = Request(
             stage=task,
@@ -100,18 +100,18 @@ class Requests:
         self.by_address.setdefault(request.address, request)
         return request.address
 
-    def hold_to(self, budget: Budget, tasks: Sequence[str] = ()) -> None:
-        """Let the requests (those of `tasks`, where named) be held to `budget` together."""
+    def set_budget(self, budget: Budget, tasks: Sequence[str] = ()) -> None:
+        """Give the requests, or those of `tasks`, a `budget` that they share."""
         limits = budget.model_dump(exclude_none=True)
         if not limits:
             return
         parts = [request for request in self.by_address.values() if not tasks or request.stage in tasks]
         paid = [part for part in parts if part.settings.get("engine") == "openai"]
         prices = {part.address: price_of(OpenAI.model_validate(part.means["openai"])) for part in paid}
-        held = {
+        shared = {
             "limits": limits,
             "parts": [part.address for part in parts],
             "paid": {address: price.model_dump() for address, price in prices.items() if price},
         }
         for part in parts:
-            self.by_address[part.address] = part.model_copy(update={"means": {**part.means, "budget": held}})
+            self.by_address[part.address] = part.model_copy(update={"means": {**part.means, "budget": shared}})

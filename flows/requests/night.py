@@ -1,4 +1,4 @@
-"""Prepare one night of the teacher's refresh: the champion that it begins with, and all its requests."""
+"""Prepare one night of the teacher's refresh: find its champion, and plan its requests."""
 
 from dataclasses import dataclass
 
@@ -19,19 +19,19 @@ from tasks.runtime.job import location
 class Refresh:
     """A night that is ready to start."""
 
-    settings: Settings  # with `auto` engines settled, of one iteration
+    settings: Settings  # with `auto` engines resolved, and one iteration
     night: Night
     plan: Plan
 
 
 def prepare(settings: Settings, date: str) -> Refresh:
-    """Plan the night of `date`, as it was begun or would be begun now. Nothing is started.
+    """Plan the night of `date`, from the champion that it began with or would begin with now. Nothing is started.
 
-    Raises InputError when there is no teacher to tune, or the champion cannot be found.
+    Raises InputError when there is no teacher to tune, or the champion is not in the store.
     """
     store = open_store(settings.store)
     store.check_readable()
-    steps, night = plan(engines.settled(settings), date, store)
+    steps, night = plan(engines.resolve(settings), date, store)
     assert night.refresh, "the plan has it"
     compute, vllm_python = steps.settings.compute, steps.settings.generation.vllm.python
     return Refresh(steps.settings, night, Plan(store, compute, vllm_python, steps.requests, night.refresh))
@@ -43,7 +43,7 @@ def plan(settings: Settings, date: str, store: Store) -> tuple[Steps, Night]:
         raise InputError("teacher is missing: a refresh tunes one")
     if settings.method != "montessori":
         raise InputError(f"method = {settings.method}: a refresh is of montessori")
-    one = settings.model_copy(update={"iterations": 1})  # the only number that means a night
+    one = settings.model_copy(update={"iterations": 1})  # a night is one iteration
     steps = Steps(one, sources.addresses(one))
     entries = champions.history(store, one.name)
     night = nights.find(
@@ -51,13 +51,13 @@ def plan(settings: Settings, date: str, store: Store) -> tuple[Steps, Night]:
         Night(
             name=one.name,
             night=date,
-            digits=steps.digits_of(date),
+            digits=steps.night_digits(date),
             champion=entries[-1].teacher if entries else None,
             entry=entries[-1].number if entries else 0,
         ),
     )
-    refresh = method.order(steps, night)
-    steps.hold_to_budget()
+    refresh = method.request_night(steps, night)
+    steps.set_budget()
     (champion,) = steps.requests[refresh].inputs["champion"]
     if champion not in steps.requests and champion != steps.sources.get("teacher"):
         _check(champion, one.name, store)
@@ -65,12 +65,12 @@ def plan(settings: Settings, date: str, store: Store) -> tuple[Steps, Night]:
 
 
 def _check(champion: Address, name: str, store: Store) -> None:
-    """Raise InputError when a champion that this night cannot make is not there."""
+    """Raise InputError when a champion from outside this night is not there."""
     if is_artifact(champion):
-        there = store.exists(champion)
-    else:  # a base teacher of other settings, or of these before they were changed
-        there = identity(champion) == identity(sources.model(location(champion), f"champion {name}"))
-    if not there:
+        exists = store.exists(champion)
+    else:  # a base teacher of other or earlier settings
+        exists = identity(champion) == identity(sources.model(location(champion), f"champion {name}"))
+    if not exists:
         raise InputError(
             f"champion {name}: {champion} is not there any more; promote another teacher or roll back "
             f"(montessori champion --help)"

@@ -1,4 +1,4 @@
-"""The stages of `montessori score`, in order: rows, perhaps a warm-up, the reference gradient, shards of influence."""
+"""Plan `montessori score`: rows, an optional warm-up, the reference gradient and the shards of influence."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,82 +8,83 @@ from montessori.artifacts import Request
 from montessori.settings.score import Scoring
 from montessori.settings.training import WarmUp
 
-# A shard is what a kill can lose, and costs one loading of the student. `exact` reads the whole reference set a point.
+# A kill loses a shard at most. A shard loads the student once. `exact` reads the reference set for every point.
 POINTS_A_SHARD = {"taylor": 256, "directional": 256, "exact": 16}
-ON_A_GPU = 8  # times as many: points go faster there, and the libraries are imported for every shard
+ON_A_GPU = 8  # times as many: points are faster there, and every shard imports the libraries
 
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """The requests of a command, each after those that make its inputs, and which of them matter afterwards."""
+    """The requests of a command, each after the requests of its inputs, with the addresses of the results."""
 
     requests: dict[Address, Request]
     points: Address
-    scores: list[Address]  # a shard each
-    split: Address | None  # whose `warm-up.parquet` the student was warmed up on
+    scores: list[Address]  # one for each shard
+    split: Address | None  # of the warm-up set
     dtype: str  # of the student's weights
 
     @property
     def shards(self) -> int:
-        """How many parts the points are scored in."""
+        """Return the number of shards."""
         return len(self.scores)
 
 
-def plan(asked: Scoring, found: dict[str, str], points: int, gpu: bool) -> ScorePlan:
-    """What `asked` comes to for so many `points`; `found` are the addresses of its sources."""
+def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) -> ScorePlan:
+    """Return the plan for a number of `points`. `addresses` are those of the sources."""
     requests = Requests()
 
     def add(
         task: str,
-        role: str,
         settings: dict[str, Any],
         inputs: dict[str, list[Address]],
+        *,
+        role: str,
         shard: tuple[int, int] = (0, 1),
     ) -> Address:
-        return requests.add(task, settings, inputs, seed=asked.seed, role=role, shard=shard)
+        return requests.add(task, settings, inputs, seed=options.seed, role=role, shard=shard)
 
-    exact = asked.estimator == "exact"
-    dtype = (asked.exact_dtype or "float32") if exact else asked.dtype or ("bfloat16" if gpu else "float32")
-    loading = {"dtype": dtype, "max_length": asked.max_length, "trust_remote_code": asked.trust_remote_code}
-    step = {"learning_rate": asked.learning_rate}
-    source = {"split": asked.split, "skip": 0, "limit": asked.limit}
-    rows = add("points", "points", source, {"source": [found["points"]]})
+    exact = options.estimator == "exact"
+    dtype = (options.exact_dtype or "float32") if exact else options.dtype or ("bfloat16" if gpu else "float32")
+    loading = {"dtype": dtype, "max_length": options.max_length, "trust_remote_code": options.trust_remote_code}
+    step = {"learning_rate": options.learning_rate}
+    source = {"split": options.split, "skip": 0, "limit": options.limit}
+    rows = add("points", source, {"source": [addresses["points"]]}, role="points")
     whole = {"split": "train", "skip": 0, "limit": None}
-    reference = add("reference", "reference set", whole, {"source": [found["reference"]]})
+    reference = add("reference", whole, {"source": [addresses["reference"]]}, role="reference set")
 
-    student, split = found["student"], None
-    if asked.warm_up:
-        sizes = {"warm_up": asked.warm_up, "probing": 0, "file": "rows.parquet"}
-        split = add("split", "rows to warm up on", sizes, {"pairs": [rows]})
+    student, split = addresses["student"], None
+    if options.warm_up:
+        sizes = {"warm_up": options.warm_up, "probing": 0, "file": "rows.parquet"}
+        split = add("split", sizes, {"pairs": [rows]}, role="rows to warm up on")
         training = {"training": WarmUp(), **loading, "lora": None}
-        student = add("warm-up", "warm-up", training, {"student": [student], "split": [split]})
+        student = add("warm-up", training, {"student": [student], "split": [split]}, role="warm-up")
     at = {"student": [student]}
-    if "optimizer" in found:
-        at["optimizer"] = [found["optimizer"]]
+    if "optimizer" in addresses:
+        at["optimizer"] = [addresses["optimizer"]]
 
     cut = {
         "file": "rows.parquet",
         "limit": None,
-        "token_budget": asked.token_budget,
-        "max_length": asked.max_length,
-        "trust_remote_code": asked.trust_remote_code,
+        "token_budget": options.token_budget,
+        "max_length": options.max_length,
+        "trust_remote_code": options.trust_remote_code,
     }
-    tokens = add("tokens", "tokens", cut, {"student": [student], "points": [rows]})
-    against: dict[str, list[Address]] = {} if asked.estimator == "taylor" else {"reference": [reference]}
+    tokens = add("tokens", cut, {"student": [student], "points": [rows]}, role="tokens")
+    against: dict[str, list[Address]] = {} if options.estimator == "taylor" else {"reference": [reference]}
     if not exact:
         measuring = {**at, "reference": [reference]}
-        against["gradient"] = [add("reference-gradient", "reference gradient", {**loading, **step}, measuring)]
+        against["gradient"] = [add("reference-gradient", {**loading, **step}, measuring, role="reference gradient")]
     settings = {
-        "estimator": asked.estimator,
-        "exact_dtype": asked.exact_dtype or "float32",
-        "state_dtype": asked.state_dtype,
-        "token_budget": asked.token_budget,
+        "estimator": options.estimator,
+        "exact_dtype": options.exact_dtype or "float32",
+        "state_dtype": options.state_dtype,
+        "token_budget": options.token_budget,
         **loading,
         **step,
     }
-    count = asked.shards or -(-points // (POINTS_A_SHARD[asked.estimator] * (ON_A_GPU if gpu else 1)))
+    count = options.shards or -(-points // (POINTS_A_SHARD[options.estimator] * (ON_A_GPU if gpu else 1)))
     scores = [
-        add("influence", "influence", settings, {**at, "tokens": [tokens], **against}, shard=(index, count))
+        add("influence", settings, {**at, "tokens": [tokens], **against}, role="influence", shard=(index, count))
         for index in range(count)
     ]
     return ScorePlan(requests.by_address, rows, scores, split, dtype)

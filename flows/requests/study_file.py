@@ -1,4 +1,4 @@
-"""Prepare a study: its file, made whole and checked before anything heavy starts."""
+"""Prepare a study: read its file with all that it names, and check it before anything heavy starts."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -24,48 +24,47 @@ from tasks.runtime import engines, places
 class PreparedStudy:
     """A study that is ready to start."""
 
-    study: Study  # whole
+    study: Study  # with the settings and the suite that its file names
     grid: Grid
     suite: Suite | None
-    plan: Plan  # its last request is the study's artifact if every cell can be made
+    plan: Plan  # its last request is the study's own, if no cell fails
 
 
 def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> PreparedStudy:
     """Check everything that the study names, and plan all its cells. Nothing is started.
 
-    `connect` tells whether the endpoint of the suite's judge and the hub are asked. Raises InputError that names the
-    field.
+    With `connect` the hub and the endpoint of the suite's judge are checked. Raises InputError that names the field.
     """
     path = shipped.path_of(config, "study", "STUDY")
     tree = files.read(path)
     if not files.is_study(tree) and "teacher" in tree:
         raise InputError(f"{path}: settings of a run (montessori run {path}); a study names them: settings: {path}")
     _check_names(tree, overrides)
-    asked = whole(files.block(Study, files.with_overrides(tree, list(overrides)), str(path)), path)
-    store = open_store(asked.store)
+    study = read_named_files(files.block(Study, files.with_overrides(tree, list(overrides)), str(path)), path)
+    store = open_store(study.store)
     store.check_readable()
     suite: Suite | None = None
     addresses: dict[str, Address] = {}
-    assert asked.compute, "it is whole"
-    if asked.suite is not None:
-        assert isinstance(asked.suite, dict), "it is whole"
-        own = {"store": asked.store} | {
-            name: getattr(asked, name).model_dump(mode="json") for name in ("compute", "budget")
+    assert study.compute, "its file is read"
+    if study.suite is not None:
+        assert isinstance(study.suite, dict), "its file is read"
+        own = {"store": study.store} | {
+            name: getattr(study, name).model_dump(mode="json") for name in ("compute", "budget")
         }
         try:
-            suite, addresses = suite_of({**asked.suite, **own}, "suite", connect)
+            suite, addresses = suite_of({**study.suite, **own}, "suite", connect)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    cells = grid.plan(asked, str(path), suite, addresses)
+    cells = grid.plan(study, str(path), suite, addresses)
     if suite:
         check_benchmarks(suite, cells.requests.values(), store, connect)
-    drawn = study_report.report(cells, {})
-    requests = {**cells.requests, drawn.address: drawn}
-    return PreparedStudy(asked, cells, suite, Plan(store, asked.compute, python_of(cells), requests, drawn.address))
+    report = study_report.report(cells, {})
+    requests = {**cells.requests, report.address: report}
+    return PreparedStudy(study, cells, suite, Plan(store, study.compute, vllm_python(cells), requests, report.address))
 
 
 def check(ready: PreparedStudy) -> None:
-    """Raise InputError when an engine or the place cannot be had, or nothing can be written."""
+    """Raise InputError when an engine or the place cannot be had, or the store cannot be written."""
     for _, steps in ready.grid.cells:
         missing = [request for request in steps.requests.values() if not ready.plan.store.exists(request.address)]
         engines.check(steps.settings.model_copy(update={"budget": ready.study.budget}), missing)
@@ -73,8 +72,8 @@ def check(ready: PreparedStudy) -> None:
     ready.plan.store.check_writable()
 
 
-def python_of(grid: Grid) -> str:
-    """The interpreter of vLLM's environment, of which all cells have one."""
+def vllm_python(grid: Grid) -> str:
+    """Return the interpreter of vLLM's environment, which all cells share."""
     named = {steps.settings.generation.vllm.python: None for _, steps in grid.cells}
     if len(named) > 1:
         raise InputError(f"generation.vllm.python: the cells of a study share one; here are {' and '.join(named)}")
@@ -82,22 +81,22 @@ def python_of(grid: Grid) -> str:
 
 
 def _check_names(tree: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise InputError for an override of something in a student or row that the study's file does not have."""
+    """Raise InputError for an override of a student, system or ablation that is not in the study's file."""
     for override in overrides:
         field, *names = override.partition("=")[0].split(".")
-        there = tree.get(field)
-        if field not in ("students", "systems", "ablations") or not isinstance(there, dict) or len(names) < 2:
+        block = tree.get(field)
+        if field not in ("students", "systems", "ablations") or not isinstance(block, dict) or len(names) < 2:
             continue
-        if (name := names[0]) not in there:
-            near = difflib.get_close_matches(name, map(str, there), n=1)
+        if (name := names[0]) not in block:
+            near = difflib.get_close_matches(name, map(str, block), n=1)
             raise InputError(
                 f"--set {override}: {field} has no {name}; "
-                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, there)) or 'none'}")
+                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, block)) or 'none'}")
             )
 
 
-def whole(study: Study, path: Path) -> Study:
-    """The study with all that its file names in it, so that it can be read without them, in another folder."""
+def read_named_files(study: Study, path: Path) -> Study:
+    """Return the study with the settings and the suite that its file names, so that it needs no other file."""
     settings = study.settings
     if isinstance(settings, str):
         ships = shipped.is_name(settings) and not (path.parent / settings).is_file()
@@ -118,14 +117,14 @@ def whole(study: Study, path: Path) -> Study:
             raise InputError(f"{path}: suite.budget: a study has one for all that it does; set budget there")
         suite = files.with_overrides(suite, judge_overrides(study.judge, f"{path}: judge ="))
     compute = study.compute or files.block(Compute, settings.get("compute", {}), f"{path}: settings.compute")
-    told = {**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None}
-    told = files.with_absolute_paths(told)
-    return files.block(type(study), {**told, "compute": compute}, str(path))
+    fields = {**study.model_dump(mode="json"), "settings": settings, "suite": suite, "judge": None}
+    fields = files.with_absolute_paths(fields)
+    return files.block(type(study), {**fields, "compute": compute}, str(path))
 
 
 def _named(path: Path, field: str, name: str) -> Path:
-    """The file that a field of the study at `path` names: beside it, or as it is."""
-    found = next((file for file in (path.parent / name, Path(name)) if file.is_file()), None)
-    if found is None:
+    """Return the file that a field of the study names: beside the study at `path`, or from the working folder."""
+    file = next((each for each in (path.parent / name, Path(name)) if each.is_file()), None)
+    if file is None:
         raise InputError(f"{path}: {field} = {name}: no such file, neither beside it nor from here")
-    return found
+    return file

@@ -1,6 +1,6 @@
-"""A study's own artifact: which of the grid's artifacts it is drawn from, and what is missing in it."""
+"""Request the report of a study from the artifacts of its grid, without those that failed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flows.methods.montessori_instruct import System
@@ -12,56 +12,60 @@ from montessori.settings.study import ASIDE
 
 
 def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
-    """The study's own artifact, kept as `studies/<name>-<digits>`; `errors` say of what could not be made why not."""
+    """Return the request of the study's own artifact, kept as `studies/<name>-<digits>`.
+
+    `errors` has the error of each artifact that could not be made.
+    """
     inputs: dict[str, list[Address]] = {}
     missing: list[dict[str, Any]] = []
 
-    def there(what: str, group: str, student: str, seed: int, *parts: Address) -> bool:
-        """Whether all parts were made; else it is missing."""
+    def is_made(row: str, group: str, student: str, seed: int, *, parts: Iterable[Address]) -> bool:
+        """Tell whether all parts were made. Otherwise list the row as missing."""
         error = next((errors[part] for part in parts if part in errors), None)
         if error is not None:
-            missing.append({"row": what, "group": group, "student": student, "seed": seed, "error": error})
+            missing.append({"row": row, "group": group, "student": student, "seed": seed, "error": error})
         return error is None
 
-    def give(prefix: str, system: System) -> None:
+    def add_inputs(prefix: str, system: System) -> None:
         inputs[f"{prefix}:metrics"], inputs[f"{prefix}:student"] = [system.metrics], [system.student]
         inputs[f"{prefix}:pairs"] = list(system.pairs)
 
     results: list[dict[str, Any]] = []
     for row in grid.rows:
-        if there(row.name, row.group, row.student, row.seed, row.system.metrics):
-            give(str(len(results)), row.system)
+        if is_made(row.name, row.group, row.student, row.seed, parts=[row.system.metrics]):
+            add_inputs(str(len(results)), row.system)
             results.append({"row": row.name, "group": row.group, "student": row.student, "seed": row.seed})
     teacher_steps: list[dict[str, Any]] = []
     for step in grid.teacher_steps:
-        what = f"{step.row}, teacher after {step.share:.0%} of its update"
-        if there(what, ASIDE, "", step.seed, step.system.metrics, *step.scores):
+        name = f"{step.row}, teacher after {step.share:.0%} of its update"
+        if is_made(name, ASIDE, "", step.seed, parts=[step.system.metrics, *step.scores]):
             prefix = f"teacher-{len(teacher_steps)}"
-            give(prefix, step.system)
+            add_inputs(prefix, step.system)
             inputs |= {f"{prefix}:teacher": [step.teacher], f"{prefix}:scores": list(step.scores)}
             teacher_steps.append({"seed": step.seed, "share": step.share})
     student_steps: list[dict[str, Any]] = []
-    for look in grid.student_steps:
-        if there(f"{look.row}, student after {look.share:.0%} of its training", ASIDE, "", look.seed, *look.scores):
-            inputs[f"student-{len(student_steps)}:scores"] = list(look.scores)
-            student_steps.append({"row": look.row, "seed": look.seed, "share": look.share})
+    for checkpoint in grid.student_steps:
+        name = f"{checkpoint.row}, student after {checkpoint.share:.0%} of its training"
+        if is_made(name, ASIDE, "", checkpoint.seed, parts=checkpoint.scores):
+            inputs[f"student-{len(student_steps)}:scores"] = list(checkpoint.scores)
+            student_steps.append({"row": checkpoint.row, "seed": checkpoint.seed, "share": checkpoint.share})
     scored = []
     for seed, first in grid.scored.items():
         own = first.iteration.inputs["scores"]
-        if there("the points of the first iteration", ASIDE, "", seed, *own):
+        if is_made("the points of the first iteration", ASIDE, "", seed, parts=own):
             inputs[f"points-{seed}"] = first.iteration.inputs["pairs"]
             for estimator, shards in (_estimators(grid, own) | {first.estimator: own}).items():
-                if not any(shard in errors for shard in shards):  # else its row is missing
+                if not any(shard in errors for shard in shards):  # otherwise its row is missing
                     inputs[f"scores-{seed}:{estimator}"] = shards
             scored.append({"seed": seed, "estimator": first.estimator})
     for (student, seed), card in grid.cards.items():
-        if there("benchmarks", ASIDE, student, seed, card):
+        if is_made("benchmarks", ASIDE, student, seed, parts=[card]):
             inputs[f"card-{seed}:{student}"] = [card]
-    told = identity(grid.study)
+    study = identity(grid.study)
     assert grid.study.compute, "it is whole"
-    told["compute"] = {"threads": grid.study.compute.threads}  # their number changes last bits on a CPU
+    study["compute"] = {"threads": grid.study.compute.threads}  # the last bits depend on it on a CPU
     settings = {
-        "study": told,
+        "study": study,
         "run": grid.cells[0][1].settings.model_dump(mode="json", exclude={"store": True, "compute": True}),
         "results": results,
         "missing": missing,
@@ -69,14 +73,15 @@ def report(grid: Grid, errors: Mapping[Address, str]) -> Request:
         "student_steps": student_steps,
         "scored": scored,
     }
-    asked = Requests()
-    return asked.by_address[asked.add("study", settings, inputs, seed=0, kept_as=f"studies/{grid.study.name}")]
+    builder = Requests()
+    address = builder.add("study", settings, inputs, seed=0, kept_as=f"studies/{grid.study.name}")
+    return builder.by_address[address]
 
 
 def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:
-    """By estimator, what scored the same points as `scores`, by the same student, reference set and settings.
+    """Return the scores of the same points by each estimator, with student, reference and settings as in `scores`.
 
-    Of several ways to cut the points into shards the first asked for.
+    If an estimator has several sets of shards, the first counts.
     """
 
     def measured(request: Request) -> Any:
@@ -87,9 +92,9 @@ def _estimators(grid: Grid, scores: Shards) -> dict[str, Shards]:
         return against, reference, alike
 
     wanted = measured(grid.requests[scores[0]])
-    found: dict[str, dict[int, Shards]] = {}
+    by_estimator: dict[str, dict[int, Shards]] = {}
     for address, request in grid.requests.items():
         if request.stage == "influence" and measured(request) == wanted:
-            by_count = found.setdefault(request.settings["estimator"], {})
+            by_count = by_estimator.setdefault(request.settings["estimator"], {})
             by_count.setdefault(request.shard[1], []).append(address)
-    return {estimator: next(iter(by_count.values())) for estimator, by_count in found.items()}
+    return {estimator: next(iter(by_count.values())) for estimator, by_count in by_estimator.items()}

@@ -1,6 +1,6 @@
-"""An evaluation as its own artifact: `metrics.json`, `result.md`, `report.html`, tables as CSV and LaTeX, `suite.yaml`.
+"""Build the scorecard of an evaluation: `metrics.json`, `result.md`, `report.html`, CSV and LaTeX tables, `suite.yaml`.
 
-In: what the other stages measured, an input a model and benchmark: `0:mmlu` are the shards of the first model.
+There is an input for each model and benchmark. `0:mmlu` are the shards of the first model.
 """
 
 import json
@@ -22,7 +22,7 @@ from montessori.settings.suite import Suite
 from tasks.runtime.generation import PLAIN_TEMPLATE
 from tasks.runtime.job import Job, location
 
-# As the paper's Table 1 calls them.
+# The names of the paper's Table 1.
 NAMES = {
     "alpaca_eval": "AlpacaEval",
     "mt_bench": "MT-Bench",
@@ -49,7 +49,7 @@ LOSSES = (
     ),
 )
 HALF = 0.5
-KINDS = {"evaluation": 0, "benchmark": 0, "answers": 0, "verdicts": 1, "grades": 1}  # of SPENT, by stage
+KINDS = {"evaluation": 0, "benchmark": 0, "answers": 0, "verdicts": 1, "grades": 1}  # indices into SPENT, by task
 COMPARED = {"alpaca_eval": "AlpacaEval", "duel": "head to head", "verdicts": "what people judged"}  # by input
 WIN_RATES = ("alpaca_eval_lc", "alpaca_eval", "alpaca_eval_others")
 UNREAD = "none of the judge's verdicts could be read"
@@ -57,7 +57,7 @@ NO_REFERENCE = "no reference set was named for it (--reference DATA); a run's st
 
 
 class Settings(Frozen):
-    """What was asked for: the suite, but for what changes no number, and the models' names in tables."""
+    """The suite, without the settings that change no number, and the models' names in tables."""
 
     suite: dict[str, Any]
     models: tuple[str, ...]
@@ -65,7 +65,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Gather the results, and write them for people and for programs."""
+    """Gather the results, and write the scorecard."""
     card = gather(job, settings)
     (job.out / "suite.yaml").write_text(card.settings_yaml, encoding="utf-8")
     page.write(card, job.out)
@@ -79,11 +79,11 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 def gather(job: Job, settings: Settings) -> Card:
     """Gather everything that the page shows from the artifacts."""
     suite = Suite.model_validate(settings.suite)
-    gathered = _Gathered(job, settings, suite)
-    gathered.judged()
-    gathered.benchmarks()
-    gathered.losses()
-    gathered.told()
+    gathered = _Results(job, settings, suite)
+    gathered.add_judged()
+    gathered.add_benchmarks()
+    gathered.add_losses()
+    gathered.warn_of_counts()
     manifests = job.manifests("stages")
     return Card(
         name=suite.name,
@@ -108,8 +108,8 @@ def gather(job: Job, settings: Settings) -> Card:
     )
 
 
-class _Gathered:
-    """Columns and scores so far, and what must be said of them."""
+class _Results:
+    """The columns, scores and warnings gathered so far."""
 
     def __init__(self, job: Job, settings: Settings, suite: Suite):
         self._job, self._settings, self._suite = job, settings, suite
@@ -117,10 +117,10 @@ class _Gathered:
         self.scores: dict[tuple[str, str], Score] = {}
         self.missing: dict[tuple[str, str], str] = {}
         self.examples: list[Example] = []
-        self._warned: dict[tuple[str, str], list[str]] = {}  # which models, by what it is about and the sentence
+        self._warned: dict[tuple[str, str], list[str]] = {}  # the models of each warning, by its subject and sentence
         self.versions: dict[str, str] = {}
 
-    def judged(self) -> None:
+    def add_judged(self) -> None:
         """Gather AlpacaEval and MT-Bench."""
         for model, rows in self._rows("alpaca_eval", "verdicts.parquet"):
             self._alpaca_eval(model, rows)
@@ -134,11 +134,11 @@ class _Gathered:
                 self.missing[model, "mt_bench"] = UNREAD
             self._warn_of_unreadable("MT-Bench", model, unreadable, len(rows))
 
-    def benchmarks(self) -> None:
+    def add_benchmarks(self) -> None:
         """Gather the benchmarks of the harness."""
-        for name, asked in self._suite.benchmarks.items():
-            protocol = f"{asked.shots}-shot, {asked.metric}"
-            protocol += f", the first {asked.limit} of each task" if asked.limit else ""
+        for name, benchmark in self._suite.benchmarks.items():
+            protocol = f"{benchmark.shots}-shot, {benchmark.metric}"
+            protocol += f", the first {benchmark.limit} of each task" if benchmark.limit else ""
             if any(True for _ in self._rows(name, "items.parquet")):
                 self._column(Column(NAMES.get(name, name), name, "%", scale=100, protocol=protocol))
             for model, rows in self._rows(name, "items.parquet"):
@@ -148,32 +148,32 @@ class _Gathered:
                 if not rows:
                     self.missing[model, name] = "; ".join(notes)
                     continue
-                mean, error, n, groups = harness.score(rows, asked.metric)
-                values = {row["id"]: float(json.loads(row["values"])[asked.metric]) for row in rows}
+                mean, error, n, groups = harness.score(rows, benchmark.metric)
+                values = {row["id"]: float(json.loads(row["values"])[benchmark.metric]) for row in rows}
                 self.scores[model, name] = Score(Measure(mean, error, n), values, groups, notes=notes)
 
-    def told(self) -> None:
-        """Warn of what the stages have counted."""
+    def warn_of_counts(self) -> None:
+        """Warn of plain chat templates and doubtful verdicts, as the tasks have counted them."""
         addresses = [identity(address) for address in self._job.request.inputs.get("models", [])]
         for manifest in self._job.manifests("stages"):
-            asked = manifest["request"]
-            if asked["stage"] == "answers" and manifest["summary"]["chat_template"] == PLAIN_TEMPLATE:
-                whose = identity(asked["inputs"]["teacher"][0])
+            request = manifest["request"]
+            if request["stage"] == "answers" and manifest["summary"]["chat_template"] == PLAIN_TEMPLATE:
+                whose = identity(request["inputs"]["teacher"][0])
                 models = [m for m, address in zip(self._settings.models, addresses, strict=True) if address == whose]
                 self._warn("no chat template of its own, so Montessori's plain one was used", "", *models)
         for name in self._job.request.inputs:
             *numbers, kind = name.split(":")
             if kind in COMPARED and self._job.has(name):
                 models = [self._settings.models[int(number)] for number in numbers if number.isdigit()]
-                self._told_of_verdicts(COMPARED[kind], models, [m["summary"] for m in self._job.manifests(name)])
+                self._warn_of_verdicts(COMPARED[kind], models, [m["summary"] for m in self._job.manifests(name)])
 
     def warnings(self) -> list[str]:
-        """Return the warnings, each sentence once, behind the models that it is about."""
+        """Return the warnings, each sentence once, after the names of its models."""
         about = {key: ", ".join(filter(None, (key[0], listed(models)))) for key, models in self._warned.items()}
         return [f"{about[key]}: {key[1]}" if about[key] else key[1] for key in self._warned]
 
-    def losses(self) -> None:
-        """Gather losses on the reference set, in nats a token and in bits a byte."""
+    def add_losses(self) -> None:
+        """Gather losses on the reference set, in nats per token and in bits per byte."""
         for number, model in enumerate(self._settings.models):
             if not self._job.has(f"{number}:losses"):
                 self.missing |= {(model, column.key): NO_REFERENCE for column in LOSSES}
@@ -188,8 +188,8 @@ class _Gathered:
                     self.scores[model, column.key] = Score(Measure(**metrics[column.key]), items)
 
     def _alpaca_eval(self, model: str, rows: list[Row]) -> None:
-        asked, baseline = self._suite.alpaca_eval, self._settings.baseline or ""
-        assert asked, "it was measured"
+        benchmark, baseline = self._suite.alpaca_eval, self._settings.baseline or ""
+        assert benchmark, "it was measured"
         judge = _judge(self._suite) or ""
         unreadable = sum(row["preference"] is None for row in rows)
         self._warn_of_unreadable("AlpacaEval", model, unreadable, len(rows))
@@ -222,9 +222,9 @@ class _Gathered:
                 self._warn(note, "AlpacaEval", model)
         self._column(columns[1])
         self.scores[model, "alpaca_eval"] = Score(plain, rates.items, unreadable=rates.unreadable)
-        others = [row for row in rows if row["index"] >= asked.selected_on and row["preference"] is not None]
+        others = [row for row in rows if row["index"] >= benchmark.selected_on and row["preference"] is not None]
         if 0 < len(others) < rates.n:
-            first = asked.selected_on + 1
+            first = benchmark.selected_on + 1
             name, protocol = f"AlpacaEval WR {first}+", f"from instruction no. {first} on; {drawn}"
             self._column(Column(name, "alpaca_eval_others", "%", scale=100, protocol=protocol, baseline=baseline))
             items = {row["id"]: row["preference"] for row in others}
@@ -233,8 +233,8 @@ class _Gathered:
                 Measure(apart["mean"], apart["standard_error"], len(items)), items
             )
             self._warn(
-                f"the paper's reference set is the first {asked.selected_on} instructions of AlpacaEval: a student or "
-                f"teacher that was selected on them is measured on the others alone in the column {name}"
+                f"the paper's reference set is the first {benchmark.selected_on} instructions of AlpacaEval: a student "
+                f"or teacher that was selected on them is measured on the others alone in the column {name}"
             )
         self.examples += verdicts.compared_examples(model, baseline, rows)
 
@@ -244,13 +244,13 @@ class _Gathered:
                 yield model, self._job.rows(f"{number}:{name}", file)
 
     def _difficulties(self) -> str:
-        asked = self._suite.alpaca_eval
+        benchmark = self._suite.alpaca_eval
         if self._job.has("difficulties"):
             return location(self._job.request.inputs["difficulties"][0])
-        return asked.difficulties if asked else "none"
+        return benchmark.difficulties if benchmark else "none"
 
     def _notes(self, model: str, name: str, n: int) -> list[str]:
-        """Say which prompts the model's context was too short for."""
+        """Return notes on prompts that were too long for the model's context."""
         folders = self._job.folders(f"{self._settings.models.index(model)}:{name}")
         about = [json.loads((folder / "harness.json").read_text(encoding="utf-8")) for folder in folders]
         self.versions["lm-eval"] = about[0]["lm_eval"]
@@ -258,7 +258,7 @@ class _Gathered:
         notes = [f"{cut} of {n} prompts were cut to the model's context"] if cut else []
         return notes + ([f"{long} of {n + long} items are longer than its context and left out"] if long else [])
 
-    def _told_of_verdicts(self, what: str, models: list[str], summaries: list[dict[str, Any]]) -> None:
+    def _warn_of_verdicts(self, what: str, models: list[str], summaries: list[dict[str, Any]]) -> None:
         if alone := sum(one["unmatched"] for one in summaries):
             self._warn(f"{count(alone, 'instruction')} answered on one side alone, and left out", what, *models)
         shares = [one["letters"] for one in summaries if one["letters"] is not None]
@@ -274,9 +274,9 @@ class _Gathered:
         if all(one.key != column.key for one in self.columns):
             self.columns.append(column)
 
-    def _warn_of_unreadable(self, what: str, model: str, unreadable: int, asked: int) -> None:
+    def _warn_of_unreadable(self, what: str, model: str, unreadable: int, total: int) -> None:
         if unreadable:
-            self._warn(f"{unreadable} of {asked} verdicts could not be read, and are left out", what, model)
+            self._warn(f"{unreadable} of {total} verdicts could not be read, and are left out", what, model)
 
     def _warn(self, sentence: str, what: str = "", *models: str) -> None:
         whom = self._warned.setdefault((what, sentence), [])
@@ -313,12 +313,12 @@ def _ability(job: Job, suite: Suite) -> JudgeAbility | None:
     pairs = agreement.read_pairs(location(job.request.inputs["people"][0]))
     verdicts = job.rows("people:verdicts", "verdicts.parquet")
     if all(row["preference"] is None for row in verdicts):
-        return None  # as its other verdicts' warnings say
+        return None  # the warnings on its other verdicts say so
     return agreement.measure_judge(_judge(suite) or "", pairs, verdicts)
 
 
 def _baseline(settings: Settings) -> str | None:
-    """Return the model that the others are compared with, also where win rates are against answers of others."""
+    """Return the model that the others are compared with, even if win rates are against other answers."""
     if len(settings.models) < 2 or settings.baseline in settings.models:
         return settings.baseline if settings.baseline in settings.models else None
     return default_baseline(settings.models)
@@ -331,11 +331,11 @@ def _judge(suite: Suite) -> str | None:
 
 
 def _usage(manifests: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Add up prompts, tokens, dollars and seconds of all stages, by kind, whether they were made now or earlier."""
+    """Add up prompts, tokens, dollars and seconds of all tasks, by kind, with cached ones."""
     whole: dict[str, dict[str, float]] = {}
     for manifest in manifests:
         used = dict(manifest["summary"].get("usage", {}))
-        used["seconds"] = max(manifest["seconds"], used.get("seconds", 0))  # or of all attempts
+        used["seconds"] = max(manifest["seconds"], used.get("seconds", 0))  # the usage counts all attempts
         kind = whole.setdefault(SPENT[KINDS.get(manifest["request"]["stage"], -1)], {})
         for name, value in used.items():
             kind[name] = round(kind.get(name, 0) + value, 6)

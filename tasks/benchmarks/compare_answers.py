@@ -1,7 +1,7 @@
-"""Which of two answers a judge prefers, as `verdicts.parquet` (`id, index, question, left, right, swapped, …`).
+"""Compare two answers to each question by a judge: `verdicts.parquet` (`id, index, question, left, right, swapped, …`).
 
-In: answers on the right, and answers on the left, joined by id; or as `baseline` the questions whose own outputs they
-are compared with, joined by the question's text. A shard judges every n-th pair.
+The inputs `right` and `left` are answers, joined by id. The input `baseline` replaces `left` with questions that bring
+an output of their own, joined by the text of the question. A shard judges every n-th pair.
 """
 
 from collections import Counter
@@ -15,14 +15,14 @@ from montessori.errors import InputError, StageError
 from montessori.evaluation import judging
 from montessori.settings.generation import Sampling
 from montessori.synthesis.instructions import stable_seed
-from tasks.runtime.generation import Judging, asker
+from tasks.runtime.generation import JudgeSettings, open_engine
 from tasks.runtime.job import Job
 
 
-class Settings(Judging):
-    """The judge, and how it is asked. A reply has room for a letter, and where that is not read for `max_tokens`."""
+class Settings(JudgeSettings):
+    """The judge, and the order of answers. A reply is a letter, or `max_tokens` long where no letter could be read."""
 
-    both_orders: bool = False  # each pair twice; else the order is drawn
+    both_orders: bool = False  # each pair twice; else in a random order
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Pair:
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """One verdict on each pair of this shard, or one in each order; those that stay unreadable are None."""
+    """Judge each pair of this shard, in one order or in both. Unreadable verdicts are None."""
     if settings.wording != judging.wording("verdicts"):
         raise StageError(judging.OTHER_WORDING)
     index, count = job.request.shard
     pairs, unmatched = _pairs(job)
-    asked = [
+    ordered = [
         (pair, swapped)
         for pair in pairs[index::count]
-        for swapped in ((False, True) if settings.both_orders else (_drawn(job.seed, pair.id),))
+        for swapped in ((False, True) if settings.both_orders else (_is_swapped(job.seed, pair.id),))
     ]
-    judge = asker(job, settings, "judge", "judge.")
+    judge = open_engine(job, settings, "judge", "judge.")
     verdicts = judging.judge(
         judge,
-        [_question(pair, swapped) for pair, swapped in asked],
+        [_question(pair, swapped) for pair, swapped in ordered],
         Sampling(
             temperature=0,
             top_p=1,
@@ -71,7 +71,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             "said": verdict.reply.text,
             "tries": verdict.tries,
         }
-        for (pair, swapped), verdict in zip(asked, verdicts, strict=True)
+        for (pair, swapped), verdict in zip(ordered, verdicts, strict=True)
     ]
     write_rows(job.out / "verdicts.parquet", rows)
     shares = [sum(judging.letters(v.reply).values()) for v in verdicts if v.reply.first]
@@ -84,7 +84,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _drawn(seed: int, id: str) -> bool:
+def _is_swapped(seed: int, id: str) -> bool:
     return stable_seed(f"{seed}-{id}-order") % 2 == 1
 
 
@@ -94,7 +94,7 @@ def _question(pair: Pair, swapped: bool) -> judging.Question:
 
 
 def _pairs(job: Job) -> tuple[list[Pair], list[str]]:
-    """The pairs in the questions' order, and the keys of the answers that have no other. Raises InputError for none."""
+    """Return the pairs in the questions' order, and the keys of unmatched answers. Raises InputError without a pair."""
     rights = job.rows("right", "answers.parquet")
     if job.has("baseline"):
         questions = job.rows("baseline", "questions.parquet")
@@ -123,11 +123,11 @@ def _text(row: Row) -> str:
 
 
 def _keyed(rows: list[Row], key: Callable[[Row], str]) -> dict[str, Row]:
-    """`rows` in the questions' order; one that repeats a key has its number behind it."""
-    found, seen = {}, Counter[str]()
+    """Return `rows` by key, in the questions' order. A repeated key gets its number as a suffix."""
+    by_key, seen = {}, Counter[str]()
     for row in sorted(rows, key=lambda row: row["index"]):
         if len(row["turns"]) != 1:
             raise InputError(f"question {row['id']} has {len(row['turns'])} turns; answers are compared to one alone")
         seen[key(row)] += 1
-        found[key(row) if seen[key(row)] == 1 else f"{key(row)} {seen[key(row)]}"] = row
-    return found
+        by_key[key(row) if seen[key(row)] == 1 else f"{key(row)} {seen[key(row)]}"] = row
+    return by_key

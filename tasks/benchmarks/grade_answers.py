@@ -1,6 +1,6 @@
-"""A judge's grades of answers, 1 to 10, as `grades.parquet` (`id, category, turn, question, answer, grade, …`).
+"""Grade answers from 1 to 10 by a judge: `grades.parquet` (`id, category, turn, question, answer, grade, …`).
 
-Each turn is graded on its own, the second with the conversation before it. A shard grades the answers to every n-th
+Each turn gets a grade. The judge sees the first turn with the second. A shard grades the answers to every n-th
 question.
 """
 
@@ -10,16 +10,16 @@ from montessori.data.rows import write_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation import judge_prompts, judging
 from montessori.settings.generation import Sampling
-from tasks.runtime.generation import Judging, asker
+from tasks.runtime.generation import JudgeSettings, open_engine
 from tasks.runtime.job import Job, location
 
 
-class Settings(Judging):
-    """The judge, and how it is asked. The input `prompts`, a file in MT-Bench's form, replaces our own prompts."""
+class Settings(JudgeSettings):
+    """The judge. The input `prompts`, a file in MT-Bench's form, replaces our own prompts."""
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """A grade for each turn of this shard's answers; those that stay unreadable are None."""
+    """Grade each turn of this shard's answers. Unreadable grades are None."""
     if settings.wording != judging.wording("grades"):
         raise StageError(judging.OTHER_WORDING)
     prompts = judge_prompts.GRADING
@@ -33,7 +33,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     if unknown is not None:
         raise InputError(f"answers: {unknown} is none of the questions; give those that were asked")
     turns = [(row, turn) for row in rows for turn in range(len(row["turns"]))]
-    judge = asker(job, settings, "judge", "judge.")
+    judge = open_engine(job, settings, "judge", "judge.")
     verdicts = judging.judge(
         judge,
         [

@@ -1,7 +1,7 @@
-"""How much of each benchmark is in the training data, as `overlap.json`: a list of `evaluation.card.Overlap`.
+"""Measure the overlap of training data with benchmarks: `overlap.json`, a list of `evaluation.card.Overlap`.
 
-Inputs: `pairs` (the training data: `pairs.parquet` or `rows.parquet`), and what is measured on: `items` of the
-harness's benchmarks and `questions` that models answer.
+The input `pairs` is the training data (`pairs.parquet` or `rows.parquet`). The inputs `items` and `questions` are the
+items of the harness's benchmarks and the questions for models.
 """
 
 import json
@@ -21,28 +21,28 @@ FILES = ("pairs.parquet", "rows.parquet")
 
 
 class Settings(Frozen):
-    """What the benchmarks are called: a name for each artifact of the input, in order; shards of one share a name."""
+    """The benchmark of each artifact of the inputs, in order. Shards of one benchmark share its name."""
 
-    n: int = Field(N, ge=1)  # words in a row
+    n: int = Field(N, ge=1)  # length of an n-gram, in words
     items: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Count, and say how many points and items were compared."""
+    """Count the items that are in the training data."""
     benchmarks: dict[str, list[Item]] = {}
     for role, names in (("items", settings.items), ("questions", settings.questions)):
         for name, rows in _named(job, role, names):
             items = [[row["question"], row["text"]] if role == "items" else row["turns"] for row in rows]
             benchmarks.setdefault(name, []).extend(items)
     points = list(_points(job))
-    found = overlaps(benchmarks, points, settings.n)
-    (job.out / "overlap.json").write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    results = overlaps(benchmarks, points, settings.n)
+    (job.out / "overlap.json").write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
     return {
         "training_points": len(points),
-        "items": sum(each.items for each in found),
-        "exact": sum(each.exact for each in found),
-        "ngram": sum(each.ngram for each in found),
+        "items": sum(each.items for each in results),
+        "exact": sum(each.exact for each in results),
+        "ngram": sum(each.ngram for each in results),
     }
 
 
@@ -60,5 +60,5 @@ def _points(job: Job) -> Iterator[Point]:
         if file is None:
             raise InputError(f"inputs.pairs: {folder} has neither {' nor '.join(FILES)}; give training data")
         for row in read_rows(file):
-            said = [turn["content"] for turn in row.get("messages") or []] or [row["instruction"]]
-            yield row["instruction"], "\n".join([*said, row["response"] or ""])
+            texts = [turn["content"] for turn in row.get("messages") or []] or [row["instruction"]]
+            yield row["instruction"], "\n".join([*texts, row["response"] or ""])

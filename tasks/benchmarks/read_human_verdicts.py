@@ -1,4 +1,4 @@
-"""One side of the pairs of answers that people compared, as `answers.parquet`: for a judge to be measured on."""
+"""Read one side of the pairs of answers that people compared: `answers.parquet`, to measure a judge."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from tasks.runtime.job import Job, location
 
 
 class Settings(Frozen):
-    """Which of the two answers."""
+    """The side of each pair."""
 
     side: Literal["left", "right"]
 

@@ -1,8 +1,8 @@
-"""A benchmark's questions, as `questions.parquet` (`id, index, category, turns, references`, and `baseline`).
+"""Read a benchmark's questions: `questions.parquet` (`id, index, category, turns, references`, and `baseline`).
 
 `alpaca_eval`: rows of an instruction and an output (see `montessori.data.rows`); the output is the baseline.
-`mt_bench`: rows of `question_id, category, turns`, or as on the hub `prompt_id, category, prompt`. Reference answers
-are in a file of their own (`question_id`, and the `turns` of the first of its `choices`), or in the rows (`reference`).
+`mt_bench`: rows of `question_id, category, turns`, or of `prompt_id, category, prompt` as on the hub. Reference answers
+are in a separate file (`question_id`, and the `turns` of the first of its `choices`), or in the rows (`reference`).
 """
 
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ from montessori.settings.data import DataSource
 from tasks.runtime.job import Job, location
 
 Kind = Literal["alpaca_eval", "mt_bench"]
-MOST_TURNS = 2  # that a grading prompt has room for
-# MT-Bench has answers of other categories graded without a reference, though some of its rows bring notes on them.
+MOST_TURNS = 2  # a grading prompt has room for two
+# MT-Bench grades the other categories without a reference, although some of their rows have notes on the answer.
 REFERENCED = ("math", "reasoning", "coding")
 
 
 class Settings(Frozen):
-    """What the source is, and what of it is read."""
+    """The kind of the source, and the part to read."""
 
     kind: Kind
     split: str = "train"
@@ -33,7 +33,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Read the source, in its order."""
+    """Read the source in its order."""
     (address,) = job.request.inputs["source"]
     source = DataSource(source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit)
     references = location(job.request.inputs["references"][0]) if job.has("references") else None
@@ -47,15 +47,16 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def check(source: DataSource, kind: Kind, references: str | None = None, role: str | None = None) -> int | None:
-    """How many local questions there are; None for the hub's. Raises InputError that names file, line and field.
+    """Return the number of questions in a local file, or None for the hub's.
 
-    `role` is the field or option, where it is not that of the benchmark's questions.
+    `role` is the field or option with the source, by default the benchmark's questions. Raises InputError that names
+    file, line and field.
     """
     return len(read(source, kind, references, role)) if data.is_file(source) else None
 
 
 def read(source: DataSource, kind: Kind, references: str | None = None, role: str | None = None) -> list[Row]:
-    """The rows of the artifact; `references` is the file of reference answers."""
+    """Return the rows of the artifact. `references` is the file of reference answers."""
     if kind == "alpaca_eval":
         return _alpaca_eval(source, role or "alpaca_eval.questions")
     return _mt_bench(source, references)
@@ -89,13 +90,13 @@ def _mt_bench(source: DataSource, references: str | None) -> list[Row]:
     if not raw:
         raise InputError(f"{field}: no rows" + (" after skip" if source.skip else ""))
     rows = [_question(where, row, index) for index, (where, row) in enumerate(raw, source.skip)]
-    known: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     for (where, _), row in zip(raw, rows, strict=True):
-        if row["id"] in known:
+        if row["id"] in by_id:
             raise InputError(f"{where}: a second question with the id {row['id']}; each needs its own")
-        known[row["id"]] = row
+        by_id[row["id"]] = row
     if references:
-        _refer(known, references, whole=not source.skip and source.limit is None)
+        _add_references(by_id, references, whole=not source.skip and source.limit is None)
     return rows
 
 
@@ -127,14 +128,14 @@ def _question(where: str, row: Any, index: int) -> Row:
     return {"id": str(id), "index": index, "category": category, "turns": turns, "references": references}
 
 
-def _refer(questions: dict[str, Row], references: str, whole: bool) -> None:
-    """Give the questions the answers of the file, and those that it has none for none.
+def _add_references(questions: dict[str, Row], references: str, whole: bool) -> None:
+    """Set the reference answers of the questions from a file, or None where the file has none.
 
-    Where they are the `whole` benchmark, the file must have an answer to one of them at least.
+    Raises InputError when the questions are the `whole` benchmark, and the file has an answer to none of them.
     """
     for row in questions.values():
         row["references"] = None
-    found = False
+    matched = False
     for where, row in _raw(DataSource(source=references), "mt_bench.references"):
         if not isinstance(row, dict) or "question_id" not in row:
             raise InputError(f"{where}: the field question_id is missing")
@@ -148,8 +149,8 @@ def _refer(questions: dict[str, Row], references: str, whole: bool) -> None:
             continue
         if len(answers) != len(question["turns"]):
             raise InputError(f"{where}: choices[0].turns has {len(answers)} texts for {len(question['turns'])} turns")
-        question["references"], found = answers, True
-    if whole and not found:
+        question["references"], matched = answers, True
+    if whole and not matched:
         raise InputError(f"mt_bench.references = {references}: none of its question_id is one of the questions'")
 
 

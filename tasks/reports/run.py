@@ -1,4 +1,4 @@
-"""A run as its own artifact: `run.yaml` (replays it), `summary.json`, `result.md`, `report.html` and `figures/`."""
+"""Report a run: `run.yaml` (replays the run), `summary.json`, `result.md`, `report.html` and `figures/`."""
 
 import json
 import logging
@@ -22,21 +22,21 @@ from tasks.runtime import estimate
 from tasks.runtime.job import Job
 
 log = logging.getLogger(__name__)
-EXAMPLES = 6  # of the highest and of the lowest influence, an iteration
-LABELS = 10  # first words shown where rows have no family
+EXAMPLES = 6  # points of highest and of lowest influence, for each iteration
+LABELS = 10  # most common first words, for rows without a family
 
 Label = Callable[[str], str | None]
 
 
 class Settings(Frozen):
-    """The run's settings, but for those that change no artifact, and the systems that it compares."""
+    """The run's settings, without those that change no artifact, and the compared systems."""
 
     run: dict[str, Any]
     systems: list[ReportedSystem]
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Gather what the stages made and write it for people and for programs."""
+    """Gather the results of the tasks, and write the report."""
     tuned = {s.iteration: s.name for s in settings.systems if s.iteration and not s.part}
     gathered = gather(job, settings.run, settings.systems, tuned)
     return write(gathered, summarise(gathered), job.out)
@@ -79,7 +79,7 @@ def gather(job: Job, run: dict[str, Any], systems: Sequence[ReportedSystem], tun
 
 
 def summarise(gathered: report.Report) -> dict[str, Any]:
-    """Return `summary.json`: the numbers of each system and iteration, and each stage's seconds, cost and estimate."""
+    """Return `summary.json`: the numbers of each system and iteration, and each task's seconds, cost and estimate."""
     seconds: dict[str, float] = {}
     for stage in gathered.stages:
         seconds[stage.stage] = round(seconds.get(stage.stage, 0.0) + stage.seconds, 3)
@@ -149,7 +149,7 @@ def _system(job: Job, name: str, baseline: bool) -> report.System:
 
 
 def _iteration(job: Job, number: int, name: str, *, run: dict[str, Any], label: Label) -> report.Iteration:
-    """Gather what there is of an iteration: not every method scores points, or updates the teacher."""
+    """Gather the results of an iteration. Not every method scores points or updates the teacher."""
 
     def has(part: str) -> bool:
         return job.has(f"{number}:{part}")
@@ -244,19 +244,19 @@ def _rejections(job: Job) -> tuple[dict[str, int], list[report.Rejection]]:
 
 
 def _costs(job: Job, run: dict[str, Any], manifests: list[dict[str, Any]]) -> list[report.Cost]:
-    """Return the estimate as of before the run's first artifact was made, beside what the artifacts took."""
+    """Return the estimate before the run's first artifact, beside the real cost."""
     requests = {m["address"]: Request.model_validate(m["request"]) for m in manifests}
     before = min(manifest["made_by"]["time"] for manifest in manifests)
     try:
         estimated, _ = estimate.estimate(RunSettings.model_validate(run), requests, job.store, before)
-    except InputError as error:  # a source that has moved since
+    except InputError as error:  # a source may have moved since
         log.warning("no estimate to compare with: %s", error)
         return []
     costs = []
     for line in estimated:
-        taken = estimate.total(estimate.as_made(m) for m in manifests if m["request"]["stage"] == line.stage)
+        taken = estimate.total(estimate.line_of(m) for m in manifests if m["request"]["stage"] == line.task)
         tokens = (line.tokens_in + line.tokens_out, taken.tokens_in + taken.tokens_out)
-        costs.append(report.Cost(line.stage, tokens, (line.hours, taken.hours or 0.0), (line.usd, taken.usd)))
+        costs.append(report.Cost(line.task, tokens, (line.hours, taken.hours or 0.0), (line.usd, taken.usd)))
     return costs
 
 

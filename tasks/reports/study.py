@@ -1,6 +1,6 @@
-"""A study as its own artifact: tables and figures over all cells, `summary.json`, and `study.yaml`, which replays it.
+"""Report a study: tables and figures over all cells, `summary.json`, and `study.yaml` (replays the study).
 
-In: what the cells have made, by the number of the row in `results`: `3:metrics`, `3:student`, `3:pairs`.
+The inputs are artifacts of the cells, by the number of the row in `results`: `3:metrics`, `3:student`, `3:pairs`.
 """
 
 import json
@@ -31,8 +31,8 @@ from montessori.settings.study import SELF_INSTRUCT, SYSTEMS, TRANSFER
 from tasks.runtime import estimate
 from tasks.runtime.job import Job
 
-EXAMPLES = 5  # of the highest and of the lowest influence
-# What a stage's seconds count as, in a system's cost; the others are neither large nor the system's own.
+EXAMPLES = 5  # points of highest and of lowest influence
+# The tasks in each part of a system's cost. The others are small, or not the system's own.
 WRITING, TUNING, TRAINING = {"instructions", "responses"}, {"teacher", "bootstrap"}, {"student"}
 SCORING = {"warm-up", "tokens", "reference-gradient", "influence", "ratings", "rule", "mistakes"}
 LOSSES = (
@@ -40,32 +40,32 @@ LOSSES = (
     Column("Reference loss", "reference_loss", "nats/token", lower_is_better=True),
     Column("Accuracy", "accuracy", "%", scale=100),
 )
-# The settings that papers give, and are listed as hyperparameters.
+# The blocks of settings that are listed as hyperparameters.
 BLOCKS = ("instructions", "responses", "probing", "warm_up", "influence", "preferences", "dpo", "sft")
-USED = (  # further blocks, and which setting of any cell has them used
+USED = (  # further blocks, each with the setting and value that uses it
     ("bootstrap", "update", "bootstrap"),
     ("llm2llm", "method", "llm2llm"),
     ("rating", "method", "self-reward"),
     ("rating", "preferences.signal", "rating"),
 )
-LEFT_OUT = ("instructions.forbidden_words", "rating.vllm.", "rating.openai.")  # long, or where and how fast
-NAMED = "rating.openai.model"  # but for this
+LEFT_OUT = ("instructions.forbidden_words", "rating.vllm.", "rating.openai.")  # long, or without effect on a result
+NAMED = "rating.openai.model"  # the exception
 
 
 class Settings(Frozen):
-    """The study, and which row each of the inputs belongs to."""
+    """The study, and the rows that its inputs belong to."""
 
     study: dict[str, Any]
-    run: dict[str, Any]  # the settings of its first cell
+    run: dict[str, Any]  # settings of the first cell
     results: list[dict[str, Any]]  # row, group, student, seed
-    missing: list[dict[str, Any]]  # the same, with the error
+    missing: list[dict[str, Any]]  # the same with the error
     teacher_steps: list[dict[str, Any]]  # seed, share
     student_steps: list[dict[str, Any]]  # row, seed, share
-    scored: list[dict[str, Any]]  # seed, and the estimator by which its first teacher was tuned
+    scored: list[dict[str, Any]]  # seed, and the estimator of the first tuned teacher
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Gather, draw and write."""
+    """Gather the results, draw the figures, and write the report."""
     gathered = gather(job, settings)
     (job.out / "study.yaml").write_text(gathered.settings_yaml, encoding="utf-8")
     summary = {
@@ -82,13 +82,13 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
 
 def gather(job: Job, settings: Settings) -> Study:
     """Gather everything that the page shows from the artifacts."""
-    tree, told = settings.study, settings.results
-    results = [_result(job, number, row) for number, row in enumerate(told)]
-    given = job.request.inputs.items()
-    everything = _ancestors(job, [a for name, addresses in given if not name.startswith("card-") for a in addresses])
+    tree = settings.study
+    results = [_result(job, number, row) for number, row in enumerate(settings.results)]
+    inputs = job.request.inputs.items()
+    everything = _ancestors(job, [a for name, addresses in inputs if not name.startswith("card-") for a in addresses])
     highest, lowest = _examples(job, settings)
     known = {metric for result in results for metric in result.values}
-    systems = [(number, row) for number, row in enumerate(told) if row["group"] == SYSTEMS]
+    systems = [(number, row) for number, row in enumerate(settings.results) if row["group"] == SYSTEMS]
     return Study(
         name=tree["name"],
         id=job.request.address.partition("/")[2],
@@ -120,7 +120,7 @@ def gather(job: Job, settings: Settings) -> Study:
 
 
 def hyperparameters(study: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
-    """Return what all cells begin with, as text by setting; `run` has the settings of the first cell."""
+    """Return the settings that all cells begin with, as text. `run` has the settings of the first cell."""
     trees = [_flat(run), *changes(study).values()]
     more = dict.fromkeys(block for block, name, value in USED if any(str(tree.get(name)) == value for tree in trees))
     flat = _flat({name: run[name] for name in ("training_size", *BLOCKS, *more)})
@@ -128,12 +128,12 @@ def hyperparameters(study: Mapping[str, Any], run: Mapping[str, Any]) -> dict[st
 
 
 def changes(study: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return what the study's file changes for a student, a system, or a row of an ablation, by its title."""
+    """Return the changes of the study's file, by student, system or row of an ablation."""
     named = {f"student {name}".strip(): change for name, change in study["students"].items()}
     named |= {f"system {name}": change for name, change in study["systems"].items()}
     for group, members in study["ablations"].items():
         named |= {f"{group}: {name}": change for name, change in members.items()}
-    return {title: told for title, change in named.items() if (told := _flat(change))}
+    return {title: flat for title, change in named.items() if (flat := _flat(change))}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -143,16 +143,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _result(job: Job, number: int, told: dict[str, Any]) -> Result:
+def _result(job: Job, number: int, row: dict[str, Any]) -> Result:
     values = {
         key: measure["mean"] for key, measure in _metrics(job, f"{number}:metrics").items() if _finite(measure["mean"])
     }
-    name = f"card-{told['seed']}:{told['student']}"
-    if told["group"] == SYSTEMS and job.has(name):
-        scores = json.loads((job.folder(name) / "metrics.json").read_text())["models"].get(told["row"], {})
+    name = f"card-{row['seed']}:{row['student']}"
+    if row["group"] == SYSTEMS and job.has(name):
+        scores = json.loads((job.folder(name) / "metrics.json").read_text())["models"].get(row["row"], {})
         values |= {key: score["mean"] for key, score in scores.items() if key not in values and _finite(score["mean"])}
     return Result(
-        **told,
+        **row,
         values=values,
         cost=_cost(job, job.request.inputs[f"{number}:student"]),
         training_points=len(job.rows(f"{number}:pairs", "pairs.parquet")),
@@ -160,19 +160,19 @@ def _result(job: Job, number: int, told: dict[str, Any]) -> Result:
 
 
 def _cost(job: Job, student: list[str]) -> Cost:
-    """Add up the cost of all that a student comes from, without the base models."""
-    made = _ancestors(job, student)
+    """Add up the cost of all ancestors of a student, without the base models."""
+    ancestors = _ancestors(job, student)
 
-    def seconds(stages: set[str]) -> float:
-        """Add up the seconds of all processes that shared a training."""
+    def seconds(tasks: set[str]) -> float:
+        """Add up the seconds of these tasks, for each process of a training."""
         return math.fsum(
             m["seconds"] * m["request"].get("means", {}).get("training_processes", 1)
-            for m in made
-            if m["request"]["stage"] in stages
+            for m in ancestors
+            if m["request"]["stage"] in tasks
         )
 
-    spent = estimate.total(estimate.as_made(m) for m in made if m["request"]["stage"] in WRITING | SCORING)
-    by_teacher = estimate.total(estimate.as_made(m) for m in _by_teachers(made))
+    spent = estimate.total(estimate.line_of(m) for m in ancestors if m["request"]["stage"] in WRITING | SCORING)
+    by_teacher = estimate.total(estimate.line_of(m) for m in _by_teachers(ancestors))
     return Cost(
         teacher_tokens=by_teacher.tokens_in + by_teacher.tokens_out,
         writing_s=seconds(WRITING),
@@ -183,16 +183,16 @@ def _cost(job: Job, student: list[str]) -> Cost:
     )
 
 
-def _by_teachers(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the manifests of what teachers generated: their texts, and ratings where a teacher is its own judge."""
-    written = [m for m in made if m["request"]["stage"] in WRITING]
+def _by_teachers(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests of texts by teachers, and of ratings by a teacher that is its own judge."""
+    written = [m for m in manifests if m["request"]["stage"] in WRITING]
     teachers = {address for m in written for address in m["request"]["inputs"]["teacher"]}
-    rated = [m for m in made if m["request"]["stage"] == "ratings"]
+    rated = [m for m in manifests if m["request"]["stage"] == "ratings"]
     return [*written, *(m for m in rated if teachers.issuperset(m["request"]["inputs"]["judge"]))]
 
 
 def _ancestors(job: Job, addresses: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the manifests of artifacts and of all that they were made from, each once."""
+    """Return the manifests of artifacts and of all their ancestors, each once."""
     manifests: dict[str, dict[str, Any]] = {}
     waiting = list(addresses)
     while waiting:
@@ -220,21 +220,21 @@ def _published(student: str, size: str) -> list[Published]:
 
 
 def _teacher_steps(job: Job, settings: Settings) -> list[TeacherStep]:
-    """Return the teacher as it was, where its points are scored, and then at each stop."""
+    """Return the untuned teachers with scored points, then the teachers at each stop."""
     steps = []
     first = next(iter(settings.study["students"]))
     estimators = {one["seed"]: one["estimator"] for one in settings.scored}
-    for number, told in enumerate(settings.results):
-        mine = (told["row"], told["group"], told["student"]) == (SELF_INSTRUCT, SYSTEMS, first)
-        if mine and settings.teacher_steps and told["seed"] in estimators:
+    for number, row in enumerate(settings.results):
+        is_first = (row["row"], row["group"], row["student"]) == (SELF_INSTRUCT, SYSTEMS, first)
+        if is_first and settings.teacher_steps and row["seed"] in estimators:
             values = {key: m["mean"] for key, m in _metrics(job, f"{number}:metrics").items()}
-            influences = _influences(job, f"scores-{told['seed']}:{estimators[told['seed']]}")
-            steps.append(TeacherStep(told["seed"], 0, 0.0, values, influences))
-    for number, told in enumerate(settings.teacher_steps):
+            influences = _influences(job, f"scores-{row['seed']}:{estimators[row['seed']]}")
+            steps.append(TeacherStep(row["seed"], 0, 0.0, values, influences))
+    for number, step in enumerate(settings.teacher_steps):
         values = {key: m["mean"] for key, m in _metrics(job, f"teacher-{number}:metrics").items()}
         (manifest,) = job.manifests(f"teacher-{number}:teacher")
         influences = _influences(job, f"teacher-{number}:scores") if job.has(f"teacher-{number}:scores") else []
-        steps.append(TeacherStep(told["seed"], manifest["summary"]["steps"], told["share"], values, influences))
+        steps.append(TeacherStep(step["seed"], manifest["summary"]["steps"], step["share"], values, influences))
     return steps
 
 
@@ -248,12 +248,12 @@ def _positive(job: Job, name: str) -> float:
 
 
 def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> list[Duel]:
-    """Count who has more held-out answers right as the student `first`, by item and seed; later rows first."""
+    """Count wins, ties and losses on held-out answers of the student `first`, by item and seed; later rows first."""
     items: dict[tuple[str, str, int], dict[str, float]] = {}
-    for number, told in systems:
+    for number, system in systems:
         rows = job.rows(f"{number}:metrics", "accuracy.parquet")
-        items[told["student"], told["row"], told["seed"]] = {row["id"]: row["accuracy"] for row in rows}
-    rows_in_order = list(dict.fromkeys(told["row"] for _, told in systems if told["student"] == first))
+        items[system["student"], system["row"], system["seed"]] = {row["id"]: row["accuracy"] for row in rows}
+    rows_in_order = list(dict.fromkeys(system["row"] for _, system in systems if system["student"] == first))
     duels = []
     for j, left in enumerate(rows_in_order):
         for right in rows_in_order[:j]:
@@ -270,7 +270,7 @@ def _duels(job: Job, systems: list[tuple[int, dict[str, Any]]], first: str) -> l
 
 
 def _scored(job: Job, seed: int, estimator: str) -> Scored:
-    """Return the points that all estimators have; the training loss as the own one has it."""
+    """Return the points that all estimators scored, with the training loss by `estimator`."""
     prefix = f"scores-{seed}:"
     names = [name for name in job.request.inputs if name.startswith(prefix)]
     scores = {name.removeprefix(prefix): {r["id"]: r for r in job.rows(name, "scores.parquet")} for name in names}
@@ -300,8 +300,8 @@ def _examples(job: Job, settings: Settings) -> tuple[list[ScoredPoint], list[Sco
 
 def _texts(job: Job, systems: list[tuple[int, dict[str, Any]]]) -> list[Texts]:
     by_row: dict[str, Texts] = {}
-    for number, told in systems:
-        text = by_row.setdefault(told["row"], Texts(told["row"], [], [], []))
+    for number, system in systems:
+        text = by_row.setdefault(system["row"], Texts(system["row"], [], [], []))
         for folder in job.folders(f"{number}:pairs"):
             for row in read_rows(folder / "pairs.parquet"):
                 text.instructions.append(row["instruction"])

@@ -1,4 +1,4 @@
-"""Which engine writes on this machine: `auto` settled, and what the engine needs found before anything starts."""
+"""Choose the engine for `auto`, and check before a start that the engines of a run can be had."""
 
 import os
 import subprocess
@@ -22,29 +22,29 @@ from tasks.runtime.places import gpus
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
 
 
-def settled(settings: Settings) -> Settings:
-    """`settings` with `auto` replaced: vLLM where there is a GPU and its environment, transformers otherwise.
+def resolve(settings: Settings) -> Settings:
+    """Return `settings` with `auto` replaced: vLLM if this machine has a GPU and vLLM's environment, else transformers.
 
-    What the workers of a pool have is not known here: there vLLM is taken only where the settings name it.
+    The machines of a pool's workers are not known here, so a pool uses vLLM only where the settings name it.
     """
     generation = settings.generation
     chosen = {
-        name: settled_engine("auto", generation.vllm.python, known=settings.compute.place != "pool")
+        name: resolve_engine("auto", generation.vllm.python, local=settings.compute.place != "pool")
         for name in ("engine", "tuned_engine")
         if getattr(generation, name) == "auto" and (name == "engine" or generation.engine == "openai")
     }
     return settings.model_copy(update={"generation": generation.model_copy(update=chosen)})
 
 
-def settled_engine(engine: EngineName, python: str, known: bool = True) -> EngineName:
-    """`engine`, or what `auto` is: vLLM where it is `known` that there is a GPU and its environment."""
+def resolve_engine(engine: EngineName, python: str, local: bool = True) -> EngineName:
+    """Return `engine`, or for `auto` vLLM if it can run on this machine and `local` is set, else transformers."""
     if engine != "auto":
         return engine
-    return "vllm" if known and gpus() and _interpreter(python) else "transformers"
+    return "vllm" if local and gpus() and _interpreter(python) else "transformers"
 
 
-def said(settings: Settings) -> str:
-    """The engine of settled settings in a few words, and what would be faster."""
+def describe(settings: Settings) -> str:
+    """Return the engine of resolved settings in a few words, with a hint at a faster one."""
     generation = settings.generation
     if generation.engine == "openai":
         tuned = f", its tuned copies by {generation.tuned_engine}" if settings.iterations else ""
@@ -55,7 +55,7 @@ def said(settings: Settings) -> str:
 
 
 def check(settings: Settings, missing: list[Request]) -> None:
-    """Raise InputError when what one of the `missing` requests needs cannot be had: an engine, a model of the hub."""
+    """Raise InputError when an engine or a hub model of one of the `missing` requests cannot be had."""
     named = {"teacher": settings.teacher, "student": settings.student, "rating": settings.rating}
     named |= {f"transfer.{name}": model for name, model in settings.transfer.items()}
     check_models(
@@ -87,9 +87,9 @@ def check(settings: Settings, missing: list[Request]) -> None:
 
 
 def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Request], compute: Compute) -> None:
-    """Raise InputError when one of the `missing` requests wants a library or a model of the hub that is not to be had.
+    """Raise InputError when a library or a hub model of one of the `missing` requests cannot be had.
 
-    `named` are fields with what they name. A pool's workers have libraries and models of their own.
+    `named` are pairs of a field and the model in it. A pool is not checked, since its workers have their own libraries.
     """
     if compute.place != "pool":
         missing = list(missing)
@@ -100,14 +100,14 @@ def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Requ
 
 
 def check_suite(suite: Suite) -> None:
-    """The same for the engine of the models that a suite measures, and for its judge."""
+    """Raise InputError when the engine or the judge of a suite cannot be had."""
     _check_place(suite.engine, suite.vllm.python, "vllm", suite.compute)
     if suite.judge:
         check_judge(suite.judge, "judge", suite.compute, suite.budget)
 
 
 def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Budget) -> None:
-    """The same for a judge, which the settings call `field`."""
+    """Raise InputError when a judge cannot be had; `field` is its name in the settings."""
     _check_place(judge.engine, judge.vllm.python, f"{field}.vllm", compute)
     if judge.engine == "openai":
         require("openai", purpose=f"{field}.engine = openai")
@@ -117,10 +117,10 @@ def check_judge(judge: Judge | Rating, field: str, compute: Compute, budget: Bud
         _check_price(judge.openai, f"{field}.openai", budget)
 
 
-def _check_price(asked: OpenAI, field: str, budget: Budget) -> None:
-    if budget.usd and not price_of(asked):
+def _check_price(endpoint: OpenAI, field: str, budget: Budget) -> None:
+    if budget.usd and not price_of(endpoint):
         raise InputError(
-            f"budget.usd: the price of {asked.model} is not known; "
+            f"budget.usd: the price of {endpoint.model} is not known; "
             f"set {field}.price={{input: …, output: …}}, in dollars for a million tokens"
         )
 
@@ -144,10 +144,10 @@ def _check_vllm(python: str, field: str) -> None:
     code = "import importlib.util as u; print(bool(u.find_spec('vllm') and u.find_spec('montessori')))"
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     try:
-        found = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False, env=environment)
+        check = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False, env=environment)
     except OSError as error:
         raise InputError(f"{field}.python = {python}: cannot be run ({error.strerror})") from None
-    if found.stdout.strip() != "True":
+    if check.stdout.strip() != "True":
         raise InputError(
             f"{field}.python = {python}: vllm and montessori are not both installed there; "
             "`make vllm` builds an environment that has them"

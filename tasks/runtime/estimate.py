@@ -1,7 +1,7 @@
-"""What a run will take, before it runs: prompts, tokens, hours, bytes and the price, stage by stage.
+"""Estimate a run before it starts: prompts, tokens, hours, bytes and price, task by task.
 
-In: the plan of a run.  Out: a line a stage. What past runs of like stages took is in their manifests, and is the rate
-to go by; where there is none, a stated assumption is. What the store has already is counted as it was.
+The result is a line for each task. An artifact in the store counts with its own cost. A missing artifact is estimated
+from the manifests of similar artifacts of other runs, or from stated assumptions where there are none.
 """
 
 import json
@@ -20,15 +20,15 @@ from montessori.settings.run import Settings
 from montessori.synthesis.lengths import Lengths, expected_lengths
 from tasks.registry import TASKS, Cost
 
-YIELD = 0.8  # of the texts that a teacher writes, those that pass all filters
-PAIRS = 0.5  # preference pairs, or outputs that are worth learning, a scored point
-# Floating-point operations a second. GPU: what an H100 (990 TFLOP/s in bfloat16) does at 40% when it learns, at 10%
-# when it writes. CPU: a core of a laptop in float32, on matrices as small as those of small models.
-SPEED = {"gpu": {"learn": 4e14, "write": 1e14}, "cpu": {"learn": 2e10, "write": 5e9}}
+YIELD = 0.8  # share of the generated instructions that pass all filters
+PAIRS = 0.5  # preference pairs, or positive outputs, for each scored point
+# Floating-point operations per second. GPU: an H100 (990 TFLOP/s in bfloat16) at 40% in training and 10% in generation.
+# CPU: a core of a laptop in float32, on the small matrices of small models.
+SPEED = {"gpu": {"train": 4e14, "generate": 1e14}, "cpu": {"train": 2e10, "generate": 5e9}}
 LARGE = 5e8  # parameters; above it a GPU is assumed
 ROW_BYTES = 1500
 RATING_PROMPT, RATING = 230, 100  # tokens of a judge's prompt without the point, and of a rating with its reason
-# What `expected_lengths` reads of the settings: runs that share it, as most cells of a study do, have the same lengths.
+# The settings that `expected_lengths` reads. Runs with the same ones, as most cells of a study, share the lengths.
 READ_BY_LENGTHS: Any = {
     "seed": True,
     "seeds": True,
@@ -40,14 +40,14 @@ READ_BY_LENGTHS: Any = {
 }
 HUB_SIZE = re.compile(r"(\d+(?:\.\d+)?)[bB]\b")  # in a model's name
 
-GENERATION = {"instructions", "responses", "ratings"}  # by the teacher; a rating by another judge is counted so too
+GENERATION = {"instructions", "responses", "ratings"}  # by the teacher; ratings by another judge count alike
 
 
 @dataclass
 class Line:
-    """A stage with all its artifacts: what they take, and how much of that is known from like ones."""
+    """The cost of a task with all its artifacts, and the basis of the estimate."""
 
-    stage: str
+    task: str
     artifacts: int = 0
     prompts: float = 0.0
     tokens_in: float = 0.0
@@ -58,7 +58,7 @@ class Line:
     basis: set[str] = field(default_factory=set)  # "made", "measured", "assumed"
 
     def add(self, other: "Line") -> None:
-        """Add an artifact, or a whole stage."""
+        """Add the cost of an artifact or of a whole task."""
         for name in ("artifacts", "prompts", "tokens_in", "tokens_out", "bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.hours = None if self.hours is None or other.hours is None else self.hours + other.hours
@@ -70,9 +70,10 @@ class Line:
 def estimate(
     settings: Settings, requests: Mapping[str, Request], store: Store, before: str | None = None
 ) -> tuple[list[Line], tuple[str, ...]]:
-    """A line for each stage of the plan `requests`, in order; and what was assumed about texts, in words.
+    """Return a line for each task of the plan `requests`, in order, and the assumptions in words.
 
-    `before` (an ISO time): as if asked then, with nothing of this run made, for a comparison with what it took.
+    With `before` (an ISO time) the estimate is as of that time, with nothing of this run in the store. The report
+    compares it with the real cost.
     """
     return estimate_all([(settings, requests)], store, before)
 
@@ -80,26 +81,26 @@ def estimate(
 def estimate_all(
     runs: Sequence[tuple[Settings, Mapping[str, Request]]], store: Store, before: str | None = None
 ) -> tuple[list[Line], tuple[str, ...]]:
-    """The same for several runs together; what they share counts once."""
+    """Return the same for several runs together. Shared artifacts count once."""
     past = _past(store, {address for _, requests in runs for address in requests}, before)
     lines: dict[str, Line] = {}
     assumed: dict[str, None] = {}
     seen: set[str] = set()
-    known: dict[str, Lengths] = {}
+    lengths: dict[str, Lengths] = {}
     for settings, requests in runs:
-        estimator = _Estimator(settings, requests, past, known)
+        estimator = _Estimator(settings, requests, past, lengths)
         for address, request in requests.items():
             if address not in seen:
-                made = before is None and store.exists(address)
-                one = as_made(store.manifest(address)) if made else estimator.one(request)
-                lines.setdefault(request.stage, Line(request.stage)).add(one)
+                exists = before is None and store.exists(address)
+                line = line_of(store.manifest(address)) if exists else estimator.estimate(request)
+                lines.setdefault(request.stage, Line(request.stage)).add(line)
         seen |= set(requests)
         assumed |= dict.fromkeys(estimator.assumptions)
     return list(lines.values()), tuple(assumed)
 
 
-def as_made(manifest: Mapping[str, Any]) -> Line:
-    """What an artifact has taken."""
+def line_of(manifest: Mapping[str, Any]) -> Line:
+    """Return the cost of an existing artifact."""
     usage = manifest["summary"].get("usage", {})
     return Line(
         manifest["request"]["stage"],
@@ -115,7 +116,7 @@ def as_made(manifest: Mapping[str, Any]) -> Line:
 
 
 def total(lines: Iterable[Line], name: str = "total") -> Line:
-    """All together."""
+    """Return the sum of `lines`."""
     whole = Line(name)
     for line in lines:
         whole.add(line)
@@ -127,36 +128,36 @@ def cost_of(request: Request) -> Cost:
     return TASKS[request.stage].cost
 
 
-Past = dict[str, list[tuple[Line, float]]]  # by kind of stage: what each artifact took, and how much work it was
+Past = dict[str, list[tuple[Line, float]]]  # by kind of task: the cost and the work of each artifact
 
 
 class _Estimator:
-    """Estimates single artifacts of one plan."""
+    """Estimates the artifacts of one plan."""
 
-    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past, known: dict[str, Lengths]):
-        """`known` are the lengths by what they were read from; new ones are added."""
-        self._settings, self._requests, self._past, self._known = settings, requests, past, known
+    def __init__(self, settings: Settings, requests: Mapping[str, Request], past: Past, lengths: dict[str, Lengths]):
+        """`lengths` is a cache by the settings they were read from; new ones are added."""
+        self._settings, self._requests, self._past, self._cache = settings, requests, past, lengths
         self.assumptions: tuple[str, ...] = ()
 
     @cached_property
     def lengths(self) -> Lengths:
-        """How long texts will be; looked up only where no past run says it."""
+        """Return the expected lengths of texts. Looked up only where no past run gives a rate."""
         key = self._settings.model_dump_json(include=READ_BY_LENGTHS)
-        if key not in self._known:
-            self._known[key] = expected_lengths(self._settings)
-        found = self._known[key]
-        self.assumptions = (*found.assumed, f"{YIELD:.0%} of the texts pass the filters")
-        return found
+        if key not in self._cache:
+            self._cache[key] = expected_lengths(self._settings)
+        lengths = self._cache[key]
+        self.assumptions = (*lengths.assumed, f"{YIELD:.0%} of the texts pass the filters")
+        return lengths
 
-    def one(self, request: Request) -> Line:
-        """One artifact that is not there yet."""
+    def estimate(self, request: Request) -> Line:
+        """Return the expected cost of an artifact."""
         past = self._past.get(_kind(request.model_dump()), [])
         line = self._measured(request, past) if past else self._assumed(request)
         line.usd = self._price(request, line)
         return line
 
     def _measured(self, request: Request, past: list[tuple[Line, float]]) -> Line:
-        """By what like artifacts took for their work. A model is as large as those were, whatever it learned from."""
+        """Scale the cost of similar artifacts by the work. A model's size does not depend on the work."""
         before, work = total(line for line, _ in past), sum(work for _, work in past)
         share = self._work(request) / work if work else 1 / len(past)
         size = before.bytes / len(past) if cost_of(request).keeps else before.bytes * share
@@ -173,13 +174,13 @@ class _Estimator:
         )
 
     def _assumed(self, request: Request) -> Line:
-        """By the lengths of seeds and by stated yields and speeds."""
-        work, asked = self._work(request), self._settings.instructions
+        """Estimate from the lengths of the seeds, and from the stated yields and speeds."""
+        work = self._work(request)
         line = Line(request.stage, 1, bytes=self._bytes(request), basis={"assumed"})
         match cost_of(request).work:
             case "instructions":
                 texts = work / YIELD
-                line.prompts = math.ceil(texts / asked.samples_per_prompt)
+                line.prompts = math.ceil(texts / self._settings.instructions.samples_per_prompt)
                 line.tokens_in, line.tokens_out = line.prompts * self.lengths.prompt, texts * self.lengths.text
             case "responses":
                 line.prompts = work
@@ -192,7 +193,7 @@ class _Estimator:
         return line
 
     def _work(self, request: Request) -> float:
-        """Return how much work a request is, in the units of its registry row; 1 where that is not known."""
+        """Return the work of a request in the units of its registry row, or 1 where it has none."""
         settings, s = self._settings, request.settings
         points = settings.probing.probing
         match request.stage:
@@ -200,8 +201,8 @@ class _Estimator:
                 return float(s["target"])
             case "responses":
                 (instructions,) = request.inputs["instructions"]
-                there = s["limit"] if "limit" in s else self._requests[instructions].settings["target"]
-                return float(there * s.get("samples", 1)) / request.shard[1]
+                count = s["limit"] if "limit" in s else self._requests[instructions].settings["target"]
+                return float(count * s.get("samples", 1)) / request.shard[1]
             case "ratings":
                 return points / request.shard[1]
             case "warm-up":
@@ -210,8 +211,8 @@ class _Estimator:
                 return settings.training_size
             case "influence":
                 tokens = self._requests[request.inputs["tokens"][0]]
-                there = sum(self._points(self._requests[address]) for address in tokens.inputs["points"])
-                return min(float(tokens.settings["limit"]), there) / request.shard[1]
+                count = sum(self._points(self._requests[address]) for address in tokens.inputs["points"])
+                return min(float(tokens.settings["limit"]), count) / request.shard[1]
             case "teacher":
                 return self._pairs(self._requests[request.inputs["preferences"][0]])
             case "bootstrap":
@@ -219,22 +220,22 @@ class _Estimator:
         return 1.0
 
     def _points(self, request: Request) -> float:
-        """How many points there are in what a stage makes from which they are scored."""
+        """Return the number of points in the artifact of `request`."""
         if request.stage == "responses":
             return self._work(request)
         return float(self._settings.probing.probing if request.stage == "split" else self._settings.training_size)
 
     def _pairs(self, request: Request) -> float:
-        """Of a stage `preferences`: with best_worst one a prompt, all of whose samples are taken to be scored."""
-        asked, settings = request.settings["preferences"], self._settings
+        """Return the expected pairs of the task `preferences`: with best_worst one for each prompt, else a share."""
+        preferences, settings = request.settings["preferences"], self._settings
         of_responses = request.settings.get("outputs") == "responses"
         samples = settings.responses.samples if of_responses else settings.instructions.samples_per_prompt
         points = settings.probing.probing
-        pairs = points // samples if asked["split"] == "best_worst" else PAIRS * points
-        return min(asked["max_pairs"] or math.inf, pairs)
+        pairs = points // samples if preferences["split"] == "best_worst" else PAIRS * points
+        return min(preferences["max_pairs"] or math.inf, pairs)
 
     def _hours(self, request: Request, line: Line, work: float) -> float | None:
-        """Operations over speed: two a parameter and token that is read or written, six that is learned from."""
+        """Divide the operations by the speed: 2 per parameter and token in generation, 6 in training."""
         cost = cost_of(request)
         if request.settings.get("engine") == "openai" or TASKS[request.stage].device == "cpu" or not cost.work:
             return 0.0
@@ -244,7 +245,7 @@ class _Estimator:
             return None
         speed = SPEED["gpu" if parameters > LARGE else "cpu"]
         if cost.work in GENERATION:
-            return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["write"] / 3600
+            return 2 * parameters * (line.tokens_in + line.tokens_out) / speed["generate"] / 3600
         pair = self.lengths.instruction + self.lengths.response
         output = self.lengths.prompt + self.lengths.text
         training = request.settings.get("training") or request.settings.get("dpo") or {}
@@ -256,7 +257,7 @@ class _Estimator:
             "fine-tuning": 6 * work * pair * passes,
             "measuring": 6 * max(work, 256) * pair,
         }
-        return operations[cost.work] * parameters / speed["learn"] / 3600
+        return operations[cost.work] * parameters / speed["train"] / 3600
 
     def _model(self, request: Request) -> Model | None:
         return self._settings.teacher if cost_of(request).model == "teacher" else self._settings.student
@@ -278,20 +279,20 @@ class _Estimator:
 
 
 def _past(store: Store, own: set[str], before: str | None) -> Past:
-    """What the store has of other runs, by kind: what each artifact took, and how much work that was."""
-    found: dict[str, list[tuple[Line, float]]] = {}
+    """Return the cost and the work of the artifacts of other runs, by kind of task."""
+    past: Past = {}
     for manifest in store.manifests():
         request = manifest["request"]
         earlier = before is None or manifest["made_by"]["time"] < before
         if earlier and manifest["address"] not in own and request["kept_as"] is None:
             units = TASKS[request["stage"]].cost.units
             work = float(sum(manifest["summary"][name] for name in units)) if units else 1.0
-            found.setdefault(_kind(request), []).append((as_made(manifest), work))
-    return found
+            past.setdefault(_kind(request), []).append((line_of(manifest), work))
+    return past
 
 
 def _kind(request: Mapping[str, Any]) -> str:
-    """What two artifacts share that take alike: the stage, its settings but for how much, and models from outside."""
+    """Return what similar artifacts share: the task, its settings without amounts, and the base models."""
     settings = {name: value for name, value in request["settings"].items() if name not in {"target", "limit"}}
     models = [
         address
@@ -303,7 +304,7 @@ def _kind(request: Mapping[str, Any]) -> str:
 
 
 def _parameters(model: Model) -> float | None:
-    """How many a model has: by its shape, by the size of its files, or by its name."""
+    """Return the number of a model's parameters, from its shape, the size of its files or its name."""
     if shape := model.scratch:
         attention = 4 * shape.hidden * shape.heads * (shape.head_dim or shape.hidden // shape.heads)
         return shape.vocabulary * shape.hidden + shape.layers * (attention + 9 * shape.hidden**2)

@@ -1,7 +1,7 @@
-"""Run the requests of a plan: take what the store has, have the rest made at a place, and record how each goes.
+"""Run the requests of a plan at a place, skip those that the store has, and record each attempt.
 
 Two implementations decide when a request starts: `LocalExecutor` (local.py), in threads of this process, and
-`PrefectExecutor` (prefect_executor.py), as tasks of a Prefect flow. Observers hear how the requests go.
+`PrefectExecutor` (prefect_executor.py), as tasks of a Prefect flow. Observers are notified of every change.
 """
 
 import threading
@@ -23,7 +23,7 @@ Progress = tuple[int, int, str, str]  # done, total, unit, note
 
 @dataclass
 class Record:
-    """How one request has gone so far."""
+    """The state of one request."""
 
     request: Request
     state: str = "waiting"  # waiting, running, done, cached, failed
@@ -31,21 +31,21 @@ class Record:
     seconds: float = 0.0
     error: str = ""
     done: tuple[int, int, str] | None = None  # done, total, unit
-    where: str = ""  # the machine, where it is not this one
+    where: str = ""  # the machine, if it is not this one
     wrong_input: bool = False
     over_budget: bool = False
 
     @property
     def title(self) -> str:
-        """The request in one line."""
+        """Return the request in one line."""
         return self.request.title
 
 
 class Observer(Protocol):
-    """Hears how the requests of an executor go."""
+    """Is notified of every change of an executor's records."""
 
     def update(self, record: Record, progress: Progress | None) -> None:
-        """Take note of a change of `record`; `progress` where it is a step of a task at work."""
+        """Handle a change of `record`. `progress` is given for a step of a running task."""
 
 
 _observers: list[Observer] = []
@@ -53,7 +53,7 @@ _observers: list[Observer] = []
 
 @contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Let `observer` hear of all executors of this process inside the block."""
+    """Notify `observer` of all executors of this process inside the block."""
     _observers.append(observer)
     try:
         yield
@@ -62,13 +62,13 @@ def observed_by(observer: Observer) -> Iterator[None]:
 
 
 def notify(record: Record, progress: Progress | None = None) -> None:
-    """Tell all observers about a change of `record`."""
+    """Notify all observers of a change of `record`."""
     for observer in _observers:
         observer.update(record, progress)
 
 
 class Executor(ABC):
-    """The attempts of one plan at its requests."""
+    """Run the requests of one plan at a place."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
         self.store, self.compute, self.records = store, compute, dict[str, Record]()
@@ -84,7 +84,7 @@ class Executor(ABC):
         """Return when all submitted requests have ended, well or not."""
 
     def finish(self) -> None:
-        """Wait for all. Raises InputError if one had wrong input, else StageError, naming all that failed."""
+        """Wait for all requests. Raises InputError or StageError that names all failures."""
         self.wait()
         self.raise_failures()
 
@@ -98,21 +98,21 @@ class Executor(ABC):
 
         def on_start() -> None:
             nonlocal started
-            started = time.monotonic()  # not the wait for its turn
+            started = time.monotonic()  # without the wait for its turn
             self._change(record, state="running", attempts=attempt)
 
         try:
             self._place.run(request, self.store, self.on_progress(record), on_start)
         except BaseException as error:
             seconds = time.monotonic() - started
-            why = {"wrong_input": isinstance(error, InputError), "over_budget": isinstance(error, BudgetReached)}
-            self._change(record, state="failed", attempts=attempt, error=str(error), seconds=seconds, **why)
+            kind = {"wrong_input": isinstance(error, InputError), "over_budget": isinstance(error, BudgetReached)}
+            self._change(record, state="failed", attempts=attempt, error=str(error), seconds=seconds, **kind)
             raise
         self._change(record, state="done", error="", seconds=time.monotonic() - started)
         return True
 
     def on_progress(self, record: Record) -> OnProgress:
-        """Return the function that a place calls at each step of a task at work."""
+        """Return the function that a place calls at each step of a running task."""
 
         def on_progress(done: int, total: int, unit: str, note: str, where: str = "") -> None:
             record.done, record.where = (done, total, unit), where or record.where
@@ -121,7 +121,7 @@ class Executor(ABC):
         return on_progress
 
     def raise_failures(self) -> None:
-        """Raise one error naming all that failed for good: InputError if one of them got wrong input."""
+        """Raise one error that names all failed requests: InputError if one of them had wrong input."""
         failed = [record for record in self.records.values() if record.state == "failed"]
         if failed and all(record.over_budget for record in failed):
             raise BudgetReached(failed[0].error)
@@ -142,7 +142,7 @@ class Executor(ABC):
 
 
 class PeriodicDisplay(ABC):
-    """Shows the records of an executor every few seconds, in a thread of its own."""
+    """Show the records of an executor every few seconds, in a thread of its own."""
 
     def __init__(self, every_s: float):
         self._every_s = every_s
@@ -154,7 +154,7 @@ class PeriodicDisplay(ABC):
         """Show the records as they are now."""
 
     def start(self) -> None:
-        """Begin to show them."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What the stages in which the teacher writes share: the engine that their settings name, and the journal around it."""
+"""Open the engine of a generation task, with its journal."""
 
 from typing import Literal
 
@@ -15,8 +15,8 @@ from tasks.runtime.job import Job
 PLAIN_TEMPLATE = "Montessori default"
 
 
-class Writing(Frozen):
-    """Which engine writes, and what it needs to load the model. An endpoint's address is an input as a model's is."""
+class GenerationSettings(Frozen):
+    """The engine, and how it loads the model. The address of the model or endpoint is an input."""
 
     engine: Literal["transformers", "vllm", "openai"]
     batch_size: int | None = None  # of transformers
@@ -25,21 +25,24 @@ class Writing(Frozen):
     trust_remote_code: bool = False
 
 
-class Judging(Writing):
-    """A judge, which is the input `judge`, and how often it is asked."""
+class JudgeSettings(GenerationSettings):
+    """How the judge replies and how often it is tried. The judge is the input `judge`."""
 
-    wording: str  # judging.wording of the stage
+    wording: str  # judging.wording of the task
     max_tokens: int = 512
-    tries: int = 3  # of one verdict that cannot be read
-    max_unreadable: int = 20  # of a stage, and half of its verdicts, before it gives up
+    tries: int = 3  # for an unreadable verdict
+    max_unreadable: int = 20  # the task fails above this number, and above half of its verdicts
 
 
-def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "generation.") -> JournaledEngine:
-    """The engine of `job`, loaded when first needed; `role` is the input that names its model.
+def open_engine(
+    job: Job, settings: GenerationSettings, role: str = "teacher", block: str = "generation."
+) -> JournaledEngine:
+    """Return the engine of `job`, which is loaded when it is first needed.
 
-    `block` is where a user's settings have the engine's, for the errors: "" for those of a suite's own models.
+    `role` is the input that names its model. `block` begins the engine's fields in error messages: "generation.",
+    "judge." or "" for a suite's own models.
     """
-    assert job.journal, "the stage is registered as journaled"
+    assert job.journal, "the task is registered as journaled"
     price = None
     if settings.engine == "openai":
         endpoint = OpenAI.model_validate(job.request.means["openai"])
@@ -53,14 +56,14 @@ def asker(job: Job, settings: Writing, role: str = "teacher", block: str = "gene
     )
 
 
-def provenance(job: Job, settings: Writing, sampling: Sampling) -> dict[str, str]:
-    """The columns that say of each row what wrote it; of a model's folder its hash, not its path."""
+def provenance(job: Job, settings: GenerationSettings, sampling: Sampling) -> dict[str, str]:
+    """Return the columns `engine`, `model` and `sampling` of a generated row. A model's folder is named by its hash."""
     (model,) = job.request.inputs["teacher"]
     return {"engine": settings.engine, "model": identity(model), "sampling": sampling.model_dump_json()}
 
 
-def chat_template(job: Job, settings: Writing, role: str = "teacher") -> str:
-    """Whose template makes chats text: for a summary."""
+def chat_template(job: Job, settings: GenerationSettings, role: str = "teacher") -> str:
+    """Return whose chat template is used, in words for a summary."""
     if settings.engine == "openai":
         return "the endpoint's"
     from montessori.models.loading import load_tokenizer
@@ -69,7 +72,7 @@ def chat_template(job: Job, settings: Writing, role: str = "teacher") -> str:
     return PLAIN_TEMPLATE if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
 
 
-def _engine(job: Job, settings: Writing, role: str, block: str) -> Engine:
+def _engine(job: Job, settings: GenerationSettings, role: str, block: str) -> Engine:
     if settings.engine == "openai":
         from montessori.synthesis.engines.openai import OpenAIEngine
 

@@ -1,4 +1,4 @@
-"""Inputs as a student at work needs them: rows as tokens that it knows, and the optimiser step that is measured."""
+"""Prepare the inputs of a student: rows as tokens, the token budget, and the optimiser step."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from tasks.runtime.job import Job, location
 
 
 def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> EncodedPairs:
-    """`rows` as examples for `model`. Raises InputError when the tokenizer makes tokens that the model has not."""
+    """Return `rows` as examples for `model`. Raises InputError when the tokenizer does not fit the model."""
     encoded = encode_pairs(tokenizer, rows, max_length)
     known = model.get_input_embeddings().num_embeddings
     largest = max((max(example.input_ids) for example in encoded.examples), default=0)
@@ -32,19 +32,20 @@ def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Enco
     return encoded
 
 
-def fitting_budget(
+def fit_token_budget(
     job: Job,
     work: memory.Work,
+    *,
     dtype: str,
     trust_remote_code: bool,
     state_dtype: str,
     batches: Sequence[Batch],
     reference: Sequence[Example],
-    wanted: int,
+    limit: int,
 ) -> int:
-    """The token budget, at most `wanted`, with which `work` fits into the memory there is; before anything is loaded.
+    """Return the largest token budget, at most `limit`, with which `work` fits into the free memory.
 
-    Raises InputError when not one example does.
+    Call it before a model is loaded. Raises InputError when not even one example fits.
     """
     student = loading.skeleton(job.model("student"), dtype, trust_remote_code)
     points = [example for batch in batches for example in batch]
@@ -53,7 +54,7 @@ def fitting_budget(
         student, work, getattr(torch, state_dtype), moments=2 if _has_state(job) else 0, longest=longest
     )
     free = memory.available_bytes(loading.device())
-    return memory.fit_token_budget(needed, points, reference, wanted=wanted, available=free)
+    return memory.fit_token_budget(needed, points, reference, wanted=limit, available=free)
 
 
 def _has_state(job: Job) -> bool:
@@ -61,10 +62,10 @@ def _has_state(job: Job) -> bool:
 
 
 def optimizer_step(job: Job, model: nn.Module, learning_rate: float | None, dtype: torch.dtype = torch.float32) -> Step:
-    """The step whose influence is measured: AdamW's, from the input `optimizer` or from the student's own artifact.
+    """Return the optimiser step of the influence: AdamW's, from the input `optimizer` or the student's own artifact.
 
-    A student that brings no state takes a step of plain gradient descent. `learning_rate` replaces the state's;
-    moments are held in `dtype`. Raises InputError when the state is not one of `model`.
+    A student without an optimiser state takes a step of plain gradient descent. `learning_rate` replaces the state's.
+    The moments are kept in `dtype`. Raises InputError when the state does not fit `model`.
     """
     if job.has("optimizer"):
         (address,) = job.request.inputs["optimizer"]
@@ -82,7 +83,7 @@ def optimizer_step(job: Job, model: nn.Module, learning_rate: float | None, dtyp
 
 
 def describe(step: Step) -> dict[str, Any]:
-    """A step in a few values, for a summary."""
+    """Return the optimiser, learning rate and step count of a step, for a summary."""
     steps = {"steps_before": step.step} if isinstance(step, OptimizerState) else {}
     name = "AdamW" if isinstance(step, OptimizerState) else "gradient descent"
     return {"optimizer": name, "learning_rate": step.learning_rate, **steps}

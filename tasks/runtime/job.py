@@ -1,4 +1,4 @@
-"""A request at work: what a task's `run(job, settings)` is given to read its inputs and to write its artifact."""
+"""Give a task its inputs and its output folder: the first argument of every `run(job, settings)`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,21 @@ class Job:
     out: Path
     journal: Journal | None = None
     rank: int = 0  # among the processes that train one model together
-    ranks: int = 1
+    world_size: int = 1
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes the artifact's files."""
+        """Tell whether this process writes the artifact's files."""
         return self.rank == 0
 
     @property
     def load_place(self) -> str | None:
-        """Where to load a model for training: None is the device; with several ranks it is the CPU, to be sharded."""
-        return "cpu" if self.ranks > 1 else None
+        """Return where to load a model for training: None for the device, "cpu" where several ranks shard it."""
+        return "cpu" if self.world_size > 1 else None
 
     @property
     def seed(self) -> int:
-        """The seed of everything random in this task."""
+        """Return the seed of everything random in this task."""
         return self.request.seed
 
     def has(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run requests in this process, without Prefect: the command line's default."""
+"""Run requests without Prefect, from threads of this process: the default of the command line."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ from tasks.runtime.executor import Executor, Record
 from tasks.runtime.places import Place, open_place
 from tasks.runtime.retry import JITTER, delays, worth_a_retry
 
-THREADS = 64  # in which requests wait for their turn; the place says how many run side by side
+THREADS = 64  # requests wait in them; the place decides how many run at once
 
 
 @contextmanager
@@ -31,10 +31,10 @@ def local_executor(
 
 
 class LocalExecutor(Executor):
-    """Runs requests as their inputs come, as many side by side as the place takes."""
+    """Start each request when its inputs are done."""
 
     def __init__(self, store: Store, place: Place, compute: Compute, *, one_input: bool = False):
-        """`one_input`: all requests read the same input, so wrong input of one ends them all."""
+        """Create the executor. With `one_input` all requests read the same input, so wrong input of one ends all."""
         super().__init__(store, place, compute)
         self._one_input = one_input
         self._pool = ThreadPoolExecutor(THREADS)
@@ -45,15 +45,15 @@ class LocalExecutor(Executor):
         inputs = {address for addresses in request.inputs.values() for address in addresses}
         self.records[request.address] = Record(request)
         waits = [self._futures[address] for address in inputs if address in self._futures]
-        made = self._futures[request.address] = Future[None]()
-        _when_all(waits, lambda: self._pool.submit(self._settle, request, waits, made))
+        future = self._futures[request.address] = Future[None]()
+        _when_all(waits, lambda: self._pool.submit(self._settle, request, waits, future))
 
     def wait(self) -> None:
-        """Return when all have ended, well or not."""
+        """Return when all requests have ended, well or not."""
         wait(self._futures.values())
 
     def finish(self) -> None:
-        """Wait for all. Raises InputError or StageError, as the base class; wrong input of `one_input` in its words."""
+        """Wait for all requests, and raise their failures. With `one_input`, wrong input is raised unchanged."""
         self.wait()
         self._pool.shutdown()
         wrong = [record.error for record in self.records.values() if record.wrong_input]
@@ -63,19 +63,19 @@ class LocalExecutor(Executor):
         for future in self._futures.values():
             future.result()  # an error that no record shows
 
-    def _settle(self, request: Request, waits: list[Future[None]], made: Future[None]) -> None:
+    def _settle(self, request: Request, waits: list[Future[None]], future: Future[None]) -> None:
         try:
             self._attempt(request, waits)
-            made.set_result(None)
+            future.set_result(None)
         except BaseException as error:
-            made.set_exception(error)
+            future.set_exception(error)
 
     def _attempt(self, request: Request, waits: list[Future[None]]) -> None:
-        """Try until it is done; the error of an input is this request's too."""
+        """Try until the request is done. Raises the error of a failed input."""
         for future in waits:
             future.result()
         if self._one_input and any(record.wrong_input for record in list(self.records.values())):
-            raise CancelledError  # the shards of one input would all say the same
+            raise CancelledError  # all shards would report the same error
         for attempt, delay in enumerate([*delays(self.compute), None], start=1):
             try:
                 self.run(request, attempt)

@@ -1,8 +1,7 @@
-"""Where a stage runs: in this process (`inline`), in one of its own on this machine (`process`), or in a Prefect work
-pool (`pool`, see pool.py).
+"""Run tasks in this process (`inline`), in processes of this machine (`process`) or in a Prefect work pool (`pool`).
 
-A place has `run(request, store, on_progress, on_start)`, which returns when the artifact is in the store, or raises
-InputError, StageError or StageCrash; and `close()`.
+A place has `run(request, store, on_progress, on_start)` and `close()`. `run` returns when the artifact is in the store,
+or raises InputError, StageError or StageCrash. The pool is in pool.py.
 """
 
 import itertools
@@ -29,38 +28,37 @@ from tasks.runtime import worker
 
 
 class OnProgress(Protocol):
-    """What hears how far a stage is, and where it runs, where that is not this machine."""
+    """Is called at each step of a running task. `where` is the machine, if it is not this one."""
 
     def __call__(self, done: int, total: int, unit: str, note: str, where: str = "") -> None:
-        """`done` of `total` `unit` are finished."""
+        """Report that `done` of `total` `unit` are finished."""
 
 
 class StageCrash(MontessoriError):
-    """A stage's process ended without an answer, or failed in a way that a second try may mend."""
+    """The process of a task ended without an answer, or failed in a way that a retry may mend."""
 
 
 OnStart = Callable[[], None]
-# Python then leaves the working folder out of the import path, so that a user's own tasks.py there is not taken for
-# our package.
+# Keeps the working folder out of Python's import path, where a user's own tasks.py would hide our package.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
-def unheard() -> None:
-    """For who need not know when a stage starts."""
+def ignore_start() -> None:
+    """Do nothing when a task starts."""
 
 
 class Place(Protocol):
-    """Runs requests."""
+    """Runs tasks."""
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
-        """Return when the artifact of `request` is in `store`; `on_start` is called when its turn has come."""
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = ignore_start) -> None:
+        """Run the task until its artifact is in `store`. `on_start` is called when the task leaves the queue."""
 
     def close(self) -> None:
-        """End what still runs."""
+        """End all running tasks."""
 
 
 def open_place(compute: Compute, vllm_python: str = Vllm().python) -> Place:
-    """The place that the settings name; `vllm_python` is the interpreter of vLLM's environment."""
+    """Return the place that the settings name. `vllm_python` is the interpreter of vLLM's environment."""
     if compute.place == "pool":
         require("flows", purpose="compute.place = pool")
         from tasks.runtime.pool import Pool  # Prefect's client takes seconds to import
@@ -70,7 +68,7 @@ def open_place(compute: Compute, vllm_python: str = Vllm().python) -> Place:
 
 
 def check(compute: Compute, store: Store) -> None:
-    """Raise InputError when the place cannot be had, or cannot reach the store. Starts nothing."""
+    """Raise InputError when the place cannot be used, or cannot reach the store. Starts nothing."""
     if compute.place == "pool":
         require("flows", purpose="compute.place = pool")
         from prefect.settings import PREFECT_API_URL
@@ -86,13 +84,13 @@ def check(compute: Compute, store: Store) -> None:
 
 
 class Inline:
-    """Stages one after the other in this process: for tests, and to debug a stage."""
+    """Run tasks one after the other in this process, for tests and debugging."""
 
     def __init__(self, compute: Compute):
         self._threads, self._turn = compute.threads, threading.Lock()
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
-        """Run the stage here."""
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = ignore_start) -> None:
+        """Run the task here."""
         with self._turn, progress.send_to(on_progress):
             on_start()
             try:
@@ -103,38 +101,38 @@ class Inline:
                 raise StageCrash(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing, since nothing stays open."""
 
 
 class Processes:
-    """Each stage in a process of its own, forked from a listener (`python -m tasks.runtime.worker --listen`).
+    """Run each task in a process of its own, forked from a listener (`python -m tasks.runtime.worker --listen`).
 
-    There is a listener for stages without torch, one for training and one, with another interpreter, for stages in
-    which vLLM writes. As many stages run side by side as there are GPUs, each with one to itself; without GPUs, as the
-    cores allow. A training in several processes counts as so many stages.
+    There is a listener for tasks without torch, one for tasks with torch, and one under vLLM's interpreter. The number
+    of tasks at once is the number of GPUs, with a GPU for each task. Without GPUs it follows from the cores. A training
+    in several processes counts as several tasks.
     """
 
     def __init__(self, compute: Compute, vllm_python: str):
         self._threads = compute.threads
-        found = gpus()
-        at_once = compute.at_once or side_by_side(compute.threads)
-        self._widest = min(at_once, len(found) or at_once)
-        if found and compute.training_processes > self._widest:
+        visible = gpus()
+        at_once = compute.at_once or tasks_at_once(compute.threads)
+        self._widest = min(at_once, len(visible) or at_once)
+        if visible and compute.training_processes > self._widest:
             raise InputError(
-                f"compute.training_processes ({compute.training_processes}) exceeds the GPUs that stages get "
+                f"compute.training_processes ({compute.training_processes}) exceeds the GPUs that tasks get "
                 f"({self._widest}): lower it, or raise compute.at_once"
             )
         self._slots: SimpleQueue[str | None] = SimpleQueue()
         self._taking = threading.Lock()
         for number in range(at_once):
-            self._slots.put(found[number % len(found)] if found else None)
+            self._slots.put(visible[number % len(visible)] if visible else None)
         self._light = threading.Semaphore(_cores())
         self._listeners = {
             name: Listener(interpreter(name, vllm_python), name, compute.threads) for name in worker.HEAVY
         }
 
-    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = unheard) -> None:
-        """Send the request to its listener and follow it to its end."""
+    def run(self, request: Request, store: Store, on_progress: OnProgress, on_start: OnStart = ignore_start) -> None:
+        """Send the request to its listener, and follow the task to its end."""
         log = store.logs / f"{request.stage}-{request.fingerprint}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         listener = self._listeners[registry.libraries(request)]
@@ -158,23 +156,23 @@ class Processes:
         if "listener" in answer:
             raise answer["listener"]
         if answer["exit"]:
-            raise failed(answer["exit"], failure, str(log))
+            raise process_error(answer["exit"], failure, str(log))
 
     def close(self) -> None:
-        """End the listeners, and their stages with them."""
+        """End the listeners and their tasks."""
         for listener in self._listeners.values():
             listener.close()
 
     @contextmanager
     def _slot(self, request: Request) -> Iterator[str | None]:
-        """A GPU or a core's share for a stage that loads a model; the others hardly cost anything."""
+        """Wait for a GPU or a share of the cores if the task loads a model, and yield the visible GPUs."""
         if not registry.loads_model(request):
             with self._light:
                 yield ""  # no GPU visible
         else:
             taken: list[str | None] = []
             wanted = min(request.means.get("training_processes", 1), self._widest)
-            with self._taking:  # one takes at a time, or two could each wait for what the other has
+            with self._taking:  # one thread at a time, or two could wait for each other's slots
                 while len(taken if None in taken else set(taken)) < wanted:
                     taken.append(self._slots.get())
             visible = sorted({gpu for gpu in taken if gpu is not None})
@@ -186,19 +184,19 @@ class Processes:
 
 
 class Listener:
-    """The process that forks stages, started when there is one to fork; should it die, a new one takes its place."""
+    """The process that forks tasks. It starts with the first order, and is replaced if it dies."""
 
     def __init__(self, python: str, libraries: str, threads: int):
         self._command = [python, "-m", "tasks.runtime.worker", "--listen", libraries]
         self._environment = environment(libraries, threads)
-        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the process at work, by address
+        self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the running process, by address
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes]  # what the process writes to standard error
         self._closed = False
 
     def send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:
-        """Hand the order over; the queue of its answers."""
+        """Send an order to the process, and return the queue of its answers."""
         with self._lock:
             if self._closed:
                 raise StageError("not run: the flow is ending")
@@ -227,7 +225,7 @@ class Listener:
             return answers
 
     def close(self) -> None:
-        """Close its input: it ends, and its stages with it."""
+        """Close the input of the process. It then ends, and its tasks with it."""
         self._closed = True
         if self._process and self._process.stdin:
             with suppress(BrokenPipeError):  # it has died already, before it read an order
@@ -237,7 +235,7 @@ class Listener:
     def _follow(
         self, process: subprocess.Popen[bytes], errors: IO[bytes], waits: dict[str, SimpleQueue[dict[str, Any]]]
     ) -> None:
-        """Hand each line to the run that waits for it; if the process dies, tell them all."""
+        """Pass each line to the waiting thread. If the process dies, pass its error to all of them."""
         assert process.stdout
         with errors, process.stdout as lines:
             for line in lines:
@@ -250,47 +248,47 @@ class Listener:
             waiting.put({"exit": 1, "listener": cause})
 
     def _cause(self, code: int, errors: IO[bytes]) -> MontessoriError:
-        """Return the error of the stages at work when the process ended with `code`, having written `errors`."""
+        """Return the error of the running tasks when the process ended with `code` and wrote `errors`."""
         if self._closed:
             return StageError("stopped: the flow is ending")
         if code < 0:
-            return StageCrash(f"the process that starts stages was killed by signal {-code}")
+            return StageCrash(f"the process that starts tasks was killed by signal {-code}")
         errors.seek(0)
         lines = errors.read().decode(errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
-        return StageError(f"the process that starts stages ended with code {code} ({self._command[0]}): {last}")
+        return StageError(f"the process that starts tasks ended with code {code} ({self._command[0]}): {last}")
 
 
 def interpreter(libraries: str, vllm_python: str) -> str:
-    """The Python under which a stage with these libraries runs."""
+    """Return the Python interpreter for a task with these libraries."""
     return str(Path(vllm_python).expanduser()) if libraries == "vllm" else sys.executable
 
 
 def environment(libraries: str, threads: int) -> dict[str, str]:
-    """The environment variables of such a process."""
-    found = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **SAFE_PATH}
+    """Return the environment variables of a process with these libraries."""
+    variables = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **SAFE_PATH}
     if libraries == "vllm":
-        found["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
-    return found
+        variables["OMP_NUM_THREADS"] = str(threads)  # vLLM takes all cores otherwise
+    return variables
 
 
-def failed(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
-    """The error of a stage's process that ended with `code`, having said `failure`, if anything; `log` has the rest."""
-    if error := typed(str(failure.get("error")), str(failure.get("message"))):
+def process_error(code: int, failure: dict[str, Any], log: str) -> MontessoriError:
+    """Return the error of a task's process from its exit code and its last report. `log` names the log."""
+    if error := named_error(str(failure.get("error")), str(failure.get("message"))):
         return error
     if code < 0:
         return StageCrash(f"killed by signal {-code} (log: {log})")
     return StageCrash(f"{failure.get('error', 'error')}: {failure.get('message', 'see the log')} (log: {log})")
 
 
-def typed(name: str, message: str) -> MontessoriError | None:
-    """The error called `name`, where it is one that a stage raises on purpose."""
+def named_error(name: str, message: str) -> MontessoriError | None:
+    """Return the error called `name` if tasks raise it on purpose, else None."""
     kinds = {kind.__name__: kind for kind in (InputError, StageError, BudgetReached, ArtifactError)}
     return kinds[name](message) if name in kinds else None
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         named = [gpu.strip() for gpu in visible.split(",")]
@@ -302,13 +300,13 @@ def gpus() -> list[str]:
     return [str(number) for number in range(len(listed.stdout.splitlines()))]
 
 
-def side_by_side(threads: int = 1) -> int:
-    """How many stages this machine has room for: its GPUs, else its cores divided by the threads of a stage."""
+def tasks_at_once(threads: int = 1) -> int:
+    """Return how many tasks this machine runs at once: its GPUs, else its cores divided by the threads of a task."""
     return len(gpus()) or max(1, _cores() // threads)
 
 
 def _cores() -> int:
-    """The cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,6 +1,7 @@
-"""Run requests as tasks of the present Prefect flow run: each waits for its inputs and is retried when it crashes.
+"""Run requests as tasks of the current Prefect flow run.
 
-The store is the only cache. A task whose artifact exists ends at once in the state Cached.
+Each task waits for its inputs and is retried after a crash. The store is the only cache: a task ends at once in the
+state Cached if its artifact exists.
 """
 
 import time
@@ -42,7 +43,7 @@ def prefect_executor(store: Store, compute: Compute, vllm_python: str) -> Iterat
 
 
 class PrefectExecutor(Executor):
-    """Runs the requests of one flow run at a place."""
+    """Run the requests of one flow run at a place."""
 
     def __init__(self, store: Store, place: Place, compute: Compute):
         super().__init__(store, place, compute)
@@ -52,7 +53,7 @@ class PrefectExecutor(Executor):
         """Start the task as soon as the requests that make its inputs, submitted before it, are done."""
         inputs = [address for addresses in request.inputs.values() for address in addresses]
         self.records[request.address] = Record(request)
-        run = run_stage.with_options(
+        run = run_task.with_options(
             name=request.stage,
             task_run_name=request.title,
             tags={"gpu"} if registry.loads_model(request) else set(),
@@ -63,11 +64,11 @@ class PrefectExecutor(Executor):
         self._futures[request.address] = run.submit(request=request, executor=self, wait_for=waits, return_state=False)
 
     def wait(self) -> None:
-        """Return when all have ended, well or not."""
+        """Return when all requests have ended, well or not."""
         wait(list(self._futures.values()))
 
     def on_progress(self, record: Record) -> OnProgress:
-        """Return a function that tells the observers each step, and every few seconds Prefect's progress artifact."""
+        """Return a function that notifies the observers of each step, and now and then updates Prefect's artifact."""
         last = time.monotonic()
         artifact: UUID | None = None
         notify_observers = super().on_progress(record)
@@ -77,7 +78,7 @@ class PrefectExecutor(Executor):
             notify_observers(done, total, unit, note, where)
             ended = done == total and artifact is not None
             if where or (time.monotonic() - last < PROGRESS_EVERY_S and not ended):
-                return  # a task that runs elsewhere shows its own
+                return  # a task on another machine has its own artifact
             last, percent = time.monotonic(), 100 * done / max(1, total)
             if artifact is None:
                 created = create_progress_artifact(percent, description=f"{record.title}, {total} {unit}")
@@ -93,8 +94,8 @@ def _worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_jitter_factor=JITTER, retry_condition_fn=_worth_a_retry)
-def run_stage(request: Request, executor: PrefectExecutor) -> State[Any]:
+def run_task(request: Request, executor: PrefectExecutor) -> State[Any]:
     """Make the artifact of `request`, unless it exists."""
     context = TaskRunContext.get()
-    made = executor.run(request, context.task_run.run_count if context else 1)
-    return Completed(name=None if made else "Cached", message=request.address)
+    is_new = executor.run(request, context.task_run.run_count if context else 1)
+    return Completed(name=None if is_new else "Cached", message=request.address)

@@ -1,6 +1,6 @@
-"""What a store is to keep: runs, refreshes, what the champions' histories name, and what is being made.
+"""List the artifacts that a store must keep: the roots for `montessori.artifacts.gc`.
 
-In: a store, and which of its runs are kept.  Out: roots for `montessori.artifacts.gc`.
+These are the kept runs, all past and present champion teachers, and the artifacts of running runs.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from tasks.runtime import status
 
 
 def roots(store: Store, runs: Iterable[str], grace_s: float) -> set[str]:
-    """The kept `runs`, every teacher that was or may become a champion again, and what runs are making."""
+    """Return the kept `runs`, the champion teachers, and the artifacts in use."""
     return {*runs, *teachers(store), *in_use(store, grace_s)}
 
 
 def teachers(store: Store) -> set[str]:
-    """All that a rollback may put back, and those with which nights began: the same night, again, asks for them."""
+    """Return every teacher that a rollback may restore or a repeated night may need."""
     entries = [entry for name in champions.names(store) for entry in champions.history(store, name)]
     named = [
         *(e.teacher for e in entries),
@@ -28,16 +28,16 @@ def teachers(store: Store) -> set[str]:
 
 
 def in_use(store: Store, grace_s: float) -> set[str]:
-    """What the runs make and take that are at work, or that stopped or failed less than `grace_s` ago."""
+    """Return the artifacts of runs that work, or that stopped or failed less than `grace_s` seconds ago."""
     now = status.now()
-    working = [found for found in status.known(store) if found.at_work(now, grace_s)]
-    return {address for found in working for address in [*(shard.address for shard in found.shards), *found.uses]}
+    working = [run for run in status.all_statuses(store) if run.at_work(now, grace_s)]
+    return {address for run in working for address in [*(shard.address for shard in run.shards), *run.uses]}
 
 
-def forget(store: Store, grace_s: float) -> None:
-    """Remove the last words of runs that are neither in the store nor to come."""
-    there = {address for stage in RUNS for address in store.addresses(stage)}
+def remove_old_statuses(store: Store, grace_s: float) -> None:
+    """Remove the status of each run that is neither in the store nor at work."""
+    finished = {address for stage in RUNS for address in store.addresses(stage)}
     now = status.now()
-    for found in status.known(store):
-        if found.run not in there and not found.at_work(now, grace_s):
-            store.remove(found.document)
+    for run in status.all_statuses(store):
+        if run.run not in finished and not run.at_work(now, grace_s):
+            store.remove(run.document)

@@ -1,10 +1,10 @@
-"""When a task or a shard is tried again: one policy for both executors."""
+"""Decide when a task or a shard is tried again: the policy of both executors."""
 
 from montessori.errors import MontessoriError, StoreUnreachable
 from montessori.settings.execution import Compute
 from tasks.runtime.places import StageCrash
 
-JITTER = 0.5  # up to so much of a delay is added to it at random
+JITTER = 0.5  # the largest share of a delay that is added at random
 
 
 def worth_a_retry(error: object) -> bool:

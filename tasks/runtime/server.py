@@ -1,4 +1,4 @@
-"""The Prefect server at PREFECT_API_URL, and what goes wrong with it in one sentence. Starts none."""
+"""Connect to the Prefect server at PREFECT_API_URL, with one sentence for each thing that can go wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from montessori.errors import InputError
 
 @contextmanager
 def connected() -> Iterator[SyncPrefectClient]:
-    """A client of the server. Raises InputError when none answers there, or when it refuses what it is asked."""
+    """Open a client of the server. Raises InputError when no server answers, or when it refuses a request."""
     where = f"PREFECT_API_URL = {PREFECT_API_URL.value()}"
     try:
         with get_client(sync_client=True) as client:
-            _ask(client, where)
+            _check_api(client, where)
             yield client
     except httpx.HTTPStatusError as error:
         if error.response.status_code == httpx.codes.UNAUTHORIZED:
@@ -31,8 +31,8 @@ def connected() -> Iterator[SyncPrefectClient]:
         raise InputError(f"{where}: no Prefect server answers there ({reason})") from None
 
 
-def _ask(client: SyncPrefectClient, where: str) -> None:
-    """Ask for the version: a server says without the password whether it is well."""
+def _check_api(client: SyncPrefectClient, where: str) -> None:
+    """Raise InputError unless a Prefect API answers. Its version, unlike its health, needs the password."""
     try:
         client.api_version()
     except httpx.HTTPStatusError as error:

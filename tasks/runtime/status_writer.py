@@ -1,7 +1,6 @@
-"""Write a run's status document while it works: `montessori status` reads it.
+"""Write a run's status document while the run works, for `montessori status`.
 
-In: the requests of a plan, and the records of their attempts. Out: the document of tasks/runtime/status.py, every few
-seconds while something changes, and at least once a minute.
+The document (tasks/runtime/status.py) is written every few seconds while something changes, and at least once a minute.
 """
 
 import logging
@@ -18,13 +17,13 @@ from tasks.runtime.executor import PeriodicDisplay, Record
 from tasks.runtime.status import Shard, Status
 
 EVERY_S = 5.0
-LAST_WORD_S = 2.0  # for the last write, when the process is told to end
+LAST_WRITE_S = 2.0  # limit of the last write of an interrupted process
 log = logging.getLogger(__name__)
 _writers: list["StatusWriter"] = []
 
 
 class StatusWriter(PeriodicDisplay):
-    """Writes the status of `requests` inside the block; `run` is the address of the run itself."""
+    """Write the status of `requests` inside the block. `run` is the address of the run's own artifact."""
 
     def __init__(self, store: Store, requests: Mapping[str, Request], records: Mapping[str, Record], *, run: str):
         super().__init__(EVERY_S)
@@ -33,10 +32,10 @@ class StatusWriter(PeriodicDisplay):
         self._uses = sorted(taken - set(requests))
         self._run = run
         self._started = status.now()
-        self._seen: dict[tuple[str, int], tuple[float, int]] = {}  # when an attempt was first seen, and how far it was
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}  # the time and progress at first sight of an attempt
         self._written: tuple[object, float] = (None, 0.0)
         self._turn = threading.Lock()
-        self.failed = ""  # why the run counts as failed, though no error ended it
+        self.failed = ""  # the reason when the run failed without an exception
 
     def __enter__(self) -> "StatusWriter":
         self.show()
@@ -53,33 +52,33 @@ class StatusWriter(PeriodicDisplay):
             self._write("failed" if isinstance(error, Exception) else "stopped", str(error))
 
     def show(self) -> None:
-        """Write that the run is at work, when that says something new."""
+        """Write that the run works, if something is new."""
         self._write("running")
 
-    def replace(self, planned: str, made: Request) -> None:
-        """Take the request `made` for the run in place of the one at the address `planned`."""
+    def replace(self, planned: str, request: Request) -> None:
+        """Make `request` the run's own, in place of the request at the address `planned`."""
         with self._turn:
-            self._store.remove(f"{status.PLACE}/{planned}.json")
+            self._store.remove(f"{status.FOLDER}/{planned}.json")
             self._requests.pop(planned, None)
-            self._requests[made.address] = made
-            self._run = made.address
+            self._requests[request.address] = request
+            self._run = request.address
             self._written = (None, 0.0)
 
     def write_stopped(self) -> None:
-        """Write that the run was stopped, as the process's last word."""
+        """Write that the run was stopped, just before the process ends."""
         self._ended.set()
         self._write("stopped")
 
     def _write(self, state: str, error: str = "") -> None:
-        """Write the document when it says something new, or to show that the run lives."""
+        """Write the document if it has something new, or if the last write is a minute old."""
         with self._turn:
             if state == "running" and self._ended.is_set():
                 return
             now = time.monotonic()
             shards = [self._shard(request, now) for request in self._requests.values()]
-            news = (state, [shard.model_dump(exclude={"seconds", "rate"}) for shard in shards])
+            content = (state, [shard.model_dump(exclude={"seconds", "rate"}) for shard in shards])
             before, when = self._written
-            if news == before and now - when < status.BEAT_S:
+            if content == before and now - when < status.BEAT_S:
                 return
             document = Status.model_validate(
                 {
@@ -94,9 +93,9 @@ class StatusWriter(PeriodicDisplay):
                 }
             )
             try:
-                status.tell(self._store, document)
-                self._written = (news, now)
-            except (MontessoriError, OSError) as problem:  # a run must not fail for its status
+                status.save(self._store, document)
+                self._written = (content, now)
+            except (MontessoriError, OSError) as problem:  # a run must not fail because of its status
                 log.warning("status not written to the store: %s", problem)
 
     def _shard(self, request: Request, now: float) -> Shard:
@@ -110,10 +109,10 @@ class StatusWriter(PeriodicDisplay):
 
 
 def shard_of(record: Record) -> Shard:
-    """Return a record as the row of a status document."""
+    """Return a record as a row of the status document."""
     done, total, unit = record.done or (0, 0, "")
     if record.state == "done":
-        done = total  # the last progress that came may have been from before its end
+        done = total  # the last progress may have come before the end
     return Shard.model_validate(
         {
             "address": record.request.address,
@@ -133,9 +132,9 @@ def shard_of(record: Record) -> Shard:
 
 
 def write_stopped() -> None:
-    """Let all runs of this process write that they were stopped, within two seconds."""
+    """Write for all runs of this process that they were stopped, within two seconds."""
     last = [threading.Thread(target=writer.write_stopped, daemon=True) for writer in _writers]
     for thread in last:
         thread.start()
     for thread in last:
-        thread.join(LAST_WORD_S)
+        thread.join(LAST_WRITE_S)

@@ -1,4 +1,4 @@
-"""What `warm_up`, `student` and `bootstrap` share: a model fine-tuned on rows."""
+"""Fine-tune a model on rows, for the tasks `warm-up`, `student` and `bootstrap`."""
 
 import json
 from typing import Any
@@ -26,7 +26,10 @@ class Settings(Frozen):
 def learn(
     job: Job, settings: Settings, rows: list[Row], role: str = "student"
 ) -> tuple[Any, Any, SftResult, dict[str, Any]]:
-    """Fine-tune the input that `role` names on `rows` and write `log.json`; model, tokenizer, result, summary."""
+    """Fine-tune the input `role` on `rows` and write `log.json`.
+
+    Returns the model, its tokenizer, the result of the training and the summary.
+    """
     source = job.model(role)
     tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)

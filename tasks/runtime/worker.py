@@ -1,11 +1,11 @@
-"""Run stages, without Prefect: the one entry point for every place where a stage can run.
+"""Run tasks without Prefect: the entry point of every place.
 
     python -m tasks.runtime.worker REQUEST.json --store DIR     run one request and exit (0 done, 2 wrong input, 1 else)
     python -m tasks.runtime.worker --listen training            run orders from standard input, a process for each
 
-Both tell what happens as JSON lines on standard output. A listener takes {"request", "store", "threads", "gpu",
-"log"} a line. It has the heavy libraries loaded and forks, which saves their import (9 s on a laptop core) at every
-stage; on a machine with a GPU each process imports them itself, since CUDA does not survive a fork.
+Both report as JSON lines on standard output. A listener reads orders, one a line: {"request", "store", "threads",
+"gpu", "log"}. It imports the heavy libraries once and forks, which saves 9 s a task on a laptop core. On a machine
+with a GPU each process imports them itself, since CUDA does not survive a fork.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from montessori.errors import InputError, MontessoriError
 from montessori.extras import require
 from montessori.settings import files
 from tasks import registry
-from tasks.runtime import ranks as launch
+from tasks.runtime import training_processes
 from tasks.runtime.job import Job
 
 HEAVY: dict[str, tuple[str, ...]] = {
-    "light": ("pyarrow.parquet",),  # all that a stage without a model needs
+    "light": ("pyarrow.parquet",),  # enough for a task without a model
     "training": (
         "trl",
         "peft",
@@ -69,9 +69,9 @@ log = logging.getLogger(__name__)
 
 
 def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
-    """Do what `request` asks, on `threads` CPU threads, unless the store has it already; the artifact's manifest.
+    """Make the artifact of `request` on `threads` CPU threads, unless the store has it, and return its manifest.
 
-    Raises InputError for input that the user must mend, StageError or others for what went wrong.
+    Raises InputError for input that the user must correct, and StageError or another error for a failure.
     """
     if store.exists(request.address):
         return store.manifest(request.address)
@@ -79,23 +79,23 @@ def run(request: Request, store: Store, threads: int = 1) -> dict[str, Any]:
     budget.check(request, store)
     journaled = registry.TASKS[request.stage].journaled
     with store.journal(request.address) if journaled else nullcontext() as journal:
-        if journaled and store.exists(request.address):  # whoever had the journal before has made it
+        if journaled and store.exists(request.address):  # another process with this journal has made it
             return store.manifest(request.address)
         module = registry.module(request.stage)
         prepare(request, threads)
         started = time.monotonic()
         with store.staging() as out:
-            if (ranks := request.means.get("training_processes", 1)) > 1:
-                summary = launch.run(request, store, out, threads, ranks)
+            if (count := request.means.get("training_processes", 1)) > 1:
+                summary = training_processes.run(request, store, out, threads=threads, world_size=count)
             else:
                 job = Job(request, store, out, journal)
                 summary = module.run(job, module.Settings.model_validate(request.settings))
-            store.commit(request.address, out, about(request, summary, time.monotonic() - started))
+            store.commit(request.address, out, build_manifest(request, summary, time.monotonic() - started))
     return store.manifest(request.address)
 
 
-def about(request: Request, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What a manifest says besides the files."""
+def build_manifest(request: Request, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the entries of a manifest besides its files."""
     inputs = [address for addresses in request.inputs.values() for address in addresses]
     return {
         "fingerprint": request.fingerprint,
@@ -108,15 +108,15 @@ def about(request: Request, summary: dict[str, Any], seconds: float) -> dict[str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line above."""
+    """Run the command line above, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tasks.runtime.worker", description=__doc__.split("\n\n")[0])
     parser.add_argument("request", nargs="?", type=Path, help="a request as JSON, or a manifest that has one")
     parser.add_argument("--store", default="store", help="the store: a folder, or s3://bucket/prefix")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads to compute with")
     parser.add_argument(
-        "--tied", action="store_true", help="end with the process that started this; standard output is for JSON alone"
+        "--tied", action="store_true", help="end with the parent process, and keep standard output for JSON lines"
     )
-    parser.add_argument("--listen", choices=HEAVY, help="run orders from standard input, with these libraries loaded")
+    parser.add_argument("--listen", choices=HEAVY, help="run orders from standard input, with these libraries imported")
     options = parser.parse_args(arguments)
     if options.listen:
         _listen(HEAVY[options.listen])
@@ -125,42 +125,42 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give a REQUEST.json or --listen")
     try:
         tree = json.loads(options.request.read_text(encoding="utf-8"))
-        given = tree.get("request", tree) if isinstance(tree, dict) else tree
-        if not isinstance(given, dict):
+        fields = tree.get("request", tree) if isinstance(tree, dict) else tree
+        if not isinstance(fields, dict):
             raise ValueError("expected a JSON object")
-        request = Request.model_validate(given)
+        request = Request.model_validate(fields)
     except (OSError, ValueError) as error:
         reason = files.sentence(error, Request) if isinstance(error, ValidationError) else error
         print(f"{options.request}: neither a request nor a manifest ({reason})", file=sys.stderr)  # noqa: T201
         return 2
     if options.tied:
-        _tie()
+        _end_with_parent()
     return perform(request, open_store(options.store), options.threads)
 
 
 def perform(request: Request, store: Store, threads: int) -> int:
-    """Run `request`, saying on standard output how it goes; the exit code."""
+    """Run `request`, report its progress and error on standard output, and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    with progress.send_to(lambda *report: _say(request, progress=report)):
+    with progress.send_to(lambda *step: _report(request, progress=step)):
         try:
             run(request, store, threads)
         except MontessoriError as error:
-            _say(request, error=type(error).__name__, message=str(error))
+            _report(request, error=type(error).__name__, message=str(error))
             log.error("%s: %s", request.title, error)
             return 2 if isinstance(error, InputError) else 1
         except ImportError as error:  # a second try would only repeat it
-            _say(request, error=InputError.__name__, message=f"{error} (under {sys.executable})")
+            _report(request, error=InputError.__name__, message=f"{error} (under {sys.executable})")
             traceback.print_exc()
             return 2
         except Exception as error:
-            _say(request, error=type(error).__name__, message=str(error) or "no message")
+            _report(request, error=type(error).__name__, message=str(error) or "no message")
             traceback.print_exc()
             return 1
     return 0
 
 
 def prepare(request: Request, threads: int) -> None:
-    """Threads and seed; a sum's last bits depend on both. Before the stage's own code brings torch with it."""
+    """Set the threads and the seed before the task's code runs. The last bits of a sum depend on both."""
     random.seed(request.seed)
     if registry.libraries(request) != "light":
         import torch
@@ -169,39 +169,39 @@ def prepare(request: Request, threads: int) -> None:
         torch.manual_seed(request.seed)
 
 
-def _say(request: Request, **what: Any) -> None:
-    # One write of less than a pipe's atomic size, since several processes share the pipe.
-    line = json.dumps({"address": request.address, **what})
-    if len(line) > 3500:  # six bytes at most for a character
-        line = json.dumps({"address": request.address, **what, "message": what["message"][:500]})
+def _report(request: Request, **fields: Any) -> None:
+    # One write below a pipe's atomic size, since several processes share the pipe.
+    line = json.dumps({"address": request.address, **fields})
+    if len(line) > 3500:  # a character takes six bytes at most
+        line = json.dumps({"address": request.address, **fields, "message": fields["message"][:500]})
     os.write(_OUT, line.encode() + b"\n")
 
 
-_OUT = 1  # where JSON lines go
+_OUT = 1  # file descriptor of the JSON lines
 
 
-def _lines_alone() -> None:
-    """Keep standard output for JSON lines: what libraries print goes to standard error."""
+def _reserve_stdout() -> None:
+    """Keep standard output for JSON lines, and send the prints of libraries to standard error."""
     global _OUT
     _OUT = os.dup(1)
     os.dup2(2, 1)
 
 
-def _tie() -> None:
-    """Let the kernel end this process with its parent, whose death nobody else may notice. Only Linux can."""
-    _lines_alone()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # whoever reads it adds the rest
+def _end_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies. Only Linux can."""
+    _reserve_stdout()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # the parent adds time and name
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _listen(heavy: tuple[str, ...]) -> None:
-    """Fork a process for each order; end with all of them when standard input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _lines_alone()
+    """Fork a process for each order. Kill them and return when standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    _reserve_stdout()
     if not Path("/dev/nvidiactl").exists():
         for name in heavy:
-            with suppress(Exception):  # the task that needs it fails with this error itself
+            with suppress(Exception):  # a task that needs the library fails with this error itself
                 importlib.import_module(name)
     running: dict[int, str] = {}
     wake, woken = os.pipe()
@@ -225,7 +225,7 @@ def _listen(heavy: tuple[str, ...]) -> None:
             for line in lines:
                 order = json.loads(line)
                 if (pid := os.fork()) == 0:
-                    os._exit(_child(order))
+                    os._exit(_run_order(order))
                 running[pid] = Request.model_validate(order["request"]).address
     for pid in running:
         os.kill(pid, signal.SIGKILL)
@@ -240,8 +240,8 @@ def _reap(running: dict[int, str]) -> None:
         os.write(_OUT, line.encode() + b"\n")
 
 
-def _child(order: dict[str, Any]) -> int:
-    """One order, in the process just forked."""
+def _run_order(order: dict[str, Any]) -> int:
+    """Run one order in the process just forked, and return its exit code."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     file = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -253,7 +253,7 @@ def _child(order: dict[str, Any]) -> int:
     code = 1
     try:
         code = perform(Request.model_validate(order["request"]), open_store(order["store"]), order["threads"])
-    except BaseException:  # whatever it was, the log has it and the parent sees the exit code
+    except BaseException:  # the log has the error, and the parent sees the exit code
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -261,17 +261,17 @@ def _child(order: dict[str, Any]) -> int:
 
 
 def _instruction_set() -> dict[str, str]:
-    """What torch computes with on this CPU; between two of them the last bits of sums differ."""
+    """Return the instruction set that torch uses on this CPU. The last bits of sums depend on it."""
     torch = sys.modules.get("torch")
     return {"cpu": torch.backends.cpu.get_cpu_capability()} if torch else {}
 
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {"montessori": __version__, "python": platform.python_version()}
+    versions = {"montessori": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -281,10 +281,10 @@ def _versions() -> dict[str, str]:
         else None
     )
     if commit and commit.returncode == 0:
-        found["commit"] = commit.stdout.strip()
-    elif "MONTESSORI_COMMIT" in os.environ:  # an image has no repository, but was made from one
-        found["commit"] = os.environ["MONTESSORI_COMMIT"]
-    return found
+        versions["commit"] = commit.stdout.strip()
+    elif "MONTESSORI_COMMIT" in os.environ:  # an image has no repository
+        versions["commit"] = os.environ["MONTESSORI_COMMIT"]
+    return versions
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Folder:
 def collect(store: Store, *runs: str, grace_s: float = GRACE_S, dropped: tuple[str, ...] = ()) -> gc.Garbage:
     planned = gc.find_garbage(store, retention.roots(store, runs, grace_s), grace_s, dropped)
     gc.collect(store, planned, lambda: retention.in_use(store, grace_s))
-    retention.forget(store, grace_s)
+    retention.remove_old_statuses(store, grace_s)
     return planned
 
 
@@ -40,7 +40,7 @@ def speaks(store: Store, run: str, *parts: str, state: str = "running", ago_h: f
     shards = [Shard(address=part, title=part) for part in parts]
     who = {"user": "u", "host": "h"}
     told = {"run": run, "state": state, "started": heard, "heard": heard, "who": who, "shards": shards, "uses": uses}
-    status.tell(store, Status.model_validate(told))
+    status.save(store, Status.model_validate(told))
 
 
 @st.composite
@@ -140,7 +140,7 @@ def test_a_dropped_run_goes_however_young_and_what_it_shares_stays(store):
     speaks(store, "runs/one", "student/own", state="done")
     collect(store, "runs/two", dropped=("runs/one",))
     assert list(store.addresses()) == ["runs/two", "seeds/shared"]
-    assert status.known(store) == []
+    assert status.all_statuses(store) == []
 
 
 def test_every_teacher_that_was_champion_stays_so_that_a_rollback_finds_it(store):
@@ -173,7 +173,7 @@ def test_what_a_run_makes_and_takes_stays_while_it_may_go_on(store, state, ago_h
     speaks(store, "runs/new", "student/made", "student/to-come", state=state, ago_h=ago_h, uses=("teacher/taken",))
     collect(store)
     assert list(store.addresses()) == (["student/made", "teacher/taken"] if stays else [])
-    assert bool(status.known(store)) == stays
+    assert bool(status.all_statuses(store)) == stays
 
 
 def test_a_run_at_work_is_safe_without_any_grace(store):

@@ -69,7 +69,7 @@ def test_the_status_of_a_run_keeps_each_address_on_a_line(
     run = "runs/a-name-that-is-long-for-a-run-of-settings-1a2b3c4d"
     who = {"user": "somebody", "host": "a-machine"}
     told = Status(run=run, started=now, heard=now, who=who, shards=[*shards, failed], uses=[])
-    status.tell(store, told)
+    status.save(store, told)
     assert cli.main(["status", run, "--store", str(store.root)]) == 0
     out = capsys.readouterr().out
     for request in REQUESTS:

@@ -83,7 +83,7 @@ def run_in(
         "probing": {"warm_up": 3, "probing": 3},
         "training_size": SIZE,
     }
-    requests = plan(engines.settled(config_file.parse(tree, "settings")))[0].requests
+    requests = plan(engines.resolve(config_file.parse(tree, "settings")))[0].requests
     store = Folder(here / "store")
     for address, request in requests.items():
         if request.stage in ("seeds", "reference", "instructions", "responses"):
@@ -98,7 +98,7 @@ def run_in(
             for name, content in files.items():
                 (folder / name).write_text(content)
             summary = {"teacher": {"trained": 4}, "student": {"encoded": SIZE}}.get(request.stage, {})
-            store.commit(address, folder, worker.about(request, summary, 1.0))
+            store.commit(address, folder, worker.build_manifest(request, summary, 1.0))
     (name,) = (path.name for path in (here / "store" / "runs").iterdir())
     return here / "store", name
 

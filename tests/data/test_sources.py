@@ -206,7 +206,7 @@ def test_a_hub_out_of_reach_matters_only_for_models_without_a_copy_here(
 
 
 def test_only_models_that_are_still_needed_are_asked_for(tree: dict, hub: hubs.Hub) -> None:
-    settings = engines.settled(files.parse(tree, "run.yaml"))
+    settings = engines.resolve(files.parse(tree, "run.yaml"))
     requests = list(plan(settings)[0].requests.values())
     with pytest.raises(InputError, match=r"^teacher\.source = user/teacher: the hub has no such model"):
         engines.check(settings, requests)

@@ -31,14 +31,14 @@ def start(environment: dict[str, str], store: Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
-    while not (list(Folder(store).addresses()) and any(at_work(found) for found in status.known(Folder(store)))):
+    while not (list(Folder(store).addresses()) and any(at_work(found) for found in status.all_statuses(Folder(store)))):
         with suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"ended with {running.wait(timeout=0.2)}")
     return running
 
 
 def test_a_run_that_is_done_tells_all(here: Montessori, finished: Path) -> None:
-    (found,) = status.known(Folder(finished))
+    (found,) = status.all_statuses(Folder(finished))
     assert found.run == f"runs/{the_run(finished).name}"
     assert (found.state, found.finished, len(found.shards)) == ("done", 31, 31)
     made = {f"{path.parent.parent.name}/{path.parent.name}" for path in finished.glob("*/*/manifest.json")}
@@ -76,7 +76,7 @@ def test_a_killed_run_is_said_to_be_silent_and_a_stopped_one_stopped(
     running = start(environment, store)
     os.kill(running.pid, signal.SIGTERM)
     running.communicate(timeout=60)
-    assert [found.state for found in status.known(Folder(store))] == ["stopped"]
+    assert [found.state for found in status.all_statuses(Folder(store))] == ["stopped"]
     kept = here("store", "gc", "--store", store, "--delete")  # it was heard of a moment ago
     assert kept.returncode == 0 and list(Folder(store).addresses())
 
@@ -90,7 +90,7 @@ def test_a_shard_that_failed_is_shown_with_its_error(here: Montessori, copy: Pat
         shutil.rmtree(folder)
     failed = here("run", CONFIG, "--store", copy)
     assert failed.returncode == 1
-    (found,) = status.known(Folder(copy))
+    (found,) = status.all_statuses(Folder(copy))
     assert found.state == "failed" and "influence 1/2 failed after 3 attempts" in found.error
     states = {shard.address: shard for shard in found.shards}
     shard = states[f"influence/{first.name}"]

@@ -10,7 +10,7 @@ from prefect.server.schemas.actions import WorkPoolCreate
 from pydantic import ValidationError
 
 from flows import form as forms
-from flows.deployment.deploy import TEMPLATES, Kind, Wanted, _check
+from flows.deployment.deploy import TEMPLATES, DeployOptions, Kind, _check
 from flows.evaluate import evaluate
 from flows.montessori import montessori
 from flows.study import study
@@ -69,17 +69,17 @@ def test_an_unknown_study_is_told_by_the_field_of_its_own_form() -> None:
 
 @pytest.mark.parametrize("config", ["tiny", "settings.yaml", "some/settings"])
 def test_settings_to_begin_with_come_with_montessori_or_are_a_path_of_the_worker(config: str) -> None:
-    _check(Wanted(config=config))
+    _check(DeployOptions(config=config))
 
 
 def test_unknown_settings_to_begin_with_are_refused_at_once() -> None:
     with pytest.raises(InputError, match=r"^--config = nosuch: no settings of that name; known: alpaca-mini, .*tiny"):
-        _check(Wanted(config="nosuch"))
+        _check(DeployOptions(config="nosuch"))
 
 
 @pytest.mark.parametrize(("kind", "memory"), [("process", "16g"), ("process", "16Gi"), ("docker", "16g")])
 def test_a_size_as_the_type_has_it_is_accepted(kind: Kind, memory: str) -> None:
-    _check(Wanted(kind=kind, memory=memory))
+    _check(DeployOptions(kind=kind, memory=memory))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_size_as_the_type_has_it_is_accepted(kind: Kind, memory: str) -> None:
 )
 def test_what_is_no_size_is_refused_whatever_the_type(kind: Kind, memory: str, example: str) -> None:
     with pytest.raises(InputError, match=f"^--memory {memory}: expected a size, for example {example}$"):
-        _check(Wanted(kind=kind, memory=memory))
+        _check(DeployOptions(kind=kind, memory=memory))
 
 
 @pytest.mark.parametrize("flow", [montessori, teacher_refresh, evaluate, study], ids=lambda flow: flow.name)

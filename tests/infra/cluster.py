@@ -21,14 +21,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
 
-from flows.deployment.deploy import TEMPLATES, Wanted, _job
+from flows.deployment.deploy import TEMPLATES, DeployOptions, _job
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "infra" / "kubernetes"
 RUN = FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="brave-otter")
 NOBODY = PrefectClient("http://127.0.0.1:1/api")
 PASSWORD = "montessori:a-password"
-STAGE = Wanted(kind="kubernetes", gpus=2, memory="96Gi", stage_image="registry/montessori-worker-gpu:1")
+STAGE = DeployOptions(kind="kubernetes", gpus=2, memory="96Gi", stage_image="registry/montessori-worker-gpu:1")
 
 Tree = dict[str, Any]
 
@@ -119,7 +119,7 @@ def worker_environment() -> dict[str, str]:
 
 
 @cache
-def posted(wanted: Wanted = STAGE, of_stage: bool = True, env: tuple[str, ...] = ()) -> Tree:
+def posted(wanted: DeployOptions = STAGE, of_stage: bool = True, env: tuple[str, ...] = ()) -> Tree:
     """The Job that the worker of infra/kubernetes makes for a run or a stage; `env`: NAME=value of a deployment."""
     cluster = Cluster()
     threading.Thread(target=cluster.serve_forever, daemon=True).start()

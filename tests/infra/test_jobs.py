@@ -22,9 +22,9 @@ from cluster import (
 from docker.models.containers import _create_container_args
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 
-from flows.deployment.deploy import GPU_IMAGE, IMAGES, Wanted, _job
+from flows.deployment.deploy import GPU_IMAGE, IMAGES, DeployOptions, _job
 from montessori.artifacts import Request
-from tasks.runtime.pool import job_of
+from tasks.runtime.pool import job_variables_of
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -59,11 +59,11 @@ def test_a_stage_gets_the_gpus_the_memory_and_the_rooms_that_it_was_given() -> N
 def test_a_training_in_several_processes_gets_a_gpu_for_each_and_as_many_times_the_memory() -> None:
     means = {"training_processes": 8}
     request = Request(stage="student", version=1, settings={}, inputs={}, seed=0, means=means)
-    usual = _job(Wanted(kind="kubernetes", gpus=1, memory="64Gi"), of_stage=True)
-    assert job_of(request, usual) == {"gpus": 8, "memory": "512Gi"}
-    assert job_of(request, {"gpus": 1}) == {"gpus": 8, "memory": "64Gi"}
-    assert job_of(request.model_copy(update={"means": {}}), usual) is None
-    assert job_of(request, _job(Wanted(kind="docker", gpus=1), of_stage=True)) is None
+    usual = _job(DeployOptions(kind="kubernetes", gpus=1, memory="64Gi"), of_stage=True)
+    assert job_variables_of(request, usual) == {"gpus": 8, "memory": "512Gi"}
+    assert job_variables_of(request, {"gpus": 1}) == {"gpus": 8, "memory": "64Gi"}
+    assert job_variables_of(request.model_copy(update={"means": {}}), usual) is None
+    assert job_variables_of(request, _job(DeployOptions(kind="docker", gpus=1), of_stage=True)) is None
 
 
 def test_a_run_asks_for_no_gpu_and_tolerates_no_taint_of_their_nodes() -> None:
@@ -114,7 +114,7 @@ def test_an_evicted_stage_is_started_again_and_an_autoscaler_lets_it_finish() ->
 # Docker
 
 
-def started(wanted: Wanted, of_stage: bool) -> Tree:
+def started(wanted: DeployOptions, of_stage: bool) -> Tree:
     """What the Docker worker asks of the Engine for a container, as the Engine's API has it."""
     found = asyncio.run(
         DockerWorkerJobConfiguration.from_template_and_values(
@@ -130,7 +130,7 @@ def started(wanted: Wanted, of_stage: bool) -> Tree:
 
 @pytest.mark.parametrize("of_stage", [True, False])
 def test_a_container_may_do_nothing_but_compute(of_stage: bool) -> None:
-    made = started(Wanted(kind="docker", gpus=1, memory="16g", network="stack"), of_stage)
+    made = started(DeployOptions(kind="docker", gpus=1, memory="16g", network="stack"), of_stage)
     host = made["host_config"]
     assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges"])
     assert host["ReadonlyRootfs"] and host["Init"] and host["PidsLimit"] == 4096
@@ -140,7 +140,7 @@ def test_a_container_may_do_nothing_but_compute(of_stage: bool) -> None:
 
 
 def test_a_container_gets_the_gpus_and_the_memory_that_it_was_given() -> None:
-    made = started(Wanted(kind="docker", gpus=1, memory="16g"), True)
+    made = started(DeployOptions(kind="docker", gpus=1, memory="16g"), True)
     host = made["host_config"]
     (gpus,) = host["DeviceRequests"]
     assert (gpus["Driver"], gpus["Count"], gpus["Capabilities"]) == ("nvidia", -1, [["gpu"]])
@@ -148,14 +148,14 @@ def test_a_container_gets_the_gpus_and_the_memory_that_it_was_given() -> None:
     assert host["ShmSize"] == 2**30
     assert host["Binds"] == ["montessori-scratch:/scratch"]
     assert made["image"] == GPU_IMAGE
-    run = started(Wanted(kind="docker", gpus=1, memory="16g"), False)
+    run = started(DeployOptions(kind="docker", gpus=1, memory="16g"), False)
     assert run["image"] == IMAGES["flow"] and not run["host_config"].get("DeviceRequests")
 
 
 def test_a_container_gets_the_workers_keys_which_the_server_never_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    variables = started(Wanted(kind="docker"), True)["environment"]
+    variables = started(DeployOptions(kind="docker"), True)["environment"]
     assert variables["AWS_SECRET_ACCESS_KEY"] == "a secret"
     assert not variables["HF_TOKEN"]
     assert "a secret" not in json.dumps(template("docker"))

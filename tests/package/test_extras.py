@@ -131,6 +131,6 @@ def test_a_listener_that_cannot_start_gives_its_own_reason_once(tmp_path: Path) 
         local.submit(request)
         with pytest.raises(StageError) as caught:
             local.finish()
-    assert "failed after one attempt: the process that starts stages ended with code 1" in str(caught.value)
+    assert "failed after one attempt: the process that starts tasks ended with code 1" in str(caught.value)
     assert "No module named 'tasks'" in str(caught.value)
     assert not re.search("signal|memory", str(caught.value))

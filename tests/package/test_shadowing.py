@@ -8,7 +8,7 @@ import pytest
 
 from montessori.artifacts import Folder, Request
 from montessori.settings.execution import Compute
-from tasks.runtime import ranks
+from tasks.runtime import training_processes
 from tasks.runtime.local import local_executor
 
 TEMPLATES = Path(str(files("flows.deployment"))) / "job_templates"
@@ -35,7 +35,8 @@ def test_the_processes_of_a_run_import_ours(working_folder: Path) -> None:
 
 
 def test_the_processes_of_one_training_import_ours(working_folder: Path, tmp_path: Path) -> None:
-    assert ranks.run(SEEDS, Folder(working_folder / "store"), tmp_path, threads=1, ranks=1) == {"rows": 3}
+    store = Folder(working_folder / "store")
+    assert training_processes.run(SEEDS, store, tmp_path, threads=1, world_size=1) == {"rows": 3}
 
 
 @pytest.mark.parametrize("kind", ["process", "docker", "kubernetes"])

@@ -33,7 +33,7 @@ from montessori.settings.models import Lora
 from montessori.settings.training import Dpo, Training
 from tasks.runtime import worker
 from tasks.runtime.places import Processes, StageCrash
-from tasks.runtime.ranks import RankError
+from tasks.runtime.training_processes import RankError
 
 pytestmark = pytest.mark.long  # each process imports torch and TRL
 WORDS = ["red", "green", "blue", "the", "a", "sea", "wind", "poem", "number", "sum", "even", "odd", "pear", "plum"]

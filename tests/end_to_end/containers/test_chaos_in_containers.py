@@ -26,7 +26,7 @@ from s3 import BUCKET
 from seeds import seeds
 from stack import DOCKER, IMAGES, TAG, Stack, answers, done, inside
 
-from tasks.runtime.pool import patiently
+from tasks.runtime.pool import call_with_retries
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("docker")]
 SEEDS = seeds(1)
@@ -101,12 +101,12 @@ class DeployedRun:
     def __init__(self, client: SyncPrefectClient, uri: str):
         self._client = client
         asked = {"config": SETTINGS, "store": uri, "overrides": list(FOUR[1::2])}
-        deployment = patiently(lambda: client.read_deployment_by_name("montessori/montessori"))
-        self._id = patiently(lambda: client.create_flow_run_from_deployment(deployment.id, parameters=asked)).id
+        deployment = call_with_retries(lambda: client.read_deployment_by_name("montessori/montessori"))
+        self._id = call_with_retries(lambda: client.create_flow_run_from_deployment(deployment.id, parameters=asked)).id
 
     def poll(self) -> int | None:
         """0 when it is completed, 1 when it has failed; one that has crashed is started again by an automation."""
-        state = patiently(lambda: self._client.read_flow_run(self._id)).state
+        state = call_with_retries(lambda: self._client.read_flow_run(self._id)).state
         return {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 1}.get(state.type.value) if state else None
 
     def kill(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.commands import cli
-from flows.methods.montessori_instruct import base
+from flows.methods.montessori_instruct import request_base
 from flows.requests.builder import NOBODY
 from flows.requests.run import plan
 from flows.requests.steps import Steps
@@ -32,7 +32,7 @@ def settings_of(*changes: str, config: Path = TINY) -> Settings:
 
 def lines_of(settings: Settings, store: Store, before: str | None = None) -> dict[str, Line]:
     lines, _ = estimate(settings, plan(settings)[0].requests, store, before)
-    return {line.stage: line for line in lines}
+    return {line.task: line for line in lines}
 
 
 def make(store: Store, request: Request, seconds: float, **summary: Any) -> None:
@@ -149,12 +149,12 @@ def test_a_teacher_that_is_stopped_takes_its_share_of_the_hours():
 def test_a_student_on_its_way_learns_from_a_share_of_its_training_set(tmp_path: Path):
     settings = settings_of("iterations=0", "training_size=300")
     steps = Steps(settings, sources.addresses(settings))
-    start = base(steps)
+    start = request_base(steps)
     written = steps.instructions(start.writer, start.seeds, 300, "training", NOBODY)
     pairs = steps.responses(start.writer, written, NOBODY)
     steps.train_student(start.student, pairs, NOBODY)
     steps.checkpoint(start.student, pairs, 0.5, NOBODY)
-    lines = {line.stage: line for line in estimate(settings, steps.requests, Folder(tmp_path))[0]}
+    lines = {line.task: line for line in estimate(settings, steps.requests, Folder(tmp_path))[0]}
     whole, half = lines["student"].hours, lines["warm-up"].hours
     assert whole and half == pytest.approx(whole / 2)
 

@@ -1,4 +1,4 @@
-"""How many GPUs a stage gets, and that stages which want several never wait for each other for ever."""
+"""How many GPUs a task gets, and that tasks which want several never wait for each other for ever."""
 
 import threading
 from collections.abc import Callable
@@ -81,5 +81,5 @@ def test_stages_that_want_several_all_get_their_turn(machine: Machine, gpus: str
 def test_more_processes_than_stages_get_gpus_are_wrong_input(
     machine: Machine, gpus: str, compute: dict[str, int]
 ) -> None:
-    with pytest.raises(InputError, match=r"compute\.training_processes \(3\) exceeds the GPUs that stages get \(2\)"):
+    with pytest.raises(InputError, match=r"compute\.training_processes \(3\) exceeds the GPUs that tasks get \(2\)"):
         machine(gpus, training_processes=3, **compute)

@@ -35,7 +35,7 @@ def writing(store: Folder, requests: dict[str, Request], records: dict[str, Reco
 
 
 def heard(store: Folder) -> status.Status:
-    (found,) = status.known(store)
+    (found,) = status.all_statuses(store)
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def stopping_at_once(clear_screen: Callable[[], None]) -> Iterator[None]:
+def exit_on_interrupt(clear_screen: Callable[[], None]) -> Iterator[None]:
     """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
 
     Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of

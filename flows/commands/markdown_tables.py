@@ -1,6 +1,6 @@
 """Markdown in a terminal, whose tables keep every word: of one that is too wide the parts, each with its first column.
 
-`Fitted(text)` in place of rich's `Markdown(text)`, which cuts the words of such a table.
+`FittedMarkdown(text)` in place of rich's `Markdown(text)`, which cuts the words of such a table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class _Parts(TableElement):
         yield from _parts(first, others, console, options)
 
 
-class Fitted(Markdown):
+class FittedMarkdown(Markdown):
     """Markdown with such tables."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _Parts}

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from flows.commands.widths import Fitted
+from flows.commands.markdown_tables import FittedMarkdown
 
 HEAD = ["System", "Held-out loss ↓ (nats/token)", "Accuracy ↑ (%)", "Seeds", "Whole compute"]
 ROWS = [
@@ -16,7 +16,7 @@ TABLE = "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, ["---", *["---:"] *
 def shown(width: int) -> str:
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(Fitted(f"# micro\n\n{TABLE}\n\nMean ± one standard error."))
+        console.print(FittedMarkdown(f"# micro\n\n{TABLE}\n\nMean ± one standard error."))
     return captured.get()
 
 

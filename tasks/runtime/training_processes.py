@@ -1,8 +1,7 @@
-"""A stage in several processes that train one model together: ranks, started here and followed to their end.
+"""Train one model in several processes, the ranks (`tasks.runtime.rank`).
 
-In: a request and the folder for its artifact's files.  Out: the stage's summary, the files being there.
-All ranks run the stage's code (`tasks.runtime.rank`); the first reports progress and writes. One that fails ends them
-all, and its error is raised here. They end too when this process does, whatever ends it.
+All ranks run the code of the task. The first rank reports progress and writes the artifact's files. If a rank fails,
+all end, and its error is raised here. They also end when this process ends, even if it is killed.
 """
 
 import json
@@ -19,19 +18,19 @@ from typing import Any
 from montessori import errors, progress
 from montessori.artifacts import Request, Store
 
-Said = SimpleQueue[tuple[int, dict[str, Any] | None]]  # a rank and a line of it, None when it has ended
+Lines = SimpleQueue[tuple[int, dict[str, Any] | None]]  # a rank with one of its lines, or None at its end
 
 
 class RankError(Exception):
-    """A rank died, or failed in a way that a second try may mend."""
+    """A rank died, or failed in a way that a retry may mend."""
 
 
-def run(request: Request, store: Store, out: Path, threads: int, ranks: int) -> dict[str, Any]:
-    """Do what `request` asks in `ranks` processes with `threads` CPU threads each; the stage's summary.
+def run(request: Request, store: Store, out: Path, *, threads: int, world_size: int) -> dict[str, Any]:
+    """Run the task of `request` in `world_size` processes with `threads` CPU threads each, and return its summary.
 
-    Raises the MontessoriError that a rank raised, or RankError saying what became of it.
+    The artifact's files are then in `out`. Raises the MontessoriError of the first rank that failed, or RankError.
     """
-    said: Said = SimpleQueue()
+    lines: Lines = SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="montessori-ranks-") as meeting:
         order = {
             "request": request.model_dump(mode="json"),
@@ -42,11 +41,11 @@ def run(request: Request, store: Store, out: Path, threads: int, ranks: int) -> 
         }
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            processes.extend(_start(rank, ranks, threads) for rank in range(ranks))
+            processes.extend(_start(rank, world_size, threads) for rank in range(world_size))
             for rank, process in enumerate(processes):
                 _send(process, order)
-                threading.Thread(target=_listen, args=(rank, process, said), daemon=True).start()
-            return _follow(processes, said)
+                threading.Thread(target=_listen, args=(rank, process, lines), daemon=True).start()
+            return _follow(processes, lines)
         finally:
             for process in processes:
                 process.kill()
@@ -56,15 +55,15 @@ def run(request: Request, store: Store, out: Path, threads: int, ranks: int) -> 
                     process.stdin.close()
 
 
-def _start(rank: int, ranks: int, threads: int) -> subprocess.Popen[bytes]:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+def _start(rank: int, world_size: int, threads: int) -> subprocess.Popen[bytes]:
+    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     return subprocess.Popen(
         [sys.executable, "-m", "tasks.runtime.rank"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={
             **os.environ,
-            **{name: str(value) for name, value in place.items()},
+            **{name: str(value) for name, value in group.items()},
             "OMP_NUM_THREADS": str(threads),
             "PYTHONSAFEPATH": "1",
         },
@@ -72,32 +71,32 @@ def _start(rank: int, ranks: int, threads: int) -> subprocess.Popen[bytes]:
 
 
 def _send(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
-    """Its order, a line; its standard input stays open, and tells by its end that this process has died."""
+    """Send the order, one line. Standard input stays open, since a rank ends when it closes."""
     assert process.stdin
-    with suppress(BrokenPipeError):  # it has died already; `_follow` says of what
+    with suppress(BrokenPipeError):  # it has died already, and `_follow` raises the cause
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
 
 
-def _listen(rank: int, process: subprocess.Popen[bytes], said: Said) -> None:
+def _listen(rank: int, process: subprocess.Popen[bytes], lines: Lines) -> None:
     assert process.stdout
-    with process.stdout as lines:
-        for line in lines:
-            said.put((rank, json.loads(line)))
-    said.put((rank, None))
+    with process.stdout as output:
+        for line in output:
+            lines.put((rank, json.loads(line)))
+    lines.put((rank, None))
 
 
-def _follow(processes: list[subprocess.Popen[bytes]], said: Said) -> dict[str, Any]:
-    """Pass progress on until all have ended well; the summary that the first rank gave."""
+def _follow(processes: list[subprocess.Popen[bytes]], lines: Lines) -> dict[str, Any]:
+    """Pass progress on until all ranks have ended well, and return the summary of the first."""
     summary: dict[str, Any] = {}
     failures: list[dict[str, Any]] = []
     working = set(range(len(processes)))
     while working:
-        rank, line = said.get()
+        rank, line = lines.get()
         if line is None:
             working.discard(rank)
             if processes[rank].wait():
-                raise _cause(processes, said, working, failures)
+                raise _cause(processes, lines, working, failures)
         elif "progress" in line:
             progress.report(*line["progress"])
         elif "error" in line:
@@ -108,15 +107,15 @@ def _follow(processes: list[subprocess.Popen[bytes]], said: Said) -> dict[str, A
 
 
 def _cause(
-    processes: list[subprocess.Popen[bytes]], said: Said, working: set[int], failures: list[dict[str, Any]]
+    processes: list[subprocess.Popen[bytes]], lines: Lines, working: set[int], failures: list[dict[str, Any]]
 ) -> Exception:
-    """What made the first rank fail that failed. A rank whose peer has gone fails too, but later, and only for that."""
+    """Return the error of the rank that failed first. The others fail later, because a peer has gone."""
     count = len(processes)
-    codes = [process.poll() for process in processes]  # before any is ended from here
+    codes = [process.poll() for process in processes]  # before this process kills any
     for process in processes:
         process.kill()
     while working:
-        rank, line = said.get()
+        rank, line = lines.get()
         if line is None:
             working.discard(rank)
         elif "error" in line:
