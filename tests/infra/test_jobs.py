@@ -23,7 +23,7 @@ from docker.models.containers import _create_container_args
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 
 from flows.deployment.deploy import GPU_IMAGE, IMAGES, DeployOptions, _job
-from flows.requests.steps import ask
+from montessori.artifacts import Request
 from tasks.runtime.pool import job_variables_of
 
 
@@ -57,12 +57,12 @@ def test_a_stage_gets_the_gpus_the_memory_and_the_rooms_that_it_was_given() -> N
 
 
 def test_a_training_in_several_processes_gets_a_gpu_for_each_and_as_many_times_the_memory() -> None:
-    request = ask("student", "", {}, {}, 0).model_copy(update={"means": {"training_processes": 8}})
-    usual = _job(DeployOptions(kind="kubernetes", gpus=1, memory="64Gi"), of_stage=True)
+    request = Request(stage="student", version=1, settings={}, inputs={}, seed=0, means={"training_processes": 8})
+    usual = _job(DeployOptions(kind="kubernetes", gpus=1, memory="64Gi"), of_task=True)
     assert job_variables_of(request, usual) == {"gpus": 8, "memory": "512Gi"}
     assert job_variables_of(request, {"gpus": 1}) == {"gpus": 8, "memory": "64Gi"}
     assert job_variables_of(request.model_copy(update={"means": {}}), usual) is None
-    assert job_variables_of(request, _job(DeployOptions(kind="docker", gpus=1), of_stage=True)) is None
+    assert job_variables_of(request, _job(DeployOptions(kind="docker", gpus=1), of_task=True)) is None
 
 
 def test_a_run_asks_for_no_gpu_and_tolerates_no_taint_of_their_nodes() -> None:
@@ -117,7 +117,7 @@ def started(wanted: DeployOptions, of_stage: bool) -> Tree:
     """What the Docker worker asks of the Engine for a container, as the Engine's API has it."""
     found = asyncio.run(
         DockerWorkerJobConfiguration.from_template_and_values(
-            template("docker"), _job(wanted, of_stage=of_stage), client=NOBODY
+            template("docker"), _job(wanted, of_task=of_stage), client=NOBODY
         )
     )
     found.prepare_for_flow_run(RUN)
