@@ -64,7 +64,7 @@ compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock})
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing into .venv: 2.6 GB, one to four minutes."
+	@echo "Installing into .venv: 2.7 GB, two to nine minutes."
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --upgrade pip
 	$(bin)/pip install --quiet $(torch) --constraint constraints.txt --editable '.[$(EXTRAS)]'

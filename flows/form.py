@@ -101,7 +101,7 @@ def final_state(work: Callable[[], str]) -> State[Any]:
         return Completed(message=work())
     except MontessoriError as error:
         get_run_logger().error("%s", error)
-        return Failed(name=type(error).__name__, message=str(error))
+        return Failed(message=str(error), data=error)  # the name stays: automations listen for it
 
 
 def settings_of(

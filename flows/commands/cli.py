@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Estimate a run from its settings and from the cost of past runs in the store. Starts nothing.",
         epilog=ESTIMATE_EXAMPLES,
     )
-    estimate.add_argument("config", metavar="CONFIG", help="a YAML file of settings, or a study's")
+    estimate.add_argument("config", metavar="CONFIG", help="settings or a study, by name or as a YAML file")
     add_settings(estimate, "a setting, for example dpo.beta=0.2")
     estimate.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     status.add_parser(add)

@@ -13,11 +13,10 @@ from flows.commands import terminal
 from flows.commands.interrupt import exit_on_interrupt
 from flows.requests.builder import Address, Plan
 from montessori.artifacts import Store
-from montessori.errors import StageError
+from montessori.errors import MontessoriError, StageError
 from montessori.extras import require
 from tasks.runtime.executor import Executor, observed_by
 from tasks.runtime.local import local_executor
-from tasks.runtime.places import named_error
 
 T = TypeVar("T")
 
@@ -70,5 +69,5 @@ def _through_prefect(console: Console, screen: terminal.Screen, flow: Callable[[
     with exit_on_interrupt(screen.stop) if embedded else nullcontext():
         state = flow()
     if not state.is_completed():
-        error = named_error(state.name or "", state.message or "")
-        raise error or StageError(state.message or f"the flow is {state.name}")
+        error = state.result(raise_on_failure=False)
+        raise error if isinstance(error, MontessoriError) else StageError(state.message or f"the flow is {state.name}")

@@ -23,7 +23,7 @@ from montessori.errors import ArtifactError, InputError, MontessoriError
 EXAMPLES = """examples:
   montessori reports                                     on http://127.0.0.1:4201, for this machine only
   montessori reports --store s3://bucket/montessori
-  MONTESSORI_REPORTS_URL=http://127.0.0.1:4201 montessori run tiny                    Prefect's UI links there
+  MONTESSORI_REPORTS_URL=http://127.0.0.1:4201 montessori run tiny --prefect          Prefect's UI links there
 """
 TYPES = {
     "html": "text/html; charset=utf-8",

@@ -36,7 +36,7 @@ def add_parsers(add: Any) -> None:
         epilog=REFRESH_EXAMPLES,
     )
     for command in (run, refresh):
-        command.add_argument("config", metavar="CONFIG", help="a YAML file of settings")
+        command.add_argument("config", metavar="CONFIG", help="settings by name, for example tiny, or a YAML file")
         add_settings(command, "a setting, for example dpo.beta=0.2")
     run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
     run.add_argument("--suite", metavar="SUITE", help="also measure the students: quick, paper or a YAML file")

@@ -1,7 +1,7 @@
 """Test whether one student is better than another, with a paired test on their losses on the same examples.
 
 Each pair of students has a training seed of its own. With one pair this is the paired t-test. With more, the variation
-between the pairs is in the error (docs/method.md).
+between the pairs is in the error (docs/explanation/method.md).
 """
 
 import math

@@ -20,7 +20,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEW, MOST = 0.05, 0.95  # a share of positive points outside of these tells hardly any points apart
 DOUBTFUL = 0.95  # a rank correlation with better scores below this is worth a sentence
 ENOUGH = 10  # points for a rank correlation to say anything
-FIRST_ORDER = 1e-4  # an AdamW step of this learning rate is not small: docs/results.md, "Where first order …"
+FIRST_ORDER = 1e-4  # an AdamW step of this learning rate is not small: docs/results/influence.md
 
 
 @dataclass(frozen=True)

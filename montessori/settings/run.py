@@ -25,7 +25,7 @@ class Llm2llm(Frozen):
 
 
 class Refresh(Frozen):
-    """When a night's challenger replaces the champion (`montessori refresh`, test in docs/method.md)."""
+    """When a night's challenger replaces the champion (`montessori refresh`, test in docs/explanation/method.md)."""
 
     level: float = Field(
         0.05,

@@ -32,8 +32,8 @@ class Study(Frozen):
         "store", description="Where artifacts are kept: a folder, or s3://bucket/prefix."
     )
     settings: str | Change = Field(
-        description="Settings that all cells begin with: a file, sought beside the study's own, or the settings "
-        "themselves."
+        description="Settings that all cells begin with: a name such as tiny, a file sought beside the study's own, or "
+        "the settings themselves."
     )
     change: Change = Field({}, description="Changes to these settings, for all cells.")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(

@@ -59,7 +59,7 @@ class Training(Frozen):
 
 
 class WarmUp(Training):
-    """The student's warm-up. Its learning rate rises linearly to the end (docs/method.md)."""
+    """The student's warm-up. Its learning rate rises linearly to the end (docs/explanation/method.md)."""
 
     warm_up_share: float = Field(
         1.0, ge=0, le=1, description="Share of the steps in which the learning rate rises to its peak."

@@ -32,6 +32,7 @@ from montessori.influence import (
 from montessori.influence.sharded import main, score_batches, shard, shard_like, shard_state
 from montessori.models import loading
 
+pytestmark = pytest.mark.xdist_group("sharded")  # or each worker starts the ranks anew
 REFERENCE = random_examples(5, seed=1)
 POISON = Example("poison", [1, POISON_TOKEN, 3, 4], prompt_length=2)
 EMPTY = Example("empty", [1, 2, 3], prompt_length=3)

@@ -40,6 +40,7 @@ def documents(path: Path) -> list[Tree]:
     return [one for one in yaml.safe_load_all(path.read_text()) if one]
 
 
+@cache
 def applied() -> list[Tree]:
     """All that `kubectl apply -k` makes, but for what kustomize puts in."""
     return [one for path in files() for one in documents(path)]

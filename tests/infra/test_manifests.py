@@ -293,8 +293,3 @@ def test_images_are_targets_of_the_dockerfile() -> None:
     for image in images:
         name, _, tag = image.partition(":")
         assert (name.removeprefix("montessori-") in targets, tag) == (True, "local"), image
-
-
-def test_what_the_command_reads_of_infra_is_in_the_image() -> None:
-    assert "COPY infra/*.json /montessori/infra/" in (ROOT / "docker" / "Dockerfile").read_text().splitlines()
-    assert "!infra" in (ROOT / ".dockerignore").read_text().split()

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pytest
+
 from montessori.reporting.figures import Picture, draw_scores
 from montessori.reporting.run.data import Iteration, Report, Stage
 from montessori.reporting.run.figures import draw
 
+pytestmark = pytest.mark.xdist_group("report figures")  # or each worker draws them anew
 ALL = ["results", "influence", "positive-share", "families", "token-lengths", "training", "time", "lineage"]
 
 

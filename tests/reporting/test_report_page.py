@@ -11,6 +11,7 @@ from montessori.reporting.figures import Picture
 from montessori.reporting.run.data import Iteration, Report, Run, ScoredPoint, System
 from montessori.reporting.run.page import page, write
 
+pytestmark = pytest.mark.xdist_group("report figures")  # or each worker draws them anew
 NASTY = "</td></svg><script>alert(1)</script>\"'&\ud800\x00\u202e"
 
 

@@ -23,6 +23,7 @@ from montessori.reporting.figures.canvas import GRID, INK, MUTED, PAPER, RC, SER
 from montessori.reporting.study.data import Study, TeacherStep
 from montessori.reporting.study.figures import DRAWERS, draw
 
+pytestmark = pytest.mark.xdist_group("study figures")  # or each worker draws them anew
 ALL = [
     "teacher-steps", "teacher-influence", "student-positive", "duels", "transfer", "root-verbs", "token-lengths",
     "signals", "fidelity", "cost",

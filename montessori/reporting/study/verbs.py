@@ -10,7 +10,7 @@ taken off.
 What it gets wrong: a noun that opens a sentence is taken for a verb; verbs are not told from nouns inside the phrase
 ("describe the color yellow" gives yellow); a preposition that belongs to its verb ends the phrase ("look for a job" has
 no object); an opening that no rule knows. Of 60 rows labelled by hand, half of Alpaca-GPT4 and half of Self-Instruct's
-seeds, the verb was right in 57 (95%), verb and object in 54 (90%); docs/results.md says how that was measured.
+seeds, the verb was right in 57 (95%), verb and object in 54 (90%); docs/results/evaluation.md has the method.
 """
 
 import re

@@ -26,7 +26,8 @@ TINY = ROOT / "montessori/configs/tiny.yaml"
 
 
 def settings_of(*changes: str, config: Path = TINY) -> Settings:
-    return files.load(config, ["generation.engine=transformers", *changes])
+    small = ["teacher.scratch.steps=50"] if config == TINY else []  # the vocabulary is made of what it would learn from
+    return files.load(config, ["generation.engine=transformers", *small, *changes])
 
 
 def lines_of(settings: Settings, store: Store, before: str | None = None) -> dict[str, Line]:
