@@ -1,4 +1,4 @@
-"""Execute a plan: the one function behind a command and its flow. Knows nothing of Prefect."""
+"""Execute the plan of a run, a night, an evaluation or a study, with any executor. Without Prefect."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from tasks.runtime.status_writer import StatusWriter
 def execute(plan: Plan, executor: Executor) -> Address:
     """Run every request of a plan, and return the address of its artifact.
 
-    Raises InputError or StageError, naming all that failed for good. One failed task stops none that does not need it.
+    A failed task stops only the tasks that need it. Raises InputError or StageError that names all failures.
     """
     with StatusWriter(plan.store, plan.requests, executor.records, run=plan.address):
         for request in plan.requests.values():
@@ -29,7 +29,7 @@ def execute(plan: Plan, executor: Executor) -> Address:
 
 
 def execute_refresh(ready: Refresh, executor: Executor) -> Address:
-    """Run a night, and promote the challenger if its student is better. Any failure leaves the champion as it is."""
+    """Run a night, and promote the challenger if its student is better. A failure leaves the champion as it is."""
     store, date = ready.plan.store, ready.night.night
     tonight = nights.begin(store, ready.night).model_copy(update={"state": "running", "error": ""})
     nights.save(store, tonight)
@@ -47,9 +47,9 @@ def execute_refresh(ready: Refresh, executor: Executor) -> Address:
 
 
 def execute_study(ready: PreparedStudy, executor: Executor) -> tuple[Address, StageError | None]:
-    """Run all cells, and draw those that were made. Return the study's address, and an error naming what failed.
+    """Run all cells, and report those that succeeded. Return the study's address, and the error of the failed cells.
 
-    Raises StageError where nothing can be drawn.
+    Raises StageError when the report fails.
     """
     requests, planned = ready.grid.requests, ready.plan.address
     with StatusWriter(ready.plan.store, ready.plan.requests, executor.records, run=planned) as status:
@@ -57,20 +57,20 @@ def execute_study(ready: PreparedStudy, executor: Executor) -> tuple[Address, St
             executor.submit(request)
         executor.wait()
         broken = failures(requests, executor.records)
-        drawn = study_report.report(ready.grid, broken)
-        status.replace(planned, drawn)
-        executor.submit(drawn)
+        report = study_report.report(ready.grid, broken)
+        status.replace(planned, report)
+        executor.submit(report)
         executor.wait()
         error = _failure(executor)
-        if error and executor.records[drawn.address].state not in ("done", "cached"):
+        if error and executor.records[report.address].state not in ("done", "cached"):
             raise error
         if broken:
             status.failed = f"{len(broken)} of {len(requests)} tasks and shards could not be made"
-    return drawn.address, error
+    return report.address, error
 
 
 def failures(requests: Mapping[Address, Request], records: Mapping[Address, Record]) -> dict[Address, str]:
-    """Return the error of each artifact that could not be made: its own, or that of the first input that failed."""
+    """Return the error of each missing artifact: its own, or that of its first failed input."""
     errors: dict[Address, str] = {}
     for address, request in requests.items():  # inputs come first
         record = records[address]
@@ -84,7 +84,7 @@ def failures(requests: Mapping[Address, Request], records: Mapping[Address, Reco
 
 
 def _failure(executor: Executor) -> StageError | None:
-    """Return the error that names all that failed; wrong input counts as a failure, since the study had started."""
+    """Return the error that names all failures. Wrong input is a failure here, since the study has started."""
     try:
         executor.finish()
     except InputError as error:
@@ -95,7 +95,7 @@ def _failure(executor: Executor) -> StageError | None:
 
 
 def _promote_if_better(store: Store, night: Night, refresh: Address) -> bool:
-    """Enter the challenger into the champions' history if the comparison says so. Return whether it does."""
+    """Promote the challenger if the comparison found it better, and return whether it did."""
     summary = json.loads((store.open(refresh) / "summary.json").read_text())
     if summary["better"]:
         test = PairedTest.model_validate(summary["test"])

@@ -1,6 +1,6 @@
-"""The form in Prefect's UI: the fields that several flows have, and what becomes of a filled-in form.
+"""Define the fields that several forms in Prefect's UI share, and read a filled-in form.
 
-Each flow's own fields are the parameters of its function, in flows/montessori.py and its neighbours.
+A flow's own fields are the parameters of its function, for example in flows/montessori.py.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from montessori.settings import files, shipped
 from montessori.settings.influence import EstimatorName
 from montessori.settings.run import Method, Settings
 
-STARTS = 4  # of one run that crashes, before somebody must look
+STARTS = 4  # of one crashing run; then it fails
 
-Empty = SkipJsonSchema[None]  # left empty; the form would ask for a type otherwise
+Empty = SkipJsonSchema[None]  # an empty field; a plain None would make the form ask for a type
 
 
 def form_field(title: str, help: str) -> Any:
-    """Return how the form shows a field. Prefect overwrites a Field's title and description, not its extra schema."""
+    """Return a field with a title and a help text. Prefect overwrites a Field's own, but not its extra schema."""
     return Field(json_schema_extra={"title": title, "description": help})
 
 
@@ -37,13 +37,13 @@ Config = Annotated[
     str,
     form_field(
         "Settings",
-        "The name of a settings file that comes with Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or "
-        "the path of one on the worker.",
+        "A settings file of Montessori (tiny, alpaca-mini, tinyllama-1.1b, llama3-8b), or the path of a file on the "
+        "worker.",
     ),
 ]
 MethodName = Annotated[
     Method | Empty,
-    form_field("Method", "How the teacher is made to write better data. Left empty: as in the settings."),
+    form_field("Method", "The method that improves the teacher's data. Left empty: as in the settings."),
 ]
 Iterations = Annotated[
     NonNegativeInt | Empty,
@@ -59,7 +59,7 @@ Student = Annotated[
 ]
 Estimator = Annotated[
     EstimatorName | Empty,
-    form_field("Influence estimator", "How a point's influence is measured. Left empty: as in the settings."),
+    form_field("Influence estimator", "The estimator of a point's influence. Left empty: as in the settings."),
 ]
 Overrides = Annotated[
     list[str],
@@ -68,8 +68,8 @@ Overrides = Annotated[
 Place = Annotated[
     Literal["process", "pool"] | Empty,
     form_field(
-        "Where stages run",
-        "process: beside the run, on its machine. pool: each stage that needs a model as a run of its own. "
+        "Where tasks run",
+        "process: beside the run, on its machine. pool: each task that needs a model as a run of its own. "
         "Left empty: as in the settings.",
     ),
 ]
@@ -86,15 +86,15 @@ Judge = Annotated[
 
 
 def run_name() -> str:
-    """Return the settings' name and the name that the form or Prefect gave; the same when a run is started again."""
-    settings, given = Path(flow_run.parameters["config"]).stem, str(flow_run.name)
-    return given if given.startswith(f"{settings}: ") else f"{settings}: {given}"
+    """Return the name of the settings with the name from the form or from Prefect. A restart keeps it."""
+    settings, name = Path(flow_run.parameters["config"]).stem, str(flow_run.name)
+    return name if name.startswith(f"{settings}: ") else f"{settings}: {name}"
 
 
 def final_state(work: Callable[[], str]) -> State[Any]:
-    """Return the final state after `work`: its message is the address of what was made, or why nothing was.
+    """Return the final state after `work`. Its message is the address of the artifact, or the error.
 
-    A raised error would be shown in Prefect's own words, with a traceback first.
+    Prefect would show a raised error with a traceback first.
     """
     try:
         _stop_after_crashes()
@@ -116,7 +116,7 @@ def settings_of(
     place: str | None = None,
     store: str | None = None,
 ) -> Settings:
-    """Return the settings that a filled-in form means. Raises InputError that names the field."""
+    """Return the settings of a filled-in form. Raises InputError that names the field."""
     fields: dict[str, Any] = {
         "method": method,
         "iterations": iterations,
@@ -132,16 +132,16 @@ def settings_of(
 
 
 def format_fields(fields: dict[str, Any]) -> list[str]:
-    """Return the overrides for a form's fields, without those that are left empty."""
+    """Return a form's fields as overrides, without empty fields."""
     return files.format_overrides({name: value for name, value in fields.items() if value != ""})
 
 
 def _stop_after_crashes() -> None:
-    """Raise StageError when the flow run at hand has crashed and been started again too often."""
+    """Raise StageError when the present flow run has crashed too often."""
     with get_client(sync_client=True) as client:
         states = client.read_flow_run_states(UUID(flow_run.id))
     in_order = (state.type for state in sorted(states, key=lambda state: state.timestamp))
-    crashes = [kind for kind, _ in groupby(in_order)].count(StateType.CRASHED)  # a worker tells of each twice
+    crashes = [kind for kind, _ in groupby(in_order)].count(StateType.CRASHED)  # a worker reports a crash twice
     if crashes >= STARTS:
         raise StageError(
             f"crashed {crashes} times, so not started again: the log says why; a new run goes on from what is done"

@@ -1,8 +1,8 @@
-"""The flow `stage`: one stage or shard, on whatever machine has a worker of the pool.
+"""Run the flow `stage`: one task or shard, on a machine with a worker of the pool.
 
-In: a request and the address of the store.  Out: the artifact in the store, and a final state: Completed, Failed under
-the name of the error (InputError, StageError, …), or Crashed. Only references pass, never data. The stage itself is a
-process of its own (`python -m tasks.runtime.worker`), under vLLM's interpreter where vLLM writes; its log is the run's.
+The flow receives a request and the address of the store, but no data. It starts `python -m tasks.runtime.worker` under
+the needed interpreter, and copies its log. The final state is Completed, Crashed, or Failed under the name of the error
+(InputError, StageError, …).
 """
 
 import json
@@ -34,23 +34,23 @@ PROGRESS = ("done", "total", "unit", "note")  # as a progress artifact's metadat
 
 @flow(name="stage", persist_result=False)
 def stage(request: str, store: str, threads: int = 1) -> State[Any]:
-    """Run one stage or shard: make the artifact that `request` describes in the store at `store`.
+    """Run one task or shard: make the artifact of `request` in `store`.
 
-    Started by runs whose settings say `compute.place: pool`.
+    A run with `compute.place: pool` in its settings starts this flow.
 
     Args:
-        request: what is asked, as JSON that montessori.artifacts.Request reads.
-        store: the store's address; this machine must reach it.
-        threads: CPU threads to compute with.
+        request: the request as JSON (montessori.artifacts.Request).
+        store: the address of the store. This machine must reach it.
+        threads: the number of CPU threads.
     """
-    asked = Request.model_validate_json(request)
+    parsed = Request.model_validate_json(request)
     failure: dict[str, Any] = {}
-    show = _progress(asked)
-    with _started(asked, store, threads) as child:
+    show = _progress(parsed)
+    with _worker(parsed, store, threads) as child:
         assert child.stdin and child.stdout and child.stderr
         logs = threading.Thread(target=_forward, args=(child.stderr, get_run_logger().info), daemon=True)
         logs.start()
-        child.stdin.write(asked.model_dump_json())
+        child.stdin.write(parsed.model_dump_json())
         child.stdin.close()
         for line in child.stdout:
             answer = json.loads(line)
@@ -61,7 +61,7 @@ def stage(request: str, store: str, threads: int = 1) -> State[Any]:
         code = child.wait()
         logs.join()
     if code == 0:
-        return Completed(message=asked.address)
+        return Completed(message=parsed.address)
     error = process_error(code, failure, "this run's")
     if isinstance(error, StageCrash):
         return Crashed(message=str(error))
@@ -69,16 +69,16 @@ def stage(request: str, store: str, threads: int = 1) -> State[Any]:
 
 
 @contextmanager
-def _started(request: Request, store: str, threads: int) -> Iterator["subprocess.Popen[str]"]:
-    """The stage's process; it does not outlive the block."""
+def _worker(request: Request, store: str, threads: int) -> Iterator["subprocess.Popen[str]"]:
+    """Start the process of the task, and kill it at the end of the block."""
     libraries = registry.libraries(request)
     python = interpreter(libraries, request.means.get("vllm", Vllm().model_dump())["python"])
     command = [python, "-m", "tasks.runtime.worker", "/dev/stdin", "--tied"]
     variables = environment(libraries, threads)
     if not registry.loads_model(request):
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    elif mine := os.environ.get("MONTESSORI_GPUS"):  # those of this worker, where a container shows all
-        variables["CUDA_VISIBLE_DEVICES"] = mine
+    elif own := os.environ.get("MONTESSORI_GPUS"):  # the worker's own, since a container shows all
+        variables["CUDA_VISIBLE_DEVICES"] = own
     child = subprocess.Popen(
         [*command, "--store", store, "--threads", str(threads)],
         stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ def _forward(lines: IO[str], log: Callable[[str], None]) -> None:
 
 
 def _progress(request: Request) -> Callable[[int, int, str, str], None]:
-    """What keeps a progress artifact of this run up to date, for people and for the run that waits."""
+    """Return a function that updates the progress artifact, for people and for the waiting run."""
     client = get_client(sync_client=True)
     worker = socket.gethostname()
     last = -PROGRESS_EVERY_S
@@ -115,11 +115,11 @@ def _progress(request: Request) -> Callable[[int, int, str, str], None]:
         if time.monotonic() - last < PROGRESS_EVERY_S and done < total:
             return
         last = time.monotonic()
-        try:  # progress is worth no failure
+        try:  # a task must not fail because of its progress
             if artifact is None:
                 artifact = create_progress_artifact(0, description=f"{request.title}, {total} {unit}")
-            words = {name: str(value) for name, value in zip(PROGRESS, progress, strict=True)} | {"worker": worker}
-            client.update_artifact(artifact, ArtifactUpdate(data=100 * done / max(1, total), metadata_=words))
+            fields = {name: str(value) for name, value in zip(PROGRESS, progress, strict=True)} | {"worker": worker}
+            client.update_artifact(artifact, ArtifactUpdate(data=100 * done / max(1, total), metadata_=fields))
         except Exception as error:
             logging.getLogger(__name__).debug("no progress shown: %s", error)
 

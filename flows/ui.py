@@ -1,4 +1,4 @@
-"""What a flow shows in Prefect's UI: the table of its tasks and shards, its result, and a link to its report."""
+"""Show a flow in Prefect's UI: the table of its tasks and shards, its result, and a link to its report."""
 
 import json
 import logging
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class ShardTable(PeriodicDisplay):
-    """Keeps the table artifact `shards` up to date inside the block: a row a shard, with what the failed ones say."""
+    """Keeps the table artifact `shards` up to date inside the block, with a row for each shard and its error."""
 
     def __init__(self, executor: PrefectExecutor):
         super().__init__(EVERY_S)
         self._executor, self._client = executor, get_client(sync_client=True)
         self._artifact: UUID | None = None
         self._shown = ""
-        self._hosts: dict[str, str] = {}  # that made an artifact
+        self._hosts: dict[str, str] = {}  # of each artifact
 
     def __enter__(self) -> "ShardTable":
         self.start()
@@ -43,7 +43,7 @@ class ShardTable(PeriodicDisplay):
         self.show()
 
     def show(self) -> None:
-        """Update the table, where anything has changed."""
+        """Update the table if anything has changed."""
         rows = [self._row(record) for record in list(self._executor.records.values())]
         if not rows or (table := json.dumps(rows)) == self._shown:
             return
@@ -81,16 +81,16 @@ def present(store: Store, address: str, key: str = "result") -> None:
     """Show an artifact's result and a link to its report."""
     report, link = store.locate(address) + "/report.html", report_link(store, address)
     result = (store.open(address) / "result.md").read_text(encoding="utf-8")
-    words = f"{result}\n[The whole report]({link})\n"
-    show(create_markdown_artifact, markdown=words, key=key, description=f"The comparison: {address}")
-    named = "report" if key == "result" else f"{key}-report"
-    show(create_link_artifact, link=link, link_text="The whole report", key=named, description=report)
+    markdown = f"{result}\n[The whole report]({link})\n"
+    show(create_markdown_artifact, markdown=markdown, key=key, description=f"The comparison: {address}")
+    link_key = "report" if key == "result" else f"{key}-report"
+    show(create_link_artifact, link=link, link_text="The whole report", key=link_key, description=report)
 
 
-def show(create: Callable[..., Any], **what: Any) -> Any:
-    """Create an artifact in Prefect's UI. A lost server must not fail a run whose result is safe in the store."""
+def show(create: Callable[..., Any], **fields: Any) -> Any:
+    """Create an artifact in Prefect's UI. A lost server must not fail a run, since its result is in the store."""
     try:
-        return create(**what)
+        return create(**fields)
     except Exception as error:
         log.warning("not shown in Prefect: %s", error)
         return None

@@ -37,7 +37,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
             "instruction": row["instruction"],
             "response": text.text.strip(),
             "finish_reason": text.finish_reason,
-            "instruction_tokens": answer.prompt_tokens,  # with what the chat template adds
+            "instruction_tokens": answer.prompt_tokens,  # with the chat template
             "response_tokens": text.tokens,
             "seed": seed,
             **source,

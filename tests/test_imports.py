@@ -94,18 +94,18 @@ def test_sources_are_checked_without_loading_a_model_library():
     assert loaded_by(code) in ([], ["pyarrow"])
 
 
-@pytest.mark.parametrize("stage", registry.TASKS)
-def test_every_stage_has_settings_and_a_function_that_runs_it(stage):
-    module = registry.module(stage)
+@pytest.mark.parametrize("task", registry.TASKS)
+def test_every_task_has_settings_and_a_function_that_runs_it(task):
+    module = registry.module(task)
     assert issubclass(module.Settings, Frozen)
     assert callable(module.run)
     assert module.run.__doc__
 
 
-def test_every_stage_module_is_a_stage():
+def test_every_task_module_is_in_the_registry():
     tasks = ROOT / "tasks"
     files = {*tasks.glob("*.py"), *tasks.glob("benchmarks/*.py"), *tasks.glob("reports/*.py")}
     modules = {
         str(file.relative_to(tasks).with_suffix("")).replace("/", ".") for file in files if "__" not in file.stem
     }
-    assert modules - {"registry"} == {stage.module for stage in registry.TASKS.values()}
+    assert modules - {"registry"} == {task.module for task in registry.TASKS.values()}

@@ -1,4 +1,4 @@
-"""`montessori champion`: look at a store's champion teachers, promote one by hand, take a promotion back."""
+"""Show, promote and roll back a store's champion teachers: `montessori champion`."""
 
 import argparse
 import sys
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from montessori.refresh.champions import Change
 
 EXAMPLES = """examples:
-  montessori champion show                                the champion, since when and why
-  montessori champion history --name tiny                 all that have been, and the nights that kept one
+  montessori champion show                                the champion, with the date and the reason
+  montessori champion history --name tiny                 all champions, and the nights without a promotion
   montessori champion promote teacher/3f2a… --name tiny   make that teacher the champion, untested
-  montessori champion rollback --name tiny                put the one before the last promotion back
+  montessori champion rollback --name tiny                restore the champion before the last promotion
 
 A teacher's address is in the table of a run's report, and in the folder store/teacher. The nightly refresh starts from
-the champion: after a rollback, from the one that was put back.
+the champion, or after a rollback from the restored one.
 """
 HOW = {"test": "by the test", "hand": "by hand", "rollback": "rollback"}
 
 
 def add_parser(add: Any) -> None:
-    """Add the command and its four actions; `add` makes a subparser."""
+    """Add the command and its four actions. `add` creates a subparser."""
     champion = add(
         "champion",
         help="the best teacher so far: show, history, promote, rollback",
@@ -35,7 +35,7 @@ def add_parser(add: Any) -> None:
     )
     actions = champion.add_subparsers(dest="action", metavar="ACTION", required=True)
     for action, help in (
-        ("show", "the champion, since when and why"),
+        ("show", "the champion, with the date and the reason"),
         ("history", "every change and every night that kept the champion, the oldest first"),
         ("promote", "make a teacher the champion by hand"),
         ("rollback", "take the last promotion back"),
@@ -49,16 +49,16 @@ def add_parser(add: Any) -> None:
         )
         if action == "promote":
             parser.add_argument("teacher", metavar="TEACHER", help="its address, like teacher/3f2a…")
-        parser.add_argument("--name", metavar="NAME", help="of the settings (default: the store's only champion's)")
+        parser.add_argument("--name", metavar="NAME", help="name of its settings (default: the store's only one)")
         parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
 
 
 def champion(options: argparse.Namespace) -> int:
-    """Do what was asked, and print what came of it."""
+    """Run the action, print its result, and return the exit code."""
     from montessori.refresh import champions, nights
 
     store = store_of(options)
-    name = options.name or _only(champions.names(store), options)
+    name = options.name or _only_name(champions.names(store), options)
     if options.action in ("promote", "rollback"):
         store.check_writable()
         entry = (
@@ -80,16 +80,16 @@ def champion(options: argparse.Namespace) -> int:
     return 0
 
 
-def _only(known: list[str], options: argparse.Namespace) -> str:
-    if not known:
+def _only_name(names: list[str], options: argparse.Namespace) -> str:
+    if not names:
         raise InputError(f"there is no champion in {options.store} yet; give the --name that it is to have")
-    if len(known) != 1:
-        raise InputError(f"--name is missing: the store {options.store} has champions for: {', '.join(known)}")
-    return known[0]
+    if len(names) != 1:
+        raise InputError(f"--name is missing: the store {options.store} has champions for: {', '.join(names)}")
+    return names[0]
 
 
 def _show(store: "Store", name: str, entry: "Change") -> None:
-    """One entry, a line a fact."""
+    """Print one entry, a line for each fact."""
     lines = {
         "champion": f"{name}, entry {entry.number}",
         "teacher": entry.teacher,
@@ -103,26 +103,27 @@ def _show(store: "Store", name: str, entry: "Change") -> None:
             f"reference loss {test.difference:.4g} ± {test.standard_error:.2g} nats/token lower, "
             f"p = {test.p_value:.2g}, {test.n:,} examples, {test.seeds} pairs of students"
         )
-    for what, value in lines.items():
-        sys.stdout.write(f"{what:<9} {value}\n")
+    for fact, value in lines.items():
+        sys.stdout.write(f"{fact:<9} {value}\n")
 
 
 def _list(entries: list["Change"], kept: list["Manifest"]) -> None:
-    """The history, a line an entry, and among them a line for each night that kept the champion; by their time."""
+    """Print a line for each entry and for each night that kept the champion, by time."""
     from montessori.evaluation.paired import PairedTest
 
-    rows = [(e.who, f"{e.number:>4}", e.teacher, HOW[e.how], _found(e.test) if e.test else "") for e in entries]
+    rows = [(e.who, f"{e.number:>4}", e.teacher, HOW[e.how], _difference(e.test) if e.test else "") for e in entries]
     for manifest in kept:
         night = manifest["summary"]
-        found = f"night {night['night']}, {night['challenger']}: {_found(PairedTest.model_validate(night['test']))}"
-        rows.append((manifest["made_by"], "   –", night["champion"], "kept", found))
+        difference = _difference(PairedTest.model_validate(night["test"]))
+        note = f"night {night['night']}, {night['challenger']}: {difference}"
+        rows.append((manifest["made_by"], "   –", night["champion"], "kept", note))
     width = max(len(teacher) for _, _, teacher, _, _ in rows)
-    for who, number, teacher, how, found in sorted(rows, key=lambda row: row[0]["time"]):
+    for who, number, teacher, how, note in sorted(rows, key=lambda row: row[0]["time"]):
         line = f"{number}  {who['time']}  {teacher:<{width}}  {how:<11}  {who['user']}@{who['host']}"
-        sys.stdout.write(f"{line}  {found}".rstrip() + "\n")
+        sys.stdout.write(f"{line}  {note}".rstrip() + "\n")
 
 
-def _found(test: "PairedTest") -> str:
-    """How much lower the reference loss of the challenger's student is than the champion's."""
+def _difference(test: "PairedTest") -> str:
+    """Return the difference of the reference losses of the challenger's and the champion's students, in words."""
     word = "lower" if test.difference >= 0 else "higher"
     return f"{abs(test.difference):.4g} ± {test.standard_error:.2g} {word}, p = {test.p_value:.2g}"

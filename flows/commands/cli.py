@@ -1,6 +1,6 @@
-"""The command line: `montessori run`, `evaluate`, `refresh`, `status`, `reports`, `store`, `score`, `push` and others.
+"""Parse the command line, and run `montessori run`, `evaluate`, `refresh`, `status`, `store`, `score` and the others.
 
-Exit codes: 0 done; 2 the input is wrong, said in one sentence, nothing started; 1 anything else.
+Exit codes: 0 after success, 2 for wrong input (one sentence, nothing started), 1 for any other failure.
 """
 
 import argparse
@@ -22,22 +22,22 @@ from montessori.settings import shipped
 
 ESTIMATE_EXAMPLES = """examples:
   montessori estimate llama3-8b                                  tokens, hours and bytes of the paper's run
-  montessori estimate tiny --set training_size=20000             of a larger one, from what small ones took
+  montessori estimate tiny --set training_size=20000             a larger run, from the cost of small ones
   montessori estimate my.yaml --set generation.engine=openai --set generation.openai.model=gpt-4o      with its price
 """
 SCORE_EXAMPLES = """examples:
   montessori score --student models/student --optimizer-state models/student-state \\
                    --data points.jsonl --reference reference.jsonl --out scores.jsonl
-  montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first, use what that leaves
-  montessori score … --estimator exact --limit 64     the definition itself, slow: a check on the others
+  montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first
+  montessori score … --estimator exact --limit 64     the exact definition; slow, to check the others
 
 A point's influence is how much one optimiser step on it lowers the student's loss on the reference set. Rows have
-instruction (and input) with response, output or answer, or chat messages. Killed, the same command goes on from the
-shards that are done.
+instruction (and input) with response, output or answer, or chat messages. After a kill, the same command continues
+from the finished shards.
 """
 PUSH_EXAMPLES = """examples:
   montessori push store/runs/tiny-1a2b3c4d me/tiny-data                       the last iteration's training set, private
-  montessori push tiny-1a2b3c4d me/tiny-data --system Self-Instruct --public  another system's, for all to see
+  montessori push tiny-1a2b3c4d me/tiny-data --system Self-Instruct --public  another system's, public
   montessori push tiny-1a2b3c4d me/tiny-teacher --what teacher                the tuned teacher
   montessori push tiny-1a2b3c4d me/tiny-data --to look                        the files and the card, nothing uploaded
 
@@ -51,14 +51,14 @@ DEPLOY_EXAMPLES = """examples:
                     --stage-image registry/montessori-worker-gpu:1 --gpus 1 --memory 64Gi
   montessori deploy --nightly '0 2 * * *' --notify slack-webhook/team
 
-Repeat it as you like: what its options do not name stays as it is. Then start a worker:
+A repeated command changes only what its options name. Then start a worker:
   prefect worker start --pool montessori
 """
 AddParser = Callable[..., argparse.ArgumentParser]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command in `arguments` (default: the process's); the exit code."""
+    """Run the command in `arguments` (default: the process's), and return the exit code."""
     options = _parser().parse_args(arguments)
     if options.command is None:
         _parser().print_help(sys.stderr)
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quiet_prefect() -> None:
-    """Keep Prefect's own lines off the screen, and its telemetry off. It reads the environment when it is imported."""
+    """Turn off Prefect's log lines and telemetry. Prefect reads the environment at import."""
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
@@ -86,7 +86,7 @@ def _quiet_prefect() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too few on a busy laptop
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PYTHONSAFEPATH": "1",  # no module of the working folder is taken for ours in a process that Prefect starts
+        "PYTHONSAFEPATH": "1",  # for processes of Prefect: the working folder must not hide our modules
     }.items():
         os.environ.setdefault(name, value)
 
@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_parsers(add)
     estimate = add(
         "estimate",
-        help="what a run would take: tokens, hours, bytes and price, before anything runs",
-        description="Estimate a run from its settings and from what past runs in the store took. Starts nothing.",
+        help="estimate the tokens, hours, bytes and price of a run",
+        description="Estimate a run from its settings and from the cost of past runs in the store. Starts nothing.",
         epilog=ESTIMATE_EXAMPLES,
     )
     estimate.add_argument("config", metavar="CONFIG", help="settings or a study, by name or as a YAML file")
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_score(add: AddParser) -> None:
     score = add(
         "score",
-        help="the influence of points of your own on a student",
+        help="score the influence of your own points on a student",
         description="Score each point of a data set by its influence on a student's loss on a reference set.",
         epilog=SCORE_EXAMPLES,
         argument_default=argparse.SUPPRESS,  # defaults are in montessori.settings.score
@@ -137,55 +137,55 @@ def _add_score(add: AddParser) -> None:
 
     option("student", "MODEL", "a folder with safetensors and a tokenizer, or a hub name", required=True)
     option("data", "DATA", "the points: a JSONL, JSON or Parquet file, or a hub name", required=True)
-    option("reference", "DATA", "the reference set, likewise", required=True)
+    option("reference", "DATA", "the reference set, in the same form", required=True)
     option(
-        "out", "FILE", "where the scores go: FILE.jsonl or FILE.parquet; summary and figure beside it", required=True
+        "out", "FILE", "file for the scores: FILE.jsonl or FILE.parquet; summary and figure go beside it", required=True
     )
     option(
         "optimizer-state",
         "DIR",
         "AdamW's state: optimizer.safetensors and optimizer.json, as OptimizerState.save writes",
     )
-    option("warm-up", "N", "without a state: fine-tune on N random points first; neither: plain gradient descent")
-    option("learning-rate", "RATE", "of the step (default: the state's; without one 5e-6)")
+    option("warm-up", "N", "without a state: fine-tune on N random points first (default: plain gradient descent)")
+    option("learning-rate", "RATE", "learning rate of the step (default: the state's, or 5e-6)")
     option("estimator", "NAME", "taylor (default), exact or directional")
     option("limit", "N", "score the first N points only")
-    option("split", "NAME", "of a hub data set of points (default: train)")
-    option("max-length", "TOKENS", "longer points are cut (default: 1024)")
-    option("dtype", "DTYPE", "of the student: float32 or bfloat16 (default: bfloat16 on a GPU, float32 on a CPU)")
-    option("state-dtype", "DTYPE", "of moments and reference gradient (default: float32)")
-    option("exact-dtype", "DTYPE", "bfloat16: take exact's step in it, as the original did; its noise is measured")
-    option("token-budget", "TOKENS", "padded tokens of a batch (default: 2048)")
-    option("shards", "N", "parts that are kept apart (default: 256 points each, exact 16; on a GPU 8 times as many)")
-    option("seed", "N", "of the warm-up (default: 0)")
-    option("store", "DIR", "where finished parts are kept (default: store)")
-    option("threads", "N", "CPU threads of one shard (default: 1)")
-    option("at-once", "N", "shards side by side (default: the GPUs, or the cores divided by --threads)")
-    score.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the student")
+    option("split", "NAME", "split of a hub dataset of points (default: train)")
+    option("max-length", "TOKENS", "cut longer points (default: 1024)")
+    option("dtype", "DTYPE", "dtype of the student: float32 or bfloat16 (default: bfloat16 on a GPU, float32 on a CPU)")
+    option("state-dtype", "DTYPE", "dtype of moments and reference gradient (default: float32)")
+    option("exact-dtype", "DTYPE", "dtype of exact's step; bfloat16 as in the original, whose noise is measured")
+    option("token-budget", "TOKENS", "padded tokens in a batch (default: 2048)")
+    option("shards", "N", "number of shards (default: 256 points each, exact 16; on a GPU 8 times as many)")
+    option("seed", "N", "random seed of the warm-up (default: 0)")
+    option("store", "DIR", "folder of the artifacts (default: store)")
+    option("threads", "N", "CPU threads for a shard (default: 1)")
+    option("at-once", "N", "shards at once (default: the GPUs, or the cores divided by --threads)")
+    score.add_argument("--trust-remote-code", action="store_true", help="run the model code of the student")
 
 
 def _add_push(add: AddParser) -> None:
     push = add(
         "push",
-        help="what a run has made, to the Hugging Face hub",
-        description="Push a run's data or model to the Hugging Face hub, with a card that says how it was made.",
+        help="upload the data or a model of a run to the Hugging Face hub",
+        description="Upload a run's data or model to the Hugging Face hub, with a card on its origin.",
         epilog=PUSH_EXAMPLES,
     )
     push.add_argument("run", metavar="RUN", help="a run's folder, as `montessori run` prints it, or its name")
-    push.add_argument("repo", metavar="REPO", help="user/name on the hub; made where there is none")
+    push.add_argument("repo", metavar="REPO", help="user/name on the hub; created if it does not exist")
     push.add_argument("--what", choices=["data", "teacher", "student"], default="data", help="(default: data)")
-    push.add_argument("--system", metavar="NAME", help="whose, as the run's report calls it (default: the last one's)")
-    push.add_argument("--public", action="store_true", help="for all to see (default: a private repository)")
-    push.add_argument("--license", metavar="ID", help="as the hub calls it, for example apache-2.0 (default: none)")
-    push.add_argument("--to", metavar="FOLDER", help="write what would be uploaded to FOLDER, and upload nothing")
-    push.add_argument("--store", metavar="DIR", default="store", help="where RUN is looked up by name (default: store)")
+    push.add_argument("--system", metavar="NAME", help="the system, by its name in the report (default: the last)")
+    push.add_argument("--public", action="store_true", help="create a public repository (default: private)")
+    push.add_argument("--license", metavar="ID", help="a license of the hub, for example apache-2.0 (default: none)")
+    push.add_argument("--to", metavar="FOLDER", help="write the files to FOLDER, and upload nothing")
+    push.add_argument("--store", metavar="DIR", default="store", help="the store with RUN (default: store)")
 
 
 def _add_deploy(add: AddParser) -> None:
     deploy = add(
         "deploy",
         help="register the work pool, deployments and automations on a Prefect server",
-        description="Register on the Prefect server at PREFECT_API_URL what runs Montessori from its UI, on workers.",
+        description="Register Montessori on the Prefect server at PREFECT_API_URL, to run it from the UI on workers.",
         epilog=DEPLOY_EXAMPLES,
         argument_default=argparse.SUPPRESS,  # defaults are in flows.deployment.deploy.DeployOptions
     )
@@ -197,27 +197,27 @@ def _add_deploy(add: AddParser) -> None:
         "--type",
         choices=["process", "docker", "kubernetes"],
         dest="kind",
-        help="what a worker starts for each run (default: process)",
+        help="the kind of worker (default: process)",
     )
-    option("pool", "NAME", "of the work pool (default: montessori)")
+    option("pool", "NAME", "name of the work pool (default: montessori)")
     option(
         "at-once",
         "N",
-        "stages side by side in the pool: its GPUs (default: as many as this machine has room for)",
+        "tasks at once in the pool, usually its GPUs (default: as many as this machine can run)",
         type=int,
     )
-    option("gpus", "N", "of one stage, in a container (default: 0)", type=int)
-    option("image", "IMAGE", "of a run (default: montessori-orchestrator:local)")
-    option("stage-image", "IMAGE", "of a stage (default: montessori-worker-gpu:local, or -cpu where --gpus is 0)")
+    option("gpus", "N", "GPUs of a task in a container (default: 0)", type=int)
+    option("image", "IMAGE", "image of a run (default: montessori-orchestrator:local)")
+    option("stage-image", "IMAGE", "image of a task (default: montessori-worker-gpu:local, or -cpu where --gpus is 0)")
     option("network", "NAME", "Docker network with the Prefect server and the store")
-    option("memory", "SIZE", "of one stage, in a container, for example 16g (Docker) or 16Gi (Kubernetes)")
-    option("store", "URI", "where runs keep their artifacts (default: as in their settings)")
-    option("config", "NAME", "settings that the form in the UI begins with (default: tiny)")
-    option("nightly", "CRON", "when the teacher is refreshed, in UTC; off: never (default: off)")
+    option("memory", "SIZE", "memory of a task in a container, for example 16g (Docker) or 16Gi (Kubernetes)")
+    option("store", "URI", "store of the runs (default: as in their settings)")
+    option("config", "NAME", "initial settings in the UI's form (default: tiny)")
+    option("nightly", "CRON", "schedule of the teacher's refresh in UTC, or off (default: off)")
     option(
         "notify",
         "TYPE/NAME",
-        "block that is told of failures, as slack-webhook/team; off: none (default: off)",
+        "block to notify of failures, like slack-webhook/team, or off (default: off)",
     )
 
 
@@ -253,7 +253,7 @@ def _score(options: argparse.Namespace) -> int:
     from montessori.settings.score import Scoring
 
     try:
-        asked = Scoring.model_validate({k: v for k, v in vars(options).items() if k != "command"})
+        scoring = Scoring.model_validate({k: v for k, v in vars(options).items() if k != "command"})
     except ValidationError as error:
         field = "".join(map(str, error.errors()[0]["loc"]))
         sentence = config_file.sentence(error)
@@ -262,7 +262,7 @@ def _score(options: argparse.Namespace) -> int:
 
     from flows.commands.score import score
 
-    score(asked, Console())
+    score(scoring, Console())
     return 0
 
 
@@ -271,7 +271,7 @@ def _estimate(options: argparse.Namespace) -> int:
     options.config = str(shipped.path_of(options.config, "study" if only_a_study else "settings", "CONFIG"))
     if config_file.is_study(config_file.read(options.config)):
         if options.iterations is not None:
-            raise InputError("--iterations: a study says it of each system; --set systems.NAME.iterations=N")
+            raise InputError("--iterations: a study has it in each system; use --set systems.NAME.iterations=N")
         return study.estimate(options)
     settings = settings_of(options)
     from rich.console import Console

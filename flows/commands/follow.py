@@ -1,4 +1,4 @@
-"""Run a command's plan and show it on the screen: in this process, or through Prefect."""
+"""Run a command's plan in this process or through Prefect, and show it on the screen."""
 
 import logging
 import os

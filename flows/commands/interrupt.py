@@ -1,4 +1,4 @@
-"""The end of a command on Ctrl-C: at once, with all that it has started; the store is always whole."""
+"""End a command on Ctrl-C at once, with all its processes. The store is always whole."""
 
 import os
 import signal
@@ -10,10 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def exit_on_interrupt(clear_screen: Callable[[], None]) -> Iterator[None]:
-    """On Ctrl-C and SIGTERM end this process and those that it started, nothing else: the store is always whole.
+    """End this process and its children on Ctrl-C and SIGTERM, without any further work.
 
-    Of `run`: Prefect's own way out would wait for its embedded server, which the same Ctrl-C has ended. A server of
-    the user's is told, by Prefect, that the run has crashed.
+    Prefect's own exit would wait for its embedded server, which the same Ctrl-C has ended.
     """
 
     from tasks.runtime import status_writer

@@ -1,6 +1,6 @@
-"""Markdown in a terminal, whose tables keep every word: of one that is too wide the parts, each with its first column.
+"""Show Markdown in a terminal, with wide tables split into parts that each repeat the first column.
 
-`FittedMarkdown(text)` in place of rich's `Markdown(text)`, which cuts the words of such a table.
+`FittedMarkdown(text)` replaces rich's `Markdown(text)`, which cuts the words of a wide table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
 from rich.text import Text
 
-NAMES = 24  # characters that a first column gets at least, if it wants them; beyond a third of the width it wraps
+NAMES = 24  # least width of a long first column, in characters; it wraps beyond a third of the console
 Column = list[Text]  # its head, then its cells
 
 
 class _Parts(TableElement):
-    """A table in as many parts as it takes."""
+    """A table that splits into parts if it is too wide."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         assert self.header and self.header.row, "Markdown has no table without a head"
@@ -28,13 +28,13 @@ class _Parts(TableElement):
 
 
 class FittedMarkdown(Markdown):
-    """Markdown with such tables."""
+    """Markdown with tables that split if they are too wide."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "table_open": _Parts}
 
 
 def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
-    """Whether the table has room as it is, with nothing wrapped."""
+    """Tell whether the table fits without wrapping."""
     return console.measure(table, options=options.update(width=10_000)).maximum <= options.max_width
 
 
@@ -54,7 +54,7 @@ def _parts(first: Column, others: Sequence[Column], console: Console, options: C
 
 
 def _table(first: Column, others: Sequence[Column], names: int | None) -> Table:
-    """A table whose first column is `names` wide, its heads wrapping to their cells; None: nothing wraps."""
+    """Return a table with a first column of width `names` and wrapped heads, or with None a table without wrapping."""
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, style="markdown.table.border")
     for column in (first, *others):
         head = column[0].copy()
@@ -67,7 +67,7 @@ def _table(first: Column, others: Sequence[Column], names: int | None) -> Table:
 
 
 def _width(column: Column) -> int:
-    """That of the longest cell and of the longest word of the head, which may wrap."""
+    """Return the width of the longest cell or of the longest word of the head."""
     head, *cells = column
     words = (len(word) for word in head.plain.split())
     return max([*words, *(cell.cell_len for cell in cells)], default=0)

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Add and read the options that several commands share."""
 
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from montessori.settings.run import Settings
 if TYPE_CHECKING:
     from montessori.artifacts import Store
 
-SHORT = {"iterations": "iterations", "store": "store", "place": "compute.place"}  # options that are settings
+SHORT = {"iterations": "iterations", "store": "store", "place": "compute.place"}  # shorthand for settings
 
 
 def add_settings(command: ArgumentParser, sets: str) -> None:
-    """`--set` and `--store`; `sets` says what the first changes."""
+    """Add `--set` and `--store`. `sets` is the object of "change" in the help of `--set`."""
     command.add_argument(
         "--set",
         action="append",
@@ -27,7 +27,7 @@ def add_settings(command: ArgumentParser, sets: str) -> None:
 
 
 def add_start(command: ArgumentParser, dry_run: str) -> None:
-    """Add `--place`, `--dry-run` and `--prefect`; `dry_run` says what the latter shows."""
+    """Add `--place`, `--dry-run` and `--prefect`. `dry_run` is the object of "show" in the help of `--dry-run`."""
     command.add_argument(
         "--place", metavar="PLACE", help="short for --set compute.place=PLACE: process, inline or pool"
     )
@@ -40,18 +40,18 @@ def add_start(command: ArgumentParser, dry_run: str) -> None:
 
 
 def overrides_of(options: Namespace) -> list[str]:
-    """What `--set` says, and then the options that are short for it."""
+    """Return the overrides of `--set`, then those of the shorthand options."""
     short = {setting: getattr(options, name, None) for name, setting in SHORT.items()}
     return [*options.overrides, *files.format_overrides(short)]
 
 
 def settings_of(options: Namespace) -> Settings:
-    """The settings that a command's CONFIG and options say."""
+    """Return the settings of a command's CONFIG and options."""
     return files.load(shipped.path_of(options.config, "settings", "CONFIG"), overrides_of(options))
 
 
 def store_of(options: Namespace) -> "Store":
-    """The store of a command that makes none. Raises InputError when it cannot be read, or its folder is not there."""
+    """Open the store of a command that creates none. Raises InputError when it does not exist or cannot be read."""
     from montessori.artifacts import Folder, open_store
 
     store = open_store(options.store)

@@ -1,7 +1,7 @@
-"""`montessori reports`: the reports of a store's runs and what is like them, for a browser. Reads, and nothing else.
+"""Serve the reports of a store's runs, evaluations and studies to a browser, read-only: `montessori reports`.
 
-A file is served when the manifest of its run names it, so no name can lead anywhere else. The Host header must be one
-of this server's: a page from elsewhere cannot have its own name point here and read along.
+Only files in the manifest of a run are served, so no path leads outside. The Host header must name this server, so that
+a foreign page cannot read the reports through a name of its own (DNS rebinding).
 """
 
 import argparse
@@ -35,12 +35,12 @@ TYPES = {
     "csv": "text/plain; charset=utf-8",
     "tex": "text/plain; charset=utf-8",
 }
-PATIENCE_S = 30  # with a browser that has opened a connection and says nothing
+PATIENCE_S = 30  # for a browser that has opened a connection and sends nothing
 log = logging.getLogger(__name__)
 
 
 def add_parser(add: Any) -> None:
-    """Add the command; `add` makes a subparser."""
+    """Add the command. `add` creates a subparser."""
     parser = add(
         "reports",
         help="serve the reports of a store's runs to a browser",
@@ -54,7 +54,7 @@ def add_parser(add: Any) -> None:
 
 
 def reports(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM, and return the exit code."""
     store = open_store(options.store)
     store.check_readable()
     try:
@@ -73,18 +73,18 @@ def reports(options: argparse.Namespace) -> int:
 
 
 def serve(store: Store, host: str, port: int) -> ThreadingHTTPServer:
-    """A server of the reports in `store`, listening; `serve_forever` makes it answer."""
+    """Return a listening server of the reports in `store`. Call `serve_forever` to answer requests."""
     return ThreadingHTTPServer((host, port), partial(Handler, store, names(host)))
 
 
 def names(host: str) -> set[str]:
-    """What this server may be called: this machine, the `host` that it listens on, and where flows send people."""
+    """Return the allowed host names: of this machine, of `host`, and of MONTESSORI_REPORTS_URL."""
     linked = urlsplit(os.environ.get("MONTESSORI_REPORTS_URL", "")).hostname
     return {"localhost", "127.0.0.1", "::1", host.lower(), *([linked] if linked else [])}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one browser."""
+    """Answers the requests of one connection."""
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "montessori", ""
@@ -95,58 +95,58 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*connection)
 
     def do_GET(self) -> None:
-        """The list of reports, or a file of one."""
+        """Send the list of reports, or a file of a report."""
         try:
             self._answer()
         except (ArtifactError, FileNotFoundError):
-            self._say(HTTPStatus.NOT_FOUND, f"no such report in {self._store.uri}")
+            self._send_text(HTTPStatus.NOT_FOUND, f"no such report in {self._store.uri}")
         except ConnectionError:  # the browser has gone
             self.close_connection = True
         except ValueError:
-            self._say(HTTPStatus.BAD_REQUEST, "no address")
+            self._send_text(HTTPStatus.BAD_REQUEST, "no address")
         except MontessoriError as error:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            self._send_text(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
-        """Nothing can be changed here."""
-        self.close_connection = True  # a body that nobody has read
-        self._say(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only", Allow="GET, HEAD", Connection="close")
+        """Refuse the request, since nothing can be changed here."""
+        self.close_connection = True  # the body was not read
+        self._send_text(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only", Allow="GET, HEAD", Connection="close")
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST  # noqa: N815
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Where the program logs."""
+        """Log through the program's logger."""
         log.info("%s %s", self.address_string(), format % arguments)
 
     def _answer(self) -> None:
         if _hostname(self.headers.get("Host", "")) not in self._hosts:
-            self._say(HTTPStatus.MISDIRECTED_REQUEST, "this server goes by another name")
+            self._send_text(HTTPStatus.MISDIRECTED_REQUEST, "this server goes by another name")
             return
         path = unquote(urlsplit(self.path).path)
         if path == "/":
             self._list()
             return
-        if path == "/health":  # for whoever watches this server: the store is not asked
-            self._say(HTTPStatus.OK, "it answers")
+        if path == "/health":  # for monitoring, without the store
+            self._send_text(HTTPStatus.OK, "it answers")
             return
-        room, _, rest = path.removeprefix("/").partition("/")
+        kind, _, rest = path.removeprefix("/").partition("/")
         name, _, file = rest.partition("/")
-        if room not in RUNS:
-            self._say(HTTPStatus.NOT_FOUND, "no such report")
+        if kind not in RUNS:
+            self._send_text(HTTPStatus.NOT_FOUND, "no such report")
         elif not file:
-            self._store.manifest(f"{room}/{name}")  # which is no other address, or there is an error
-            location = f"/{room}/{name}/report.html"
-            self._say(HTTPStatus.FOUND, location, Location=location)
+            self._store.manifest(f"{kind}/{name}")  # raises for a wrong address
+            location = f"/{kind}/{name}/report.html"
+            self._send_text(HTTPStatus.FOUND, location, Location=location)
         else:
-            self._file(f"{room}/{name}", file)
+            self._file(f"{kind}/{name}", file)
 
     def _list(self) -> None:
         from montessori.reporting.index import page
 
-        found = newest_first(entry for room in RUNS for entry in entries(self._store, room))
-        body = page(sorted(found, key=lambda e: -e.made.timestamp() if e.made else 0), self._store.uri).encode()
+        listed = newest_first(entry for kind in RUNS for entry in entries(self._store, kind))
+        body = page(sorted(listed, key=lambda e: -e.made.timestamp() if e.made else 0), self._store.uri).encode()
         self._begin(HTTPStatus.OK, TYPES["html"], len(body), {"Cache-Control": "no-cache"})
         if self.command == "GET":
             self.wfile.write(body)
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
     def _file(self, address: str, name: str) -> None:
         file = self._store.manifest(address)["files"].get(name)
         if file is None:
-            self._say(HTTPStatus.NOT_FOUND, "no such file")
+            self._send_text(HTTPStatus.NOT_FOUND, "no such file")
             return
         tag = f'"{file["sha256"]}"'
         caching = {"Cache-Control": "private, max-age=3600, immutable", "ETag": tag}
@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.command == "GET":
                 shutil.copyfileobj(content, self.wfile)
 
-    def _say(self, status: HTTPStatus, sentence: str, **headers: str) -> None:
+    def _send_text(self, status: HTTPStatus, sentence: str, **headers: str) -> None:
         body = f"{sentence}\n".encode()
         self._begin(status, "text/plain; charset=utf-8", len(body), {"Cache-Control": "no-store", **headers})
         if self.command != "HEAD":
@@ -178,21 +178,21 @@ class Handler(BaseHTTPRequestHandler):
         from montessori.reporting.html import POLICY
 
         self.send_response(status)
-        given = {"Content-Type": kind, "Content-Length": length if length is None else str(length)}
+        content = {"Content-Type": kind, "Content-Length": length if length is None else str(length)}
         safe = {
             "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
         }
-        for name, value in (given | headers | safe).items():
+        for name, value in (content | headers | safe).items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
 
 
 def _hostname(host: str) -> str | None:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header without its port, or None."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""`montessori run` and `montessori refresh`: a run or a night, followed on the screen."""
+"""Run Montessori-Instruct or a night, and show it on the screen: `montessori run` and `montessori refresh`."""
 
 import argparse
 from datetime import UTC, date, datetime
@@ -8,50 +8,48 @@ from flows.commands.options import add_settings, add_start, overrides_of, settin
 
 EXAMPLES = """examples:
   montessori run tiny                                     two iterations in the pocket world, on a laptop
-  montessori run tiny --set dpo.beta=0.2                  again with another beta: only what follows from it is redone
-  montessori run tinyllama-1.1b --dry-run                 what a run would do, without doing it
+  montessori run tiny --set dpo.beta=0.2                  again with another beta; only what depends on it is made anew
+  montessori run tinyllama-1.1b --dry-run                 the plan of a run
   montessori run store/runs/tiny-1a2b3c4d/run.yaml        replay a run
 """
 REFRESH_EXAMPLES = """examples:
   montessori refresh tiny                             tonight's challenger against the champion
-  montessori refresh tiny --night 2026-11-23          that night again: it goes on, or replays, from the store
+  montessori refresh tiny --night 2026-11-23          that night again: it continues or is replayed
   montessori refresh tiny --set refresh.seeds=5       five pairs of students instead of three
-  montessori champion history --name tiny             what each night promoted or kept
+  montessori champion history --name tiny             all promotions, and nights without one
 """
 
 
 def add_parsers(add: Any) -> None:
-    """Add both commands; `add` makes a subparser."""
+    """Add both commands. `add` creates a subparser."""
     run = add(
         "run",
         help="one run of Montessori-Instruct, end to end",
-        description="Run the method beside Self-Instruct and the base student. What the store has is not done again.",
+        description="Run the method beside Self-Instruct and the base student. Existing artifacts are not made again.",
         epilog=EXAMPLES,
     )
     refresh = add(
         "refresh",
-        help="one night: tune the champion teacher, and keep what its student learns more from",
+        help="one night: tune the champion teacher, and keep the better one",
         description="Tune the champion teacher, compare the students of both, and promote the challenger if its "
-        "student's reference loss is lower by more than the noise. The same night goes on where it stopped.",
+        "student's reference loss is lower by more than the noise. A repeated night continues where it stopped.",
         epilog=REFRESH_EXAMPLES,
     )
     for command in (run, refresh):
         command.add_argument("config", metavar="CONFIG", help="settings by name, for example tiny, or a YAML file")
         add_settings(command, "a setting, for example dpo.beta=0.2")
     run.add_argument("--iterations", type=int, metavar="N", help="short for --set iterations=N")
-    run.add_argument(
-        "--suite", metavar="SUITE", help="benchmarks for the students as well: quick, paper or a YAML file"
-    )
-    run.add_argument("--judge", metavar="ENGINE:MODEL", help="who judges in the suite, as `montessori evaluate` has it")
+    run.add_argument("--suite", metavar="SUITE", help="also measure the students: quick, paper or a YAML file")
+    run.add_argument("--judge", metavar="ENGINE:MODEL", help="the judge of the suite, as in `montessori evaluate`")
     refresh.add_argument(
         "--night",
         type=_night,
         default=datetime.now(UTC).date(),
         metavar="DATE",
-        help="which night, as 2026-11-23; each makes new data (default: today, in UTC)",
+        help="the night, like 2026-11-23; each has new data (default: today in UTC)",
     )
     for command in (run, refresh):
-        add_start(command, "the plan and what of it is cached")
+        add_start(command, "the plan and its cached part")
 
 
 def _night(text: str) -> date:
@@ -62,7 +60,7 @@ def _night(text: str) -> date:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, run and show."""
+    """Check and run, show the result, and return the exit code."""
     settings = settings_of(options)  # before the imports below, which take a second
     from functools import partial
 
@@ -85,8 +83,8 @@ def run(options: argparse.Namespace) -> int:
     def flow() -> Any:
         from flows.montessori import montessori
 
-        given = {"suite": options.suite, "judge": options.judge}
-        return montessori(options.config, overrides=overrides_of(options), **given, return_state=True)
+        choices = {"suite": options.suite, "judge": options.judge}
+        return montessori(options.config, overrides=overrides_of(options), **choices, return_state=True)
 
     follow.follow(console, plan, partial(execute, plan), flow, with_prefect=options.prefect)
     if ready.card:
@@ -96,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def refresh(options: argparse.Namespace) -> int:
-    """Check, run the night and show what became of it."""
+    """Check and run the night, show its result, and return the exit code."""
     settings = settings_of(options)
     from functools import partial
 

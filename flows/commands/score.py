@@ -1,6 +1,6 @@
-"""`montessori score`: the influence of points of one's own on a student, without Prefect.
+"""Score the influence of a user's own points on a student, without Prefect: `montessori score`.
 
-In: the options.  Out: a file with a score for each point, its summary and its figure; in the store what they come from.
+The command writes a file with a score for each point, a summary and a figure. The artifacts are in the store.
 """
 
 import json
@@ -34,15 +34,18 @@ SUMMARY = ".summary.json"
 
 @dataclass(frozen=True)
 class Checked:
-    """What the options name, found fit to use."""
+    """The checked sources of the options."""
 
     addresses: dict[str, str]  # points, reference, student[, optimizer]
     points: list[data.Row]
-    overlap: int  # points whose instruction is in the reference set
+    overlap: int  # number of points with an instruction of the reference set
 
 
 def score(options: Scoring, console: Console) -> None:
-    """Check, score, write and show. Raises InputError before anything heavy starts, where it can be seen that early."""
+    """Check the options, score the points, and write and show the scores.
+
+    Raises InputError, wherever possible before anything heavy starts.
+    """
     started = time.monotonic()
     require("score", purpose="montessori score")
     if options.warm_up:
@@ -70,23 +73,24 @@ def score(options: Scoring, console: Console) -> None:
             executor.submit(request)
         executor.finish()
 
-    found = reporting.gather(store, plan.points, plan.scores, plan.split)
+    scores = reporting.gather(store, plan.points, plan.scores, plan.split)
     summary = {
-        **summarise(options, checked, found),
+        **summarise(options, checked, scores),
         "dtype": plan.dtype,
         "shards": plan.shards,
         "versions": store.manifest(plan.scores[0])["versions"],
         "artifacts": list(plan.requests),
         "command_seconds": round(time.monotonic() - started, 1),
     }
-    reporting.write(found, out)
-    written = [out, _beside(out, SUMMARY), *reporting.draw(found, out.with_suffix(""))]
+    reporting.write(scores, out)
+    written = [out, _beside(out, SUMMARY), *reporting.draw(scores, out.with_suffix(""))]
     written[1].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    terminal.show_scores(console, found, summary, {row["id"]: row["instruction"] for row in checked.points}, written)
+    instructions = {row["id"]: row["instruction"] for row in checked.points}
+    terminal.show_scores(console, scores, summary, instructions=instructions, files=written)
 
 
 def check(options: Scoring) -> Checked:
-    """Everything that the options name, looked at before a process starts. Raises InputError naming the option."""
+    """Check everything that the options name, before a process starts. Raises InputError that names the option."""
     _check_out(options)
     points = DataSource(source=options.data, split=options.split, limit=options.limit)
     reference = DataSource(source=options.reference)
@@ -101,29 +105,29 @@ def check(options: Scoring) -> Checked:
     for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
         if number and number > len(rows):
             raise InputError(f"{name} = {number}: exceeds the points, of which there are {len(rows)}")
-    asked = {row["instruction"] for row in against}
-    return Checked(addresses, rows, sum(row["instruction"] in asked for row in rows))
+    instructions = {row["instruction"] for row in against}
+    return Checked(addresses, rows, sum(row["instruction"] in instructions for row in rows))
 
 
-def summarise(options: Scoring, checked: Checked, found: Scores) -> dict[str, Any]:
-    """`….summary.json`, but for what the machine had to do with it."""
+def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, Any]:
+    """Return `….summary.json` without the entries on the machine."""
     return {
         "student": options.student,
-        "step": {"words": reporting.step_in_words(found.step, _origin(options)), **found.step},
+        "step": {"words": reporting.step_in_words(scores.step, _origin(options)), **scores.step},
         "estimator": options.estimator,
-        "points": {"source": options.data, "n": len(found.rows), "truncated": found.truncated},
-        "reference": {"source": options.reference, **found.reference, "overlap": checked.overlap},
-        "statuses": found.statuses,
-        "influence": reporting.distribution(found),
-        "check": found.check,
-        "speed": reporting.speed(found),
-        "warnings": reporting.warnings(found, options.estimator, checked.overlap),
+        "points": {"source": options.data, "n": len(scores.rows), "truncated": scores.truncated},
+        "reference": {"source": options.reference, **scores.reference, "overlap": checked.overlap},
+        "statuses": scores.statuses,
+        "influence": reporting.distribution(scores),
+        "check": scores.check,
+        "speed": reporting.speed(scores),
+        "warnings": reporting.warnings(scores, options.estimator, checked.overlap),
         "options": options.model_dump(mode="json"),
     }
 
 
 def _origin(options: Scoring) -> str:
-    """Where the optimiser state came from, after "from the optimiser state"; "" for nowhere."""
+    """Return the origin of the optimiser state, in words that follow "from the optimiser state", or ""."""
     if options.warm_up:
         return f"of a warm-up on {options.warm_up} of the points,"
     return f"in {options.optimizer_state}" if options.optimizer_state else ""
@@ -147,8 +151,8 @@ def _check_out(options: Scoring) -> None:
         ) from None
     inputs = {"--data": options.data, "--reference": options.reference}
     for path in (out, *(_beside(out, end) for end in (SUMMARY, ".svg", ".png"))):
-        for name, given in inputs.items():
-            if path.resolve() == Path(given).expanduser().resolve():
+        for name, source in inputs.items():
+            if path.resolve() == Path(source).expanduser().resolve():
                 raise InputError(f"--out = {options.out}: {path} is the file of {name}, which would be overwritten")
 
 
@@ -163,7 +167,7 @@ def _read(source: DataSource, role: str, option: str) -> list[data.Row]:
 
 @contextmanager
 def _named(option: str, field: str = "") -> Iterator[None]:
-    """Begin an InputError's message with the option, instead of with a settings `field`."""
+    """Replace the settings `field` at the start of an InputError's message by the option."""
     try:
         yield
     except InputError as error:

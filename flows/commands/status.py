@@ -1,4 +1,4 @@
-"""`montessori status`: how the runs and studies of a store go, in the terminal, without a server."""
+"""Show the runs and studies of a store in the terminal, without a server: `montessori status`."""
 
 import argparse
 import time
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tasks.runtime.status import Shard, Status
 
 EXAMPLES = """examples:
-  montessori status                      all runs and studies of ./store, the one that spoke last first
-  montessori status tiny-1a2b3c4d        its stages and shards; of several that begin so, the last
+  montessori status                      all runs and studies of ./store, the latest first
+  montessori status tiny-1a2b3c4d        its tasks and shards; of several matches the latest
   montessori status tiny --watch         again every two seconds, until the run ends
   montessori status --store s3://bucket/montessori
 """
@@ -28,60 +28,60 @@ STYLES = {"done": "green", "cached": "cyan", "running": "bold", "failed": "red",
 
 
 def add_parser(add: Any) -> None:
-    """Add the command; `add` makes a subparser."""
+    """Add the command. `add` creates a subparser."""
     parser = add(
         "status",
-        help="how runs and studies go: stages and shards done, running, failed, retried",
-        description="How the runs and studies of a store go, by what they have written there themselves.",
+        help="the tasks and shards of runs and studies: done, running, failed, retried",
+        description="Show the runs and studies of a store, from the status that they write there.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
-        "run", metavar="RUN", nargs="?", help="a run, refresh or study, or how its name begins (default: all)"
+        "run", metavar="RUN", nargs="?", help="a run, refresh or study, or the beginning of its name (default: all)"
     )
-    parser.add_argument("--watch", action="store_true", help="show it again every two seconds")
+    parser.add_argument("--watch", action="store_true", help="update it every two seconds")
     parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show what was asked for."""
+    """Show all runs or one, and return the exit code."""
     from rich.console import Console
 
     store = store_of(options)
     console = Console()
-    shown, goes_on = _look(store, options.run, console)
+    shown, again = _view(store, options.run, console)
     if not options.watch or not console.is_terminal:
         console.print(shown)
         return 0
     from rich.live import Live
 
     with suppress(KeyboardInterrupt), Live(shown, console=console, auto_refresh=False) as live:
-        while goes_on:
+        while again:
             time.sleep(WATCH_EVERY_S)
-            shown, goes_on = _look(store, options.run, console)
+            shown, again = _view(store, options.run, console)
             live.update(shown, refresh=True)
     return 0
 
 
-def _look(store: "Store", run: str | None, console: "Console") -> tuple["RenderableType", bool]:
-    """What to show now, and whether it is worth another look."""
+def _view(store: "Store", run: str | None, console: "Console") -> tuple["RenderableType", bool]:
+    """Return the view of one run or of all, and whether it may still change."""
     from montessori.artifacts.catalogue import resolve
-    from tasks.runtime import status as told
+    from tasks.runtime import status as statuses
 
-    runs, now = told.known(store), told.now()
+    runs, now = statuses.all_statuses(store), statuses.now()
     if run is None:
         return _all(runs, now, store.uri), True
     if not runs:
-        raise InputError(f"RUN = {run}: no run or study has told the store {store.uri} how it goes")
-    asked = run.rstrip("/")
-    for found in runs:  # of several that begin so, the one that spoke last
-        if found.run.startswith(asked) or found.run.partition("/")[2].startswith(asked):
-            return _one(found, now, console), found.state == "running"
-    resolve(asked, [found.run for found in runs])  # none, so this says what is near
+        raise InputError(f"RUN = {run}: no run or study has written its status to {store.uri}")
+    beginning = run.rstrip("/")
+    for each in runs:  # the latest first
+        if each.run.startswith(beginning) or each.run.partition("/")[2].startswith(beginning):
+            return _one(each, now, console), each.state == "running"
+    resolve(beginning, [each.run for each in runs])  # raises the error that names the nearest run
     return "", False
 
 
-def said(run: "Status", now: datetime) -> tuple[str, str]:
-    """The state in a word, and how long ago that was said."""
+def describe(run: "Status", now: datetime) -> tuple[str, str]:
+    """Return the state in a word, and the age of the status."""
     from montessori.reporting.text import age
 
     if run.silent(now):
@@ -91,16 +91,16 @@ def said(run: "Status", now: datetime) -> tuple[str, str]:
 
 
 def _all(runs: list["Status"], now: datetime, uri: str) -> "RenderableType":
-    """A line a run."""
+    """Return a table with a row for each run."""
     from rich.table import Table
 
     if not runs:
-        return f"No run or study has told the store {uri} how it goes."
+        return f"No run or study has written its status to {uri}."
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("run", "state", "stages", "last word"):
+    for name in ("run", "state", "tasks", "last status"):
         table.add_column(name, overflow="fold", no_wrap=name == "run")
     for run in runs:
-        state, heard = said(run, now)
+        state, heard = describe(run, now)
         done = f"{run.finished}/{len(run.shards)}"
         failed = sum(shard.state == "failed" for shard in run.shards)
         table.add_row(run.run, _styled(state), done + (f", {failed} failed" if failed else ""), heard)
@@ -108,22 +108,22 @@ def _all(runs: list["Status"], now: datetime, uri: str) -> "RenderableType":
 
 
 def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
-    """The run in a line, then a line for each stage and shard, or two where the console is narrow."""
+    """Return a line on the run, then a row for each task and shard, in two lines where the console is narrow."""
     from rich.console import Group
     from rich.markup import escape
 
     from flows.commands.markdown_tables import fits
 
-    state, heard = said(run, now)
-    head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} stages and shards, {heard}"
+    state, heard = describe(run, now)
+    head = f"[bold]{escape(run.run)}[/]  {_styled(state)}  {run.finished}/{len(run.shards)} tasks and shards, {heard}"
     where = f"{run.who['user']}@{run.who['host']}, begun {run.started:%Y-%m-%d %H:%M} UTC"
     since = run.heard_s(now) if state == "running" else None
     if run.run.startswith("studies/"):
         table = _cells(run.shards)
     else:
-        table = _stages(run.shards, since, below=False)
+        table = _tasks(run.shards, since, below=False)
         if not fits(table, console, console.options):
-            table = _stages(run.shards, since, below=True)
+            table = _tasks(run.shards, since, below=True)
     lines: list[RenderableType] = [head, f"[dim]{escape(where)}[/]", table]
     if run.error:
         lines.append(f"[red]{escape(run.error)}[/]")
@@ -131,40 +131,41 @@ def _one(run: "Status", now: datetime, console: "Console") -> "RenderableType":
 
 
 def _cells(shards: list["Shard"]) -> "Table":
-    """A study's grid: a line a cell, with what fails in it."""
+    """Return the grid of a study: a row for each cell, with its errors."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("cell", "state", "stages", "at work, error"):
+    for name in ("cell", "state", "tasks", "running, error"):
         table.add_column(name, overflow="fold")
     cells: dict[str, list[Shard]] = {}
     for shard in shards:
         cells.setdefault(shard.cell, []).append(shard)
-    for cell, its in cells.items():
-        states = [shard.state for shard in its]
+    for cell, members in cells.items():
+        states = [shard.state for shard in members]
         finished = sum(state in ("done", "cached") for state in states)
-        if finished == len(its):
+        if finished == len(members):
             state = "cached" if set(states) == {"cached"} else "done"
         else:
             state = next((one for one in ("failed", "running") if one in states), "waiting")
-        work = [shard.title for shard in its if shard.state == "running"]
-        errors = [f"[red]{escape(shard.error)}[/]" for shard in its if shard.state == "failed"]
-        table.add_row(escape(cell), _styled(state), f"{finished}/{len(its)}", "; ".join([*errors, *map(escape, work)]))
+        running = [shard.title for shard in members if shard.state == "running"]
+        errors = [f"[red]{escape(shard.error)}[/]" for shard in members if shard.state == "failed"]
+        notes = "; ".join([*errors, *map(escape, running)])
+        table.add_row(escape(cell), _styled(state), f"{finished}/{len(members)}", notes)
     return table
 
 
-def _stages(shards: list["Shard"], since: float | None, below: bool) -> "Table":
-    """A row a shard, its address or error `below` the title or beside it.
+def _tasks(shards: list["Shard"], since: float | None, below: bool) -> "Table":
+    """Return a row for each shard, with its address or error `below` the title or beside it.
 
-    `since` are the seconds since the run was heard of, None when it does not go on.
+    `since` is the age of the status in seconds, or None when the run has ended.
     """
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    longest = max((len(shard.address) for shard in shards), default=0)  # to be copied, so never broken
-    table.add_column("stage", overflow="fold", width=longest if below else None)
+    longest = max((len(shard.address) for shard in shards), default=0)  # never broken, so that it can be copied
+    table.add_column("task", overflow="fold", width=longest if below else None)
     for name in ("state", "progress", "seconds"):
         table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
     if not below:
@@ -184,7 +185,7 @@ def _stages(shards: list["Shard"], since: float | None, below: bool) -> "Table":
 
 
 def _progress(shard: "Shard") -> str:
-    """A bar while it runs, and how fast it goes."""
+    """Return a bar while the shard runs, and its progress and rate."""
     if not shard.total:
         return ""
     filled = round(BAR * min(1.0, shard.done / shard.total))

@@ -1,4 +1,4 @@
-"""`montessori store`: what is in a store, whether it is whole, and what of it may go."""
+"""List, show, verify and clean a store: `montessori store`."""
 
 import argparse
 import json
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   montessori store ls                             all artifacts: runs and refreshes, then the others, the newest first
-  montessori store ls runs                        the runs; likewise any other stage, for example student
-  montessori store show student/3f2a              what it is made of and from; the beginning of the address will do
-  montessori store verify                         read every byte of all, and say which differ from what was committed
-  montessori store verify --delete-damaged        remove those: the next run makes them again
-  montessori store gc                             what no run, refresh or champion needs; removes nothing
-  montessori store gc --keep-runs 30d --delete    remove it, with the runs that are older than 30 days
+  montessori store ls runs                        the runs; likewise the artifacts of any task, for example student
+  montessori store show student/3f2a              its files and inputs; the beginning of the address is enough
+  montessori store verify                         read every byte, and list artifacts that differ from the manifests
+  montessori store verify --delete-damaged        remove these; the next run makes them again
+  montessori store gc                             artifacts that no run, refresh or champion needs; removes nothing
+  montessori store gc --keep-runs 30d --delete    remove them, and the runs that are older than 30 days
   montessori store gc --drop tiny-1a2b3c4d --delete
 
 Runs and refreshes are kept unless you say otherwise, and so is every teacher that was ever champion.
 """
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 FILES_AT_ONCE = 4
-KEPT_AS_RUNS = {"report", "refresh", "scorecard", "study"}  # stages whose artifacts have a run's kind of address
+KEPT_AS_RUNS = {"report", "refresh", "scorecard", "study"}  # tasks whose artifacts have an address with a name
 
 
 def add_parser(add: Any) -> None:
-    """Add the command and its four actions; `add` makes a subparser."""
+    """Add the command and its four actions. `add` creates a subparser."""
     command = add(
         "store",
         help="a store's artifacts: ls, show, verify, gc",
@@ -50,41 +50,43 @@ def add_parser(add: Any) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def action(name: str, help: str) -> argparse.ArgumentParser:
-        found: argparse.ArgumentParser = actions.add_parser(
+        parser: argparse.ArgumentParser = actions.add_parser(
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        found.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
-        return found
+        parser.add_argument("--store", metavar="STORE", default="store", help="(default: store)")
+        return parser
 
     ls = action("ls", "list artifacts: address, label, size, age, made by")
-    ls.add_argument("stage", metavar="STAGE", nargs="?", default="", help="only those of this stage, for example runs")
-    ls.add_argument("--json", action="store_true", help="for programs")
+    ls.add_argument("task", metavar="TASK", nargs="?", default="", help="only those of this task, for example student")
+    ls.add_argument("--json", action="store_true", help="print JSON")
     show = action("show", "show one artifact: files, parents, settings, seconds, versions")
-    show.add_argument("address", metavar="ADDRESS", help="like student/3f2a…, or how it begins")
-    verify = action("verify", "read every byte and compare it with what was committed")
+    show.add_argument("address", metavar="ADDRESS", help="like student/3f2a…, or its beginning")
+    verify = action("verify", "read every byte and compare it with the manifests")
     verify.add_argument("addresses", metavar="ADDRESS", nargs="*", help="only these (default: all)")
     verify.add_argument("--delete-damaged", action="store_true", help="remove them, so that the next run makes them")
-    gc = action("gc", "remove what no kept run, refresh or champion was made from; shows it, unless --delete is given")
+    gc = action("gc", "remove what no kept run, refresh or champion needs; without --delete only show it")
     gc.add_argument("--delete", action="store_true", help="remove it (default: only show it)")
-    gc.add_argument("--grace", type=duration, default="24h", metavar="TIME", help="keep what is younger (default: 24h)")
-    gc.add_argument("--keep-runs", type=duration, metavar="TIME", help="keep runs younger than that, as 30d (all)")
-    gc.add_argument("--drop", action="append", default=[], metavar="RUN", help="do not keep this one; may be repeated")
+    gc.add_argument(
+        "--grace", type=duration, default="24h", metavar="TIME", help="keep younger artifacts (default: 24h)"
+    )
+    gc.add_argument("--keep-runs", type=duration, metavar="TIME", help="keep runs younger than TIME, like 30d (all)")
+    gc.add_argument("--drop", action="append", default=[], metavar="RUN", help="do not keep this run; may be repeated")
 
 
 def duration(text: str) -> float:
-    """Seconds in 90s, 30m, 24h, 30d, 2w; for argparse."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])|0", text)
-    if not found:
+    """Return the seconds in 90s, 30m, 24h, 30d or 2w, for argparse."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])|0", text)
+    if not match:
         raise argparse.ArgumentTypeError(f"{text}: expected a time like 12h or 30d")
-    return float(found[1] or 0) * UNITS[found[2] or "s"]
+    return float(match[1] or 0) * UNITS[match[2] or "s"]
 
 
 def store(options: argparse.Namespace) -> int:
-    """Do what was asked, and print what came of it; the exit code."""
+    """Run the action, print its result, and return the exit code."""
     store = store_of(options)
     return {"ls": _ls, "show": _show, "verify": _verify, "gc": _gc}[options.action](store, options)
 
@@ -92,16 +94,16 @@ def store(options: argparse.Namespace) -> int:
 def _ls(store: "Store", options: argparse.Namespace) -> int:
     from montessori.artifacts.catalogue import entries, newest_first
 
-    found = newest_first(entries(store, options.stage))
-    if options.stage and not found:
-        _check_stage(options.stage)
+    listed = newest_first(entries(store, options.task))
+    if options.task and not listed:
+        _check_task(options.task)
     if options.json:
-        sys.stdout.write(json.dumps([_as_json(entry) for entry in found], indent=1) + "\n")
+        sys.stdout.write(json.dumps([_as_json(entry) for entry in listed], indent=1) + "\n")
         return 0
-    if not found:
-        where = f"{store.uri} has no artifact" + (f" of stage {options.stage}" if options.stage else "")
-        sys.stdout.write(where + "\n")
-    rows = [(e.address, e.label, _size(e.bytes), _age(e), e.made_by) for e in found]
+    if not listed:
+        sentence = f"{store.uri} has no artifact" + (f" of task {options.task}" if options.task else "")
+        sys.stdout.write(sentence + "\n")
+    rows = [(e.address, e.label, _size(e.bytes), _age(e), e.made_by) for e in listed]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
     for address, label, size, age, made_by in rows:
         line = f"{address:<{widths[0]}}  {label:<{widths[1]}}  {size:>{widths[2]}}  {age:>{widths[3]}}  {made_by}"
@@ -109,14 +111,14 @@ def _ls(store: "Store", options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_stage(stage: str) -> None:
-    """Raise InputError with what is known when no address can begin with `stage`."""
+def _check_task(task: str) -> None:
+    """Raise InputError that names the known tasks when no address can begin with `task`."""
     from montessori.artifacts.catalogue import RUNS
     from tasks.registry import TASKS
 
     known = sorted({*RUNS, *TASKS} - KEPT_AS_RUNS)
-    if stage not in known:
-        raise InputError(f"STAGE = {stage}: no such stage; {files.hint(stage, known)}")
+    if task not in known:
+        raise InputError(f"TASK = {task}: no such task; {files.hint(task, known)}")
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
@@ -145,17 +147,15 @@ def _show(store: "Store", options: argparse.Namespace) -> int:
         "label": entry.label,
         "where": store.locate(address),
         "made": f"{who['time']}, {entry.made_by}, in {duration(manifest.get('seconds', 0))}",
-        "stage": f"{request.get('stage', entry.stage)}, version {request.get('version', '?')}",
+        "task": f"{request.get('stage', entry.stage)}, version {request.get('version', '?')}",
         "seed": request.get("seed", ""),
         "size": f"{_size(entry.bytes)} in {len(manifest['files'])} files",
     }
-    for what, value in lines.items():
-        sys.stdout.write(f"{what:<9} {value}\n")
+    for fact, value in lines.items():
+        sys.stdout.write(f"{fact:<9} {value}\n")
     chapters: dict[str, Iterable[str]] = {
         "files": [f"{_size(file['bytes']):>9}  {name}" for name, file in manifest["files"].items()],
-        "made from": [
-            f"{role}: {given}" for role, addresses in request.get("inputs", {}).items() for given in addresses
-        ],
+        "made from": [f"{role}: {each}" for role, addresses in request.get("inputs", {}).items() for each in addresses],
         "settings": files.dump(request["settings"]).splitlines() if request.get("settings") else [],
         "versions": [f"{name} {version}" for name, version in manifest.get("versions", {}).items()],
     }
@@ -174,32 +174,32 @@ def _verify(store: "Store", options: argparse.Namespace) -> int:
 
     if options.delete_damaged:
         store.check_writable()
-    found = entries(store)
+    checked = entries(store)
     if options.addresses:
-        by_address = {entry.address: entry for entry in found}
-        asked = dict.fromkeys(resolve(address, by_address) for address in options.addresses)
-        found = [by_address[address] for address in asked]
+        by_address = {entry.address: entry for entry in checked}
+        chosen = dict.fromkeys(resolve(address, by_address) for address in options.addresses)
+        checked = [by_address[address] for address in chosen]
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with bar, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        task = bar.add_task("", total=sum(entry.bytes for entry in found))
+        task = bar.add_task("", total=sum(entry.bytes for entry in checked))
 
         def check(entry: Entry) -> str | None:
             return find_damage(store, entry.address, lambda count: bar.advance(task, count))
 
-        wrong = {e.address: what for e, what in zip(found, pool.map(check, found), strict=True) if what}
-    gone = set(wrong) - set(store.addresses()) if wrong else set()  # somebody has deleted them meanwhile
-    for address in sorted(set(wrong) - gone):
+        damage = {e.address: kind for e, kind in zip(checked, pool.map(check, checked), strict=True) if kind}
+    gone = set(damage) - set(store.addresses()) if damage else set()  # deleted meanwhile
+    for address in sorted(set(damage) - gone):
         if options.delete_damaged:
             store.delete(address)
-        sys.stdout.write(f"{'removed' if options.delete_damaged else 'damaged'}  {address}  {wrong[address]}\n")
-    damaged = len(wrong) - len(gone)
-    if not found:
+        sys.stdout.write(f"{'removed' if options.delete_damaged else 'damaged'}  {address}  {damage[address]}\n")
+    damaged = len(damage) - len(gone)
+    if not checked:
         sys.stdout.write(f"{store.uri} has no artifact\n")
         return 0
-    size = _size(sum(entry.bytes for entry in found))
-    sys.stdout.write(f"{len(found)} artifacts, {size}: {damaged or 'none'} damaged\n")
+    size = _size(sum(entry.bytes for entry in checked))
+    sys.stdout.write(f"{len(checked)} artifacts, {size}: {damaged or 'none'} damaged\n")
     return 1 if damaged else 0
 
 
@@ -212,8 +212,8 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
     from montessori.reporting.text import count
     from tasks.runtime import retention
 
-    runs = [entry for stage in RUNS for entry in entries(store, stage)]
-    dropped = {_exactly(name, [entry.address for entry in runs]) for name in options.drop}
+    runs = [entry for kind in RUNS for entry in entries(store, kind)]
+    dropped = {_exact_address(name, [entry.address for entry in runs]) for name in options.drop}
     oldest = datetime.now(UTC).timestamp() - options.keep_runs if options.keep_runs is not None else 0.0
     kept = [e.address for e in runs if e.address not in dropped and (not e.made or e.made.timestamp() >= oldest)]
     if options.delete:
@@ -235,8 +235,8 @@ def _gc(store: "Store", options: argparse.Namespace) -> int:
     return 0
 
 
-def _exactly(name: str, runs: list[str]) -> str:
-    """The run of that name. Raises InputError with the nearest: a beginning will not do to remove something."""
+def _exact_address(name: str, runs: list[str]) -> str:
+    """Return the address of the run `name`. A beginning is not enough, and raises InputError with the nearest name."""
     from montessori.artifacts.catalogue import resolve
 
     for address in runs:
@@ -247,20 +247,20 @@ def _exactly(name: str, runs: list[str]) -> str:
 
 
 def _show_plan(console: "Console", planned: "Garbage") -> None:
-    """What goes and what stays, a line a stage."""
+    """Print what would be removed and kept, a row for each task."""
     from rich.table import Table
 
     from montessori.reporting.text import count
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("stage")
+    table.add_column("task")
     for name in ("to remove", "size", "to keep", "size"):
         table.add_column(name, justify="right")
     counts = [Counter(entry.stage for entry in part) for part in (planned.removed, planned.kept)]
-    sizes = [_bytes(part) for part in (planned.removed, planned.kept)]
-    for stage in sorted(counts[0] | counts[1]):
-        cells = (f"{counts[0][stage]:,}", _size(sizes[0][stage]), f"{counts[1][stage]:,}", _size(sizes[1][stage]))
-        table.add_row(stage, *cells)
+    sizes = [_bytes_by_task(part) for part in (planned.removed, planned.kept)]
+    for task in sorted(counts[0] | counts[1]):
+        cells = (f"{counts[0][task]:,}", _size(sizes[0][task]), f"{counts[1][task]:,}", _size(sizes[1][task]))
+        table.add_row(task, *cells)
     total = [text for c, s in zip(counts, sizes, strict=True) for text in (f"{c.total():,}", _size(s.total()))]
     table.add_row("in all", *total, style="bold")
     console.print(table)
@@ -273,9 +273,9 @@ def _show_plan(console: "Console", planned: "Garbage") -> None:
         console.print(f"left by writers that were killed: {_size(planned.orphans)}", highlight=False)
 
 
-def _bytes(found: Iterable["Entry"]) -> Counter[str]:
+def _bytes_by_task(entries: Iterable["Entry"]) -> Counter[str]:
     sizes: Counter[str] = Counter()
-    for entry in found:
+    for entry in entries:
         sizes[entry.stage] += entry.bytes
     return sizes
 

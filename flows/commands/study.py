@@ -1,4 +1,4 @@
-"""`montessori study`: a grid of runs. A cell that fails stops no other one."""
+"""Run a study, a grid of runs: `montessori study`."""
 
 import argparse
 from typing import Any
@@ -8,21 +8,21 @@ from montessori.settings import shipped
 
 EXAMPLES = """examples:
   montessori study pocket                       all systems and ablations, five seeds, half an hour
-  montessori study pocket --set 'seeds=[0,1]'   fewer; the same with five seeds then adds three
-  montessori study paper-1.1b --dry-run         what it would do
-  montessori estimate paper-1.1b                what it would take
+  montessori study pocket --set 'seeds=[0,1]'   two seeds; the same command with five seeds adds three
+  montessori study paper-1.1b --dry-run         the plan
+  montessori estimate paper-1.1b                the time and the price
 
-A study is a grid of systems, students and seeds on one set of settings. What cells share is made once, what the store
-has is not made again, and a cell that fails stops no other one: the same command makes what is missing.
+A study is a grid of systems, students and seeds on one set of settings. Cells share their common artifacts, and
+existing artifacts are not made again. A failed cell stops no other cell. Repeat the command to make what is missing.
 """
 
 
 def add_parser(add: Any) -> None:
-    """Add the command; `add` makes a subparser."""
+    """Add the command. `add` creates a subparser."""
     parser = add(
         "study",
         help="systems × students × seeds, as tables and figures",
-        description="Run every system that the paper compares, and draw its tables and figures from these runs.",
+        description="Run all systems of a study, and draw tables and figures from their runs.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -31,11 +31,11 @@ def add_parser(add: Any) -> None:
         help=f"a study by name ({', '.join(shipped.names('study'))}), or the path of a YAML file",
     )
     add_settings(parser, "the study, for example change.dpo.beta=0.2 for all its runs")
-    add_start(parser, "the grid and what of it is there")
+    add_start(parser, "the grid and its cached part")
 
 
 def study(options: argparse.Namespace) -> int:
-    """Check, run and show."""
+    """Check and run the study, show its result, and return the exit code."""
     from functools import partial
 
     from rich.console import Console
@@ -66,7 +66,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def estimate(options: argparse.Namespace) -> int:
-    """What all cells would take together, what they share counted once; and what the judge would."""
+    """Show the estimate of all cells together, shared tasks counted once, and of the judge."""
     from rich.console import Console
 
     from flows.commands import terminal
@@ -81,8 +81,8 @@ def estimate(options: argparse.Namespace) -> int:
         )
     terminal.show_estimate(console, lines, assumed, ready.study.budget)
     if ready.suite:
-        console.print("\nNot in it: the benchmarks (docs/how-to/evaluate.md says what they take).", highlight=False)
+        console.print("\nNot in it: the benchmarks (docs/how-to/evaluate.md has their cost).", highlight=False)
         if ready.suite.judge:
-            said = judge_cost.describe(ready.suite, list(ready.grid.requests.values()), ready.plan.store, {})
-            console.print(said, highlight=False, soft_wrap=True)
+            price = judge_cost.describe(ready.suite, list(ready.grid.requests.values()), ready.plan.store, {})
+            console.print(price, highlight=False, soft_wrap=True)
     return 0

@@ -1,6 +1,6 @@
-"""What a run looks like in a terminal: a line for each stage at work, one more for each that is done, a table last.
+"""Show a run in a terminal: a bar for each running task, a line for each finished task, and a table at the end.
 
-Where the output is not a terminal (a log file, CI) only the finished lines are printed.
+Without a terminal (a log file, CI) only the lines of finished tasks are printed.
 """
 
 import logging
@@ -29,7 +29,7 @@ MARKS = {"done": "[green]done  [/]", "cached": "[cyan]cached[/]", "failed": "[re
 
 
 class Screen:
-    """Shows the records of an execution as they change."""
+    """Shows the records of an executor as they change."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -47,7 +47,7 @@ class Screen:
         )
 
     def stop(self) -> None:
-        """Take the bars off the screen."""
+        """Remove the bars from the screen."""
         self._progress.stop()
 
     def __enter__(self) -> "Screen":
@@ -58,17 +58,15 @@ class Screen:
         self.stop()
 
     def update(self, record: Record, progress: Step | None) -> None:
-        """Show one change: a task began, moved on, or ended."""
-        address, done = record.request.address, progress
+        """Show a change: a task began, progressed or ended."""
+        address = record.request.address
         if record.state == "running":
             if address not in self._bars:
                 self._bars[address] = self._progress.add_task(record.title, total=None, what="")
-            if done:
-                finished, total, unit, note = done
+            if progress:
+                done, total, _, _ = progress
                 bar = self._bars[address]
-                self._progress.update(
-                    bar, completed=finished, total=total, what=self._what(bar, finished, total, unit, note)
-                )
+                self._progress.update(bar, completed=done, total=total, what=self._describe(bar, progress))
             return
         if (bar_id := self._bars.pop(address, None)) is not None:
             self._progress.remove_task(bar_id)
@@ -76,53 +74,54 @@ class Screen:
             took = " " * 8 if record.state == "cached" else f"{record.seconds:6.1f} s"
             note = f"[dim]{address}[/]" if record.state != "failed" else f"[red]{escape(str(record.error))}[/]"
             line = f"{MARKS[record.state]} {took}  {escape(record.title)}  {note}"
-            # A window too narrow cuts the address; an error, and what goes into a file, stays whole.
+            # A narrow window cuts the address. An error or a line in a file stays whole.
             if self.console.is_terminal and record.state != "failed":
                 self.console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
             else:
                 self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _what(self, bar: TaskID, done: int, total: int, unit: str, note: str) -> str:
+    def _describe(self, bar: TaskID, progress: Step) -> str:
+        done, total, unit, note = progress
         speed = next((task.speed for task in self._progress.tasks if task.id == bar), None)
         rate = f" {speed:.1f}/s" if speed else ""
         return f"{done}/{total} {unit}{rate}" + (f" {note}" if note else "")
 
 
 class Warnings(logging.Handler):
-    """Shows what a flow's log warns of; the rest of that log is Prefect's account of the run."""
+    """Shows the warnings of a flow's log. The other lines are Prefect's own."""
 
     def __init__(self, console: Console):
         super().__init__(logging.WARNING)
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A line."""
+        """Print a warning as a line."""
         if record.levelno == logging.WARNING:
             line = f"[yellow]warning[/] {escape(record.getMessage())}"
             self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class ScoreScreen(Screen):
-    """The same for a scoring: in a terminal its shards share a bar for all points, and a line when all are done."""
+    """Shows a scoring with one bar for the points of all shards, and one line at the end."""
 
     def __init__(self, console: Console, shards: list[str], points: int):
         super().__init__(console)
         self._shards, self._points = shards, points
         self._states: dict[str, str] = {}
-        self._done: dict[str, int] = {}  # points of each shard at work or done here
-        self._rates: dict[str, str] = {}  # tokens a second, of each shard at work
+        self._done: dict[str, int] = {}  # points of each shard that this process ran
+        self._rates: dict[str, str] = {}  # tokens per second of each running shard
         self._seconds = 0.0
         self._bar: TaskID | None = None
 
     def update(self, record: Record, progress: Step | None) -> None:
-        """Show one change. Points that the store has are not in the bar: they would make it look fast."""
-        address, done = record.request.address, progress
+        """Show a change. Cached points are not in the bar, since they would distort its speed."""
+        address = record.request.address
         if address not in self._shards or record.state == "failed" or not self.console.is_terminal:
             super().update(record, progress)
             return
         self._states[address] = record.state
-        if done:
-            self._done[address], self._rates[address] = done[0], done[3]
+        if progress:
+            self._done[address], self._rates[address] = progress[0], progress[3]
         if record.state in ("done", "cached"):
             self._rates.pop(address, None)
             self._seconds += record.seconds if record.state == "done" else 0
@@ -136,7 +135,8 @@ class ScoreScreen(Screen):
         finished = sum(self._done.values())
         tokens = sum(float(note.split()[0].replace(",", "")) for note in self._rates.values() if note)
         total = next((task.total for task in self._progress.tasks if task.id == self._bar), None)
-        what = self._what(self._bar, finished, round(total or 0), "points", f"{tokens:,.0f} tokens/s" if tokens else "")
+        note = f"{tokens:,.0f} tokens/s" if tokens else ""
+        what = self._describe(self._bar, (finished, round(total or 0), "points", note))
         self._progress.update(self._bar, completed=finished, what=what)
 
     def _close(self) -> None:
@@ -152,9 +152,12 @@ class ScoreScreen(Screen):
 
 
 def show_scores(
-    console: Console, scores: Scores, summary: dict[str, Any], instructions: dict[str, str], written: list[Path]
+    console: Console, scores: Scores, summary: dict[str, Any], *, instructions: dict[str, str], files: list[Path]
 ) -> None:
-    """What came of a scoring: the distribution, the extremes, what to keep in mind, and where everything is."""
+    """Show the result of a scoring: the distribution, the extreme points, the warnings, and the paths of the files.
+
+    `instructions` are the texts of the points by id.
+    """
     console.print(f"\n[bold]Influence[/] of {summary['step']['words']}\n", highlight=False)
     console.print(_distribution(summary))
     ranked = sorted((row for row in scores.rows if row["influence"] is not None), key=lambda row: row["influence"])
@@ -168,23 +171,25 @@ def show_scores(
         console.print(f"\n[yellow]warning[/] {escape(warning)}.", highlight=False)
     names = ("scores", "summary", "figure", "figure")
     console.print()
-    for name, path in zip(names, written, strict=False):
+    for name, path in zip(names, files, strict=False):
         console.print(f"{name:<8} {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _distribution(summary: dict[str, Any]) -> Table:
-    """Two columns: what, and how much."""
-    found, speed, reference = summary["influence"], summary["speed"], summary["reference"]
+    """Return a table with the numbers of a scoring."""
+    influence, speed, reference = summary["influence"], summary["speed"], summary["reference"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    if found["points"]:
-        q = found["quantiles"]
-        spread = found["standard_deviation"]
-        table.add_row("mean ± spread", f"{signed(found['mean'])} ± {scientific(spread) if spread else '–'} nats/token")
+    if influence["points"]:
+        q = influence["quantiles"]
+        spread = influence["standard_deviation"]
+        table.add_row(
+            "mean ± spread", f"{signed(influence['mean'])} ± {scientific(spread) if spread else '–'} nats/token"
+        )
         table.add_row("5%, median, 95%", f"{signed(q['0.05'])}   {signed(q['0.50'])}   {signed(q['0.95'])}")
-        table.add_row("above zero", percent(found["share_above_zero"], 1))
-        momentum = found["momentum_influence"]
+        table.add_row("above zero", percent(influence["share_above_zero"], 1))
+        momentum = influence["momentum_influence"]
         if momentum:
-            table.add_row("above I(∅)", f"{percent(found['share_above_momentum'], 1)}   I(∅) = {signed(momentum)}")
+            table.add_row("above I(∅)", f"{percent(influence['share_above_momentum'], 1)}   I(∅) = {signed(momentum)}")
     statuses = ", ".join(f"{number:,} {status}" for status, number in summary["statuses"].items())
     truncated = summary["points"]["truncated"]
     table.add_row("points", statuses + (f" ({truncated:,} cut at the maximum length)" if truncated else ""))
@@ -201,24 +206,24 @@ def _distribution(summary: dict[str, Any]) -> Table:
 
 
 def signed(value: float) -> str:
-    """+2.1×10⁻⁵."""
+    """Return a number with its sign, like +2.1×10⁻⁵."""
     return ("+" if value >= 0 else "") + scientific(value)
 
 
 def show_result(console: Console, result: Path) -> None:
-    """The run's `result.md`: what was found, and the table of systems."""
+    """Show the `result.md` of a run: its finding, and the table of systems."""
     console.print(FittedMarkdown(result.read_text(encoding="utf-8")))
 
 
 def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...], budget: Budget) -> None:
-    """What a run will take, a line a stage, and what that rests on."""
+    """Show an estimate, a row for each task, with its assumptions. Warn if it exceeds the budget."""
     shown = [line for line in lines if line.prompts or TASKS[line.task].cost.work]
     other = total((line for line in lines if line not in shown), "other")  # rows copied and sorted
     whole = total(lines)
     priced = ["price"] if whole.usd is not None else []
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("stage", "prompts", "read", "written", "time", "size", *priced, "basis"):
-        table.add_column(name, justify="left" if name in ("stage", "basis") else "right", no_wrap=True)
+    for name in ("task", "prompts", "read", "written", "time", "size", *priced, "basis"):
+        table.add_column(name, justify="left" if name in ("task", "basis") else "right", no_wrap=True)
     for line in [*shown, other, whole]:
         table.add_row(
             f"{line.task} ×{line.artifacts}" if line.artifacts > 1 and line is not whole else line.task,
@@ -231,10 +236,10 @@ def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...],
         )
     console.print(table)
     console.print(
-        "\nRead, written: tokens of the teacher. Time: of all stages one after the other,\n"
+        "\nRead, written: tokens of the teacher. Time: all tasks one after the other,\n"
         "on one GPU where a model has half a billion parameters or more.\n"
-        "Made: the store has it all. Measured: by like stages of other runs, in part.\n"
-        "Assumed: by the lengths of the seeds and by stated speeds, in part.",
+        "Made: all is in the store. Measured: partly from similar tasks of other runs.\n"
+        "Assumed: partly from the lengths of the seeds and from stated speeds.",
         highlight=False,
     )
     if assumed:
@@ -242,36 +247,36 @@ def show_estimate(console: Console, lines: list[Line], assumed: tuple[str, ...],
     for name, used in (("usd", whole.usd), ("tokens", whole.tokens_in + whole.tokens_out), ("hours", whole.hours)):
         limit = getattr(budget, name)
         if limit is not None and used is not None and used > limit:
-            console.print(f"[yellow]warning[/] budget.{name} = {limit:,g} will not do: {used:,.3g} are estimated")
+            console.print(f"[yellow]warning[/] budget.{name} = {limit:,g} is too low: the estimate is {used:,.3g}")
 
 
 def show_grid(console: Console, names: Iterable[str], requests: list[Request], store: Store) -> None:
-    """What a study would do: each cell of these names, its stages, and how many of them the store has."""
+    """Show the plan of a study: the number of tasks and of missing artifacts in each cell."""
     cells: dict[str, list[bool]] = {name: [] for name in names}
     for request in requests:
         cells.setdefault(request.cell, []).append(store.exists(request.address))
     table = Table(title="Grid")
     table.add_column("cell", overflow="fold")
-    for name in ("stages", "to do"):
+    for name in ("tasks", "to do"):
         table.add_column(name, justify="right")
-    for cell, there in cells.items():
-        todo = str(there.count(False)) if not all(there) else "cached"
-        table.add_row(cell, str(len(there)), todo if there else "shared")
+    for cell, cached in cells.items():
+        todo = str(cached.count(False)) if not all(cached) else "cached"
+        table.add_row(cell, str(len(cached)), todo if cached else "shared")
     console.print(table)
-    missing = sum(there.count(False) for there in cells.values())
+    missing = sum(cached.count(False) for cached in cells.values())
     console.print(
-        f"{len(cells)} cells, {len(requests)} stages and shards, {missing} to do. A stage that several cells share is "
-        "the first one's. Nothing was started."
+        f"{len(cells)} cells, {len(requests)} tasks and shards, {missing} to do. "
+        "A shared task counts in its first cell. Nothing was started."
     )
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """Show what a run would do: each task, its shards, and whether the store has it."""
+    """Show the plan of a run: each task and shard, cached or to do."""
     requests = list(plan.requests.values())
-    there = [plan.store.exists(request.address) for request in requests]
+    cached = [plan.store.exists(request.address) for request in requests]
     width = max((len(request.address) for request in requests), default=0)
-    for request, cached in zip(requests, there, strict=True):
-        # No table: a window too narrow for one would break the addresses, which are there to be copied.
-        line = f"{'cached' if cached else 'to do '}  {request.address:<{width}}  {request.title}"
+    for request, is_cached in zip(requests, cached, strict=True):
+        # No table, since a narrow window would break the addresses, and people copy them.
+        line = f"{'cached' if is_cached else 'to do '}  {request.address:<{width}}  {request.title}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(requests)} stages and shards, {there.count(False)} to do. Nothing was started.")
+    console.print(f"{len(requests)} tasks and shards, {cached.count(False)} to do. Nothing was started.")

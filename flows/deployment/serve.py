@@ -1,9 +1,9 @@
-"""`make serve`: Prefect's UI with everything deployed, a worker and the reports, on this machine without containers.
+"""Serve Prefect's UI with all deployments, a worker and the reports on this machine, without containers: `make serve`.
 
     python -m flows.deployment.serve [--port 4200] [--reports-port 4201] [--store store]
 
-Runs until Ctrl-C (or SIGTERM), and then ends all that it has started. The server's data base and the logs are in
-`.prefect/`; a run that was under way goes on when this is started again.
+The command runs until Ctrl-C or SIGTERM, and then ends all its processes. The server's data base and the logs are in
+`.prefect/`. An interrupted run continues after the next start.
 """
 
 import argparse
@@ -41,19 +41,19 @@ Ctrl-C ends it all.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line above; 0 when it was ended, 1 when something of it ended by itself, 2 for wrong input."""
+    """Run the command line above. Return 0 after Ctrl-C, 1 if a process ended by itself, and 2 for wrong input."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.deployment.serve", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--port", type=int, default=4200, help="of the UI (default: 4200)")
-    parser.add_argument("--reports-port", type=int, default=4201, help="of the runs' reports (default: 4201)")
+    parser.add_argument("--port", type=int, default=4200, help="port of the UI (default: 4200)")
+    parser.add_argument("--reports-port", type=int, default=4201, help="port of the reports (default: 4201)")
     parser.add_argument("--store", default="store", help="where runs keep their artifacts (default: store)")
     options = parser.parse_args(arguments)
     try:
         require("flows", purpose="make serve")
         _check(options.port, options.reports_port)
         HOME.mkdir(exist_ok=True)
-        _alone()
+        _lock()
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -75,15 +75,15 @@ def _check(port: int, reports_port: int) -> None:
     for option, number in (("--port", port), ("--reports-port", reports_port)):
         if not 0 < number < 65536:
             raise InputError(f"{option} {number}: expected 1 to 65535")
-        if _taken(number):
+        if _is_taken(number):
             raise InputError(f"{option} {number}: in use by something else; give another one")
 
 
-def _alone() -> None:
-    """Two of them on one data base would both start its runs. The lock is the process's, gone when it ends."""
-    held = os.open(HOME / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock() -> None:
+    """Lock the folder until the process ends, since two servers on one data base would both start its runs."""
+    lock = os.open(HOME / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{HOME.absolute()}: make serve is at work here already; end that one first") from None
 
@@ -94,10 +94,10 @@ def _serve(port: int, reports_port: int, store: str) -> int:
         "PREFECT_HOME": str(HOME.absolute()),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that one calls home from the browser
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the new UI calls home from the browser
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # Else any page in a browser of this machine could start runs here: there is no password.
+        # Without this any page in a browser of this machine could start runs, since there is no password.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MONTESSORI_REPORTS_URL": reports,
@@ -106,15 +106,15 @@ def _serve(port: int, reports_port: int, store: str) -> int:
     }
     with ExitStack() as running:
         print(f"starting {url} …", flush=True)
-        server = _started("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        server = _process("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
         at_work = [running.enter_context(server)]
         if not _ready(f"{url}/api/health", at_work[0]):
             print(f"the server did not start; see {HOME / 'server.log'}", file=sys.stderr)
             return 1
-        deployment = _deployed(store)
-        served = ("flows.commands.cli", "reports", "--store", store, "--port", str(reports_port))
-        for arguments in (("prefect", "worker", "start", "--pool", "montessori"), served):
-            at_work.append(running.enter_context(_started(*arguments)))
+        deployment = _deploy(store)
+        reports_server = ("flows.commands.cli", "reports", "--store", store, "--port", str(reports_port))
+        for arguments in (("prefect", "worker", "start", "--pool", "montessori"), reports_server):
+            at_work.append(running.enter_context(_process(*arguments)))
         form = f"{url}/deployments/deployment/{deployment}/run"
         print(NEXT.format(url=url, reports=reports, form=form, logs=HOME / "*.log"), flush=True)
         while all(process.poll() is None for process in at_work):
@@ -123,8 +123,8 @@ def _serve(port: int, reports_port: int, store: str) -> int:
     return 1
 
 
-def _deployed(store: str) -> UUID:
-    """Deploy, and take up what the worker of the last time has left; the id of the deployment to start runs of."""
+def _deploy(store: str) -> UUID:
+    """Deploy, restart the runs of an earlier worker, and return the id of the deployment `montessori/montessori`."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
@@ -135,19 +135,19 @@ def _deployed(store: str) -> UUID:
     deploy(store=store)
     at_work = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
-        stages = client.read_deployment_by_name("stage/stage").id
+        tasks = client.read_deployment_by_name("stage/stage").id
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=at_work))):
-            if run.deployment_id:  # and so the worker's, which has ended
-                left = Crashed if run.deployment_id == stages else AwaitingRetry
+            if run.deployment_id:  # it ran on the earlier worker
+                state = Crashed if run.deployment_id == tasks else AwaitingRetry
                 if run.state_type == StateType.CANCELLING:
-                    left = Cancelled
-                client.set_flow_run_state(run.id, left(message="Its worker was ended."), force=True)
+                    state = Cancelled
+                client.set_flow_run_state(run.id, state(message="Its worker was ended."), force=True)
         return client.read_deployment_by_name("montessori/montessori").id
 
 
 @contextmanager
-def _started(module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process `python -m …` in its own group, which Ctrl-C does not reach: it is ended, whole, with the block."""
+def _process(module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `python -m …` in its own process group, which Ctrl-C does not reach, and end the group with the block."""
     command = [sys.executable, "-m", module, *arguments]
     with (HOME / f"{arguments[0]}.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -159,7 +159,7 @@ def _started(module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"
             with suppress(subprocess.TimeoutExpired):
                 process.wait(END_WITHIN_S)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what a worker has started may outlive it
+            os.killpg(process.pid, signal.SIGKILL)  # processes of a worker may outlive it
         process.wait()
 
 
@@ -167,17 +167,17 @@ def _ready(health: str, server: "subprocess.Popen[bytes]") -> bool:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(OSError):
-            return bool(_asked(health))
+            return bool(_fetch(health))
         time.sleep(0.3)
     return False
 
 
-def _asked(address: str) -> Any:
+def _fetch(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=10) as answer:
         return json.load(answer)
 
 
-def _taken(port: int) -> bool:
+def _is_taken(port: int) -> bool:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
 

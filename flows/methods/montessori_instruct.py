@@ -1,6 +1,6 @@
 """Request the iterations of Montessori-Instruct, and the parts that all systems share.
 
-Every variable holds the address of an artifact (docs/explanation/method.md has the steps).
+Every variable holds the address of an artifact. docs/explanation/method.md explains the steps (One iteration).
 """
 
 from dataclasses import dataclass, field

@@ -31,7 +31,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     rows = sorted(job.rows("answers", "answers.parquet"), key=lambda row: row["index"])[index::count]
     unknown = next((row["id"] for row in rows if row["id"] not in references), None)
     if unknown is not None:
-        raise InputError(f"answers: {unknown} is none of the questions; give those that were asked")
+        raise InputError(f"answers: {unknown} is none of the questions; give the questions of these answers")
     turns = [(row, turn) for row in rows for turn in range(len(row["turns"]))]
     judge = open_engine(job, settings, "judge", "judge.")
     verdicts = judging.judge(

@@ -134,7 +134,7 @@ def _check_place(engine: str, python: str, field: str, compute: Compute) -> None
 
 def _interpreter(python: str) -> Path | None:
     path = Path(python).expanduser()
-    return path.absolute() if path.is_file() else None  # not resolved: the link is what makes it an environment
+    return path.absolute() if path.is_file() else None  # not resolved, since only the link is in the environment
 
 
 def _check_vllm(python: str, field: str) -> None:

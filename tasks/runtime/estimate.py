@@ -124,7 +124,7 @@ def total(lines: Iterable[Line], name: str = "total") -> Line:
 
 
 def cost_of(request: Request) -> Cost:
-    """Return what the time and size of a request depend on."""
+    """Return the row of a request's task that its time and size depend on."""
     return TASKS[request.stage].cost
 
 

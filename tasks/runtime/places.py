@@ -192,7 +192,7 @@ class Listener:
         self._waits: dict[str, SimpleQueue[dict[str, Any]]] = {}  # of the running process, by address
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes]  # what the process writes to standard error
+        self._errors: IO[bytes]  # standard error of the process
         self._closed = False
 
     def send(self, order: dict[str, Any]) -> SimpleQueue[dict[str, Any]]:

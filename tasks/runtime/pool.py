@@ -48,7 +48,6 @@ from tasks.runtime.server import connected
 
 POLL_EVERY_S = 2.0
 GONE_AFTER_S = 600.0  # without an answer from the server
-NO_WORKER_AFTER_S = 20.0
 DEFAULT_MEMORY = "8Gi"  # as flows/deployment/job_templates/kubernetes.json has it
 PAGE = 200  # the server lists no more at once
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
@@ -109,7 +108,7 @@ class Pool:
         self._local.close()
 
     def _start(self, request: Request, store: Store) -> FlowRun:
-        """Return the flow run that executes `request`: a running one, whoever started it, or a new one."""
+        """Return the flow run that executes `request`: one that runs already, or a new one."""
         if self._runs.closed:
             raise StageError("not run: the flow is ending")
         digest = hashlib.sha256(store.uri.encode()).hexdigest()[:12]
@@ -264,7 +263,7 @@ class Runs:
         runs = list(self._waits)
         with suppress(Exception):
             for run in runs:
-                self._client.set_flow_run_state(run, Cancelling(message="The run that asked for it has ended."))
+                self._client.set_flow_run_state(run, Cancelling(message="Its run has ended."))
         for run in runs:
             self._end(run, StageError("stopped: the flow is ending"))
 

@@ -52,7 +52,7 @@ def test_ls_of_a_stage_names_only_that(montessori):
     assert [line.split()[0] for line in montessori("ls", "runs")[1].splitlines()] == [
         "runs/new-22222222", "runs/old-11111111",
     ]  # fmt: skip
-    assert "no artifact of stage teacher" in montessori("ls", "teacher")[1]
+    assert "no artifact of task teacher" in montessori("ls", "teacher")[1]
 
 
 def test_ls_speaks_json(montessori):
@@ -69,7 +69,7 @@ def test_ls_of_a_stage_that_another_store_may_have_is_empty(montessori, stage, s
 
 def test_ls_of_no_stage_at_all_says_which_was_meant(montessori):
     code, out, err = montessori("ls", "students")
-    assert (code, out) == (2, "") and "STAGE = students: no such stage; did you mean student?" in err
+    assert (code, out) == (2, "") and "TASK = students: no such task; did you mean student?" in err
     assert "did you mean refreshes?" in montessori("ls", "refresh")[2]
     assert "known here: answers, benchmark," in montessori("ls", "xyz")[2]
 

@@ -162,7 +162,7 @@ def test_a_run_from_the_form_to_its_report(page: Page, ui: str, store: Path) -> 
         "Student": "A model folder or hub name",
         "Influence estimator": "How a point's influence is measured",
         "Further settings": "for example dpo.beta=0.2",
-        "Where stages run": "beside the run",
+        "Where tasks run": "beside the run",
         "Store": "A folder of the worker",
     }.items():
         expect(field(page, title)).to_contain_text(help)
@@ -185,10 +185,10 @@ def test_a_run_from_the_form_to_its_report(page: Page, ui: str, store: Path) -> 
     expect(state(page)).to_have_text("Completed", timeout=RUN_MS)
 
     tab(page, "Artifacts")
-    expect(page.locator("body")).to_contain_text("31 stages and shards")
+    expect(page.locator("body")).to_contain_text("31 tasks and shards")
     run = page.url
     page.get_by_text("shards", exact=True).last.click()
-    expect(page.locator("body")).to_contain_text("31 stages and shards: ")
+    expect(page.locator("body")).to_contain_text("31 tasks and shards: ")
     row = page.get_by_role("row").filter(has_text="Montessori iteration 1: influence 2/2")
     expect(row).to_contain_text("done")
     expect(page.get_by_role("row").filter(has_text="teacher from scratch")).to_contain_text("cached")

@@ -89,10 +89,10 @@ def test_every_artifact_tells_where_it_came_from(finished: Path) -> None:
 def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Montessori, finished: Path, tmp_path: Path) -> None:
     plan = here("run", CONFIG, "--store", tmp_path / "new", "--dry-run")
     assert plan.returncode == 0, plan.stderr
-    assert "31 stages and shards, 31 to do" in plan.stdout
+    assert "31 tasks and shards, 31 to do" in plan.stdout
     assert not (tmp_path / "new").exists()
     cached = here("run", CONFIG, "--store", finished, "--dry-run")
-    assert "31 stages and shards, 0 to do" in cached.stdout
+    assert "31 tasks and shards, 0 to do" in cached.stdout
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "llama3-8b"])

@@ -104,5 +104,5 @@ def test_a_shard_that_failed_is_shown_with_its_error(here: Montessori, copy: Pat
 @pytest.mark.parametrize("words", [[], ["--watch"]])
 def test_a_store_without_runs_says_so(here: Montessori, tmp_path: Path, words: list[str]) -> None:
     shown = here("status", "--store", tmp_path, *words)
-    assert shown.returncode == 0 and "No run or study has told the store" in shown.stdout
+    assert shown.returncode == 0 and "No run or study has written its status" in shown.stdout
     assert here("status", "tiny", "--store", tmp_path, *words).returncode == 2

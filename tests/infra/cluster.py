@@ -123,7 +123,7 @@ def posted(wanted: DeployOptions = STAGE, of_stage: bool = True, env: tuple[str,
     """The Job that the worker of infra/kubernetes makes for a run or a stage; `env`: NAME=value of a deployment."""
     cluster = Cluster()
     threading.Thread(target=cluster.serve_forever, daemon=True).start()
-    values = _job(wanted, of_stage=of_stage) | ({"env": dict(one.split("=", 1) for one in env)} if env else {})
+    values = _job(wanted, of_task=of_stage) | ({"env": dict(one.split("=", 1) for one in env)} if env else {})
     with pytest.MonkeyPatch.context() as patch:
         for name, value in worker_environment().items():
             if name.startswith("PREFECT_INTEGRATIONS_"):

@@ -118,7 +118,7 @@ def started(wanted: DeployOptions, of_stage: bool) -> Tree:
     """What the Docker worker asks of the Engine for a container, as the Engine's API has it."""
     found = asyncio.run(
         DockerWorkerJobConfiguration.from_template_and_values(
-            template("docker"), _job(wanted, of_stage=of_stage), client=NOBODY
+            template("docker"), _job(wanted, of_task=of_stage), client=NOBODY
         )
     )
     found.prepare_for_flow_run(RUN)

@@ -192,7 +192,7 @@ def test_every_settings_file_can_be_estimated_without_a_network(
 
 def test_a_budget_that_will_not_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cli.main(["estimate", str(TINY), "--store", str(tmp_path), "--set", "budget.tokens=1000"])
-    assert "budget.tokens = 1,000 will not do" in capsys.readouterr().out
+    assert "budget.tokens = 1,000 is too low" in capsys.readouterr().out
 
 
 def test_wrong_settings_are_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
