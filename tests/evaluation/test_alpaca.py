@@ -160,6 +160,15 @@ def test_the_sampling_error_is_that_of_resampled_items(tmp_path, with_difficulti
     assert 100 * np.std(values, ddof=1) / 150**0.5 == pytest.approx(result.lc_sampling_error)
 
 
+def test_an_item_has_the_difficulty_of_its_index_wherever_its_row_stands(tmp_path):
+    gamed(tmp_path / "gamed.csv")
+    rows = made(300)[100:]  # as when the first instructions are left out
+    one, other = (of(order, str(tmp_path / "gamed.csv")) for order in (rows, rows[::-1]))
+    assert one.length_controlled == pytest.approx(other.length_controlled, abs=0.01)
+    assert one.lc_sampling_error == pytest.approx(other.lc_sampling_error, rel=1e-3)
+    assert {id: pytest.approx(value, abs=1e-4) for id, value in one.linearised.items()} == dict(other.linearised)
+
+
 def test_where_lengths_hardly_differ_the_rate_is_the_plain_one():
     rows = [{**row, "right": row["left"] + "." * (row["index"] % 2)} for row in made(400)]
     rates = of(rows)

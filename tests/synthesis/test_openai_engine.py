@@ -31,9 +31,12 @@ SAMPLING = Sampling()
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch):
+def key(monkeypatch, caplog):
+    """Set the key, which nothing may log in any of these tests."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "*")
+    yield
+    assert not [record for record in caplog.get_records("call") if KEY in record.getMessage()]
 
 
 @pytest.fixture
