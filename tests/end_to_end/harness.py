@@ -58,7 +58,7 @@ def here(environment: dict[str, str]) -> Montessori:
 
     def run(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
         words = list(map(str, arguments))
-        if words[0] in STARTING and "--dry-run" not in words:
+        if words[0] in STARTING and not {"--dry-run", "--place"} & set(words):
             words += ["--place", "inline"]
         out, err = StringIO(), StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
