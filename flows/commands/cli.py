@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MontessoriError as error:
         print(f"montessori: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("montessori: stopped; the same command goes on from here", file=sys.stderr)
         return 1

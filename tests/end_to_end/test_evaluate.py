@@ -193,7 +193,10 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
         (["RUN", "--set", "benchmarks.gsm8k={task: gsm8k, metric: x, file: WRONG}"], "column question is missing"),
         (["RUN", "--set", "benchmarks.gsm8k.shot=1"], "did you mean benchmarks.gsm8k.shots?"),
         (["RUN", "--set", "benchmarks.losses={task: gsm8k, metric: x}"], "benchmarks.losses: this name is taken"),
-        (["RUN", "--set=engine=vllm", "--set=vllm.python=no/python", "--place", "process"], "no/python: no such"),
+        (
+            ["RUN", "--set", "engine=vllm", "--set", "vllm.python=no/python", "--place", "process"],
+            "vllm.python = no/python: no such",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_sentence_before_anything_starts(

@@ -1,13 +1,16 @@
 """`montessori run` as a user meets it: the whole method, its cache, its report, its replay."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from harness import CONFIG, Montessori, contents, summary, the_run
+from harness import CONFIG, Montessori, command, contents, summary, the_run
 
 
 def lines(output: str) -> dict[str, str]:
@@ -35,6 +38,36 @@ def test_a_run_measures_every_system_and_iteration(finished: Path) -> None:
     assert actual > 0 and 0.2 < estimated / actual < 5
     assert cost["hours"][1] * 3600 == pytest.approx(found["seconds"]["instructions"], rel=0.01)
     assert set(found["seconds"]) >= {"instructions", "warm-up", "influence", "teacher", "student", "evaluation"}
+
+
+HOOK = """
+import os, sys
+def hook(event, arguments):
+    if event == "socket.bind" and sys._getframe(1).f_code.co_name == "_has_ipv6":
+        return  # urllib3 looks whether this machine has IPv6; nothing listens
+    if event == "socket.bind" or (event == "import" and arguments[0] == "prefect"):
+        with open(os.environ["SEEN"], "a") as file:
+            file.write(f"{event} {arguments}\\n")
+sys.addaudithook(hook)
+"""
+
+
+def test_a_run_opens_no_port_and_does_not_import_prefect(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    path = os.pathsep.join([str(tmp_path / "hook"), environment.get("PYTHONPATH", "")])
+    watched = {**environment, "PYTHONPATH": path, "SEEN": str(tmp_path / "seen")}
+    copied = shutil.copytree(finished, tmp_path / "store")
+    run = command("run", CONFIG, "--store", copied, "--set", "dpo.beta=0.3")
+    done = subprocess.run(run, env=watched, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "done" in lines(done.stdout).values()  # so tasks ran, in processes of their own
+    assert not (tmp_path / "seen").exists()
+    bind = "import socket; socket.socket().bind(('127.0.0.1', 0))"
+    subprocess.run([sys.executable, "-c", bind], env=watched, check=True)
+    assert (tmp_path / "seen").read_text().startswith("socket.bind")  # the hook does see it
 
 
 def test_a_run_leaves_a_report_that_needs_nothing_else(finished: Path) -> None:

@@ -59,11 +59,11 @@ def test_a_stage_gets_the_gpus_the_memory_and_the_rooms_that_it_was_given() -> N
 def test_a_training_in_several_processes_gets_a_gpu_for_each_and_as_many_times_the_memory() -> None:
     means = {"training_processes": 8}
     request = Request(stage="student", version=1, settings={}, inputs={}, seed=0, means=means)
-    usual = _job(DeployOptions(kind="kubernetes", gpus=1, memory="64Gi"), of_stage=True)
+    usual = _job(DeployOptions(kind="kubernetes", gpus=1, memory="64Gi"), of_task=True)
     assert job_variables_of(request, usual) == {"gpus": 8, "memory": "512Gi"}
     assert job_variables_of(request, {"gpus": 1}) == {"gpus": 8, "memory": "64Gi"}
     assert job_variables_of(request.model_copy(update={"means": {}}), usual) is None
-    assert job_variables_of(request, _job(DeployOptions(kind="docker", gpus=1), of_stage=True)) is None
+    assert job_variables_of(request, _job(DeployOptions(kind="docker", gpus=1), of_task=True)) is None
 
 
 def test_a_run_asks_for_no_gpu_and_tolerates_no_taint_of_their_nodes() -> None:

@@ -150,7 +150,7 @@ def test_a_student_on_its_way_learns_from_a_share_of_its_training_set(tmp_path: 
     settings = settings_of("iterations=0", "training_size=300")
     steps = Steps(settings, sources.addresses(settings))
     start = request_base(steps)
-    written = steps.instructions(start.writer, start.seeds, 300, "training", NOBODY)
+    written = steps.instructions(start.writer, start.seeds, 300, purpose="training", who=NOBODY)
     pairs = steps.responses(start.writer, written, NOBODY)
     steps.train_student(start.student, pairs, NOBODY)
     steps.checkpoint(start.student, pairs, 0.5, NOBODY)
