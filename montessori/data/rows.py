@@ -116,7 +116,7 @@ def _json(line: str, where: str) -> Row:
     try:
         row: Row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error.msg} at column {error.colno})") from None
+        raise InputError(f"{where} is not JSON ({error.msg.removesuffix(' at')} at column {error.colno})") from None
     return row
 
 

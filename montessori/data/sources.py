@@ -51,6 +51,9 @@ def rows(source: DataSource, field: str) -> str:
     if source.source == POCKET:
         return POCKET
     if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
+        parent = Path(source.source).parent
+        if HUB_NAME.fullmatch(source.source) and parent.is_dir():
+            raise InputError(f"{field} = {source.source}: no such file, though {parent} is a folder")
         return f"hub:{source.source}"
     path = Path(source.source).expanduser()
     if path.is_dir():
@@ -66,6 +69,8 @@ def model(source: str, field: str) -> str:
     if not path.is_dir():
         if not HUB_NAME.fullmatch(source):
             raise InputError(f"{field} = {source}: no such folder (a hub name looks like user/name)")
+        if Path(source).parent.is_dir():
+            raise InputError(f"{field} = {source}: no such folder, though {Path(source).parent} is one")
         return f"hub:{source}"
     try:
         folder.check_model_folder(path)

@@ -11,6 +11,8 @@ from montessori.errors import InputError
 
 Kind = Literal["settings", "suite", "study"]
 FOLDERS: dict[Kind, str] = {"settings": "", "suite": "suites", "study": "studies"}
+# The command that takes a file of each kind.
+COMMANDS: dict[Kind, str] = {"settings": "run {}", "suite": "evaluate MODEL --suite {}", "study": "study {}"}
 CONFIGS = Path(str(files("montessori"))) / "configs"
 
 
@@ -21,7 +23,7 @@ def names(kind: Kind) -> list[str]:
 
 def is_name(given: str) -> bool:
     """Tell whether `given` is a name rather than a path."""
-    return not given.endswith((".yaml", ".yml")) and "/" not in given and not Path(given).exists()
+    return not given.endswith((".yaml", ".yml")) and "/" not in given and not Path(given).is_file()
 
 
 def path_of(given: str, kind: Kind, field: str) -> Path:
@@ -33,6 +35,12 @@ def path_of(given: str, kind: Kind, field: str) -> Path:
         return Path(given)
     path = CONFIGS / FOLDERS[kind] / f"{given}.yaml"
     if not path.is_file():
+        for other, command in COMMANDS.items():
+            if given in names(other):
+                article = "" if other == "settings" else "a "
+                raise InputError(
+                    f"{field} = {given}: {article}{other}, no {kind}; `montessori {command.format(given)}` takes it"
+                )
         known = ", ".join(names(kind))
         raise InputError(f"{field} = {given}: no {kind} of that name; known: {known}; or give the path of a YAML file")
     return path

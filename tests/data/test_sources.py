@@ -13,6 +13,7 @@ from montessori.artifacts import Request
 from montessori.data import sources
 from montessori.errors import InputError
 from montessori.settings import files
+from montessori.settings.data import DataSource
 from montessori.settings.execution import Compute
 from montessori.settings.run import Settings
 from tasks.runtime import engines
@@ -64,7 +65,7 @@ def test_every_source_gets_its_address(tree, tmp_path, model):
 
 
 def test_the_pocket_world_and_models_from_scratch_need_no_file(tree):
-    scratch = {"source": "scratch", "scratch": {}}
+    scratch = {"source": "scratch", "scratch": {"context": 1536}}
     pocket = dict.fromkeys(("seeds", "reference", "test"), "pocket")
     assert sources.addresses(settings(tree, **pocket, teacher=scratch, student=scratch)) == pocket
 
@@ -212,3 +213,13 @@ def test_only_models_that_are_still_needed_are_asked_for(tree: dict, hub: hubs.H
         engines.check(settings, requests)
     engines.check(settings, [request for request in requests if request.stage == "report"])
     engines.check(settings.model_copy(update={"compute": Compute(place="pool")}), requests)  # workers have theirs
+
+
+def test_a_missing_folder_or_file_beside_others_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match=r"^student\.source = models/none: no such folder, though models is one$"):
+        sources.model("models/none", "student.source")
+    with pytest.raises(InputError, match=r"^seeds\.source = models/rows: no such file, though models is a folder$"):
+        sources.rows(DataSource(source="models/rows"), "seeds.source")
+    assert sources.model("user/none", "student.source") == "hub:user/none"
