@@ -156,7 +156,7 @@ def tab(page: Page, name: str) -> None:
 def test_a_run_from_the_form_to_its_report(page: Page, ui: str, store: Path) -> None:
     open_form(page, ui)
     for title, help in {
-        "Settings": "The name of a settings file",
+        "Settings": "A settings file of Montessori",
         "Iterations": "0 is Self-Instruct alone",
         "Teacher": "A model folder or hub name",
         "Student": "A model folder or hub name",
