@@ -160,7 +160,7 @@ def test_a_run_from_the_form_to_its_report(page: Page, ui: str, store: Path) -> 
         "Iterations": "0 is Self-Instruct alone",
         "Teacher": "A model folder or hub name",
         "Student": "A model folder or hub name",
-        "Influence estimator": "How a point's influence is measured",
+        "Influence estimator": "The estimator of a point's influence",
         "Further settings": "for example dpo.beta=0.2",
         "Where tasks run": "beside the run",
         "Store": "A folder of the worker",
