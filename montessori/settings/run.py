@@ -168,12 +168,6 @@ class Settings(Frozen):
                     f"generation.context ({self.generation.context}) must exceed {name}.sampling.max_tokens "
                     f"({sampling.max_tokens}): a prompt needs room too"
                 )
-            shape = self.teacher.scratch if self.teacher and self.generation.engine != "openai" else None
-            if shape and shape.context <= sampling.max_tokens:
-                raise ValueError(
-                    f"teacher.scratch.context ({shape.context}) must exceed {name}.sampling.max_tokens "
-                    f"({sampling.max_tokens}): a prompt needs room too"
-                )
         trainings: dict[str, Training] = {"sft": self.sft}
         if measures:
             trainings["warm_up"] = self.warm_up

@@ -65,7 +65,7 @@ def test_every_source_gets_its_address(tree, tmp_path, model):
 
 
 def test_the_pocket_world_and_models_from_scratch_need_no_file(tree):
-    scratch = {"source": "scratch", "scratch": {"context": 1536}}
+    scratch = {"source": "scratch", "scratch": {}}
     pocket = dict.fromkeys(("seeds", "reference", "test"), "pocket")
     assert sources.addresses(settings(tree, **pocket, teacher=scratch, student=scratch)) == pocket
 

@@ -217,9 +217,6 @@ def test_only_where_an_endpoint_writes_and_nothing_is_tuned_a_teacher_may_be_mis
 def test_a_context_without_room_for_a_prompt_is_refused():
     complained = complaint(minimal(generation={"context": 1024}))
     assert "generation.context (1024) must exceed instructions.sampling.max_tokens (1024)" in complained
-    small = {"source": "scratch", "scratch": {"context": 256}}
-    complained = complaint(minimal(teacher=small))
-    assert "teacher.scratch.context (256) must exceed instructions.sampling.max_tokens (1024)" in complained
 
 
 def test_an_endpoint_needs_the_name_of_its_model():
