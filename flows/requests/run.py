@@ -39,7 +39,7 @@ def prepare(settings: Settings, suite: str | None = None, judge: str | None = No
         raise InputError("--judge: there is no suite that it would judge; add --suite paper")
     steps, address = plan(settings)
     requests = dict(steps.requests)
-    measured = _measure(settings, store, suite, judge=judge, connect=connect) if suite else []
+    measured = _measure(steps, store, suite, judge=judge, connect=connect) if suite else []
     for request in measured:
         requests.setdefault(request.address, request)
     run = Plan(store, settings.compute, settings.generation.vllm.python, requests, address)
@@ -61,12 +61,13 @@ def check(settings: Settings, planned: Plan) -> None:
     planned.store.check_writable()
 
 
-def _measure(settings: Settings, store: Store, suite: str, *, judge: str | None, connect: bool) -> list[Request]:
+def _measure(run: Steps, store: Store, suite: str, *, judge: str | None, connect: bool) -> list[Request]:
     """Return the requests that measure all students of a run on a suite, its scorecard last."""
+    settings = run.settings
     path = shipped.path_of(suite, "suite", "--suite")
     own = {"store": settings.store, "compute": settings.compute.model_dump(mode="json")}
     resolved, addresses = suite_of({**files.read(path, judge_overrides(judge)), **own}, str(path), connect)
-    steps = Steps(settings, sources.addresses(settings))
+    steps = Steps(settings, run.sources)  # the sources are hashed once
     start = request_base(steps)
     subjects = [
         Subject(system.name, system.student, tuple(system.pairs), system.metrics, start.reference)

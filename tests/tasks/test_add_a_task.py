@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_the_example_of_contributing_is_a_task_that_runs(tmp_path: Path, monkeyp
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
     (name, row), *_ = eval(f"{{{ROW}}}", {"Task": Task}).items()
     monkeypatch.setitem(TASKS, name, row)
-    method: dict[str, object] = {"Shards": Shards, "Who": Who, "Address": Address}
+    method: dict[str, Any] = {"Shards": Shards, "Who": Who, "Address": Address}
     exec(METHOD, method)
 
     store = Folder(tmp_path / "store")
@@ -36,7 +37,7 @@ def test_the_example_of_contributing_is_a_task_that_runs(tmp_path: Path, monkeyp
         write_rows(folder / "pairs.parquet", rows)
         store.commit("responses/ab12", folder, {})
     steps = Steps(SETTINGS, {})
-    address = method["lengths"](steps, ["responses/ab12"], Who("Self-Instruct"))  # type: ignore[operator]
+    address = method["lengths"](steps, ["responses/ab12"], Who("Self-Instruct"))
     executor = LocalExecutor(store, Inline(Compute()), Compute(retries=0))
     for request in steps.requests.values():
         executor.submit(request)
