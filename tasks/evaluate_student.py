@@ -8,15 +8,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from montessori.data.chat import Example, encode_pairs
+from montessori.data.chat import Example
 from montessori.data.rows import Row, write_rows
 from montessori.evaluation.metrics import bits_per_byte, exact_match, measure, next_token_accuracy
 from montessori.influence import reference_loss
 from montessori.influence.batches import answer_tokens, first_answer_token
 from montessori.models import loading
 from montessori.settings.base import Frozen
+from montessori.settings.models import Chat
 from montessori.settings.run import Evaluation
 from montessori.synthesis.engines.transformers import TransformersEngine
+from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job
 
 
@@ -27,6 +29,7 @@ class Settings(Frozen):
     dtype: str
     max_length: int
     trust_remote_code: bool
+    chat: Chat = Chat()
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     mean over the tokens of the answer and of the end of the turn. The bytes are of the answer's text alone.
     """
     source = job.model("student")
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
     metrics: dict[str, Any] = {}
     counts: dict[str, Any] = {}
@@ -44,7 +47,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     for name, role in (("reference", "reference"), ("held_out", "test")):
         if job.has(role):
             rows = job.rows(role, "rows.parquet")
-            encoded = encode_pairs(tokenizer, rows, settings.max_length)
+            encoded = encode(model, tokenizer, rows, settings.max_length)
             losses = reference_loss(model, encoded.examples)[1]
             answers = {row["id"]: row["response"] for row in rows}
             tokens = [answer_tokens(example) for example in encoded.examples]
@@ -63,7 +66,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         engine = TransformersEngine(model, tokenizer, settings.evaluation.batch_size)
         right, measured = exact_match(engine, rows, settings.evaluation.max_tokens), [row["id"] for row in rows]
     else:
-        examples = encode_pairs(tokenizer, rows, settings.max_length).examples
+        examples = encode(model, tokenizer, rows, settings.max_length).examples
         right, measured = next_token_accuracy(model, examples), [example.id for example in examples]
     metrics["accuracy"] = measure(right)
     table = [{"id": id, "accuracy": share} for id, share in zip(measured, right, strict=True)]

@@ -7,15 +7,16 @@ the mean of the set. Wrong points come first, by loss. If fewer than `least` are
 import statistics
 from typing import Any
 
-from montessori.data.chat import encode_pairs
 from montessori.data.rows import write_rows
 from montessori.errors import StageError
 from montessori.evaluation.metrics import exact_match
 from montessori.influence import reference_loss
 from montessori.models import loading
 from montessori.settings.base import Frozen
+from montessori.settings.models import Chat
 from montessori.settings.run import Evaluation
 from montessori.synthesis.engines.transformers import TransformersEngine
+from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job
 
 
@@ -26,16 +27,17 @@ class Settings(Frozen):
     dtype: str
     max_length: int
     trust_remote_code: bool
+    chat: Chat = Chat()
     least: int  # the number of few-shot examples in a prompt
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Measure the student on its training set, and keep the worst points."""
     source = job.model("student")
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code)
     rows = sorted(job.rows("pairs", "pairs.parquet"), key=lambda row: row["id"])
-    encoded = encode_pairs(tokenizer, rows, settings.max_length)
+    encoded = encode(model, tokenizer, rows, settings.max_length)
     losses = dict(zip((e.id for e in encoded.examples), reference_loss(model, encoded.examples)[1], strict=True))
     rows = [row for row in rows if row["id"] in losses]
     if len(rows) < settings.least:

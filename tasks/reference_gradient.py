@@ -6,6 +6,7 @@ from montessori.errors import InputError
 from montessori.influence import TOKEN_BUDGET, ReferenceGradient, Taylor, reference_gradient
 from montessori.models import loading
 from montessori.settings.base import Frozen
+from montessori.settings.models import Chat
 from tasks.runtime.inputs import encode, fit_token_budget, optimizer_step
 from tasks.runtime.job import Job
 
@@ -16,13 +17,14 @@ class Settings(Frozen):
     dtype: str
     max_length: int
     trust_remote_code: bool
+    chat: Chat = Chat()
     learning_rate: float | None = None  # default: the optimiser state's
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Pass once over the reference set."""
     source = job.model("student")
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
     encoded = encode(student, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length)
     if not encoded.examples:

@@ -21,6 +21,7 @@ from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.base import Frozen
 from montessori.settings.influence import EstimatorName
+from montessori.settings.models import Chat
 from tasks import tokenize_points
 from tasks.runtime.inputs import describe, encode, fit_token_budget, optimizer_step
 from tasks.runtime.job import Job
@@ -38,6 +39,7 @@ class Settings(Frozen):
     dtype: str
     max_length: int  # of the reference set
     trust_remote_code: bool
+    chat: Chat = Chat()
     learning_rate: float | None = None  # default: the optimiser state's
 
 
@@ -100,7 +102,7 @@ def _scores(estimator: Estimator, batches: list[Batch]) -> Iterator[Score]:
 
 def _reference_set(job: Job, settings: Settings) -> list[Example]:
     source = job.model("student")
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
     return encode(student, tokenizer, job.rows("reference", "rows.parquet"), settings.max_length).examples
 

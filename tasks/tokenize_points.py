@@ -16,6 +16,7 @@ from montessori.influence import make_batches
 from montessori.influence.batches import Batch
 from montessori.models import loading
 from montessori.settings.base import Frozen
+from montessori.settings.models import Chat
 from montessori.synthesis.instructions import stable_seed
 from tasks.runtime.inputs import encode
 from tasks.runtime.job import Job
@@ -29,12 +30,13 @@ class Settings(Frozen):
     max_length: int
     token_budget: int
     trust_remote_code: bool
+    chat: Chat = Chat()
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Tokenize the rows with the student's tokenizer and put them into batches."""
     source = job.model("student")
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     student = loading.skeleton(source, trust_remote_code=settings.trust_remote_code)
     # In the order of a hash, so that a limit takes a sample and not the first rounds.
     rows = sorted(job.rows("points", settings.file), key=lambda row: stable_seed(row["id"]))[: settings.limit]

@@ -61,6 +61,10 @@ def score(options: Scoring, console: Console) -> None:
     from tasks.runtime.places import gpus
 
     plan = scoring.plan(options, checked.addresses, len(checked.points), gpu=bool(gpus()))
+    if any(not store.exists(address) for address in plan.requests):
+        from tasks.runtime.trial import try_model  # imports torch
+
+        try_model(options.student, "--student", options, checked.points[:1], max_length=options.max_length)
     compute = Compute(threads=options.threads, at_once=options.at_once)
     screen = terminal.ScoreScreen(console, plan.scores, len(checked.points))
     with (

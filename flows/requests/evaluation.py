@@ -61,6 +61,7 @@ class _Planner:
         self._builder = Requests(cell)
         self._inputs: dict[str, list[Address]] = {}  # of the scorecard
         self._loading = {"dtype": suite.dtype, "trust_remote_code": suite.trust_remote_code}
+        self._chat = {**self._loading, "chat": suite.chat}
         self._question_sets: dict[str, Address] = {}  # of AlpacaEval and MT-Bench
 
     def plan(self, command: str) -> dict[Address, Request]:
@@ -87,7 +88,7 @@ class _Planner:
         assert source, "it has an address"
         inputs = {"source": [self._addresses["reference"]]}
         rows = self._add("reference", _part_of(source), inputs, role="reference set")
-        settings = {"evaluation": Evaluation(), "max_length": self._suite.max_length, **self._loading}
+        settings = {"evaluation": Evaluation(), "max_length": self._suite.max_length, **self._chat}
         inputs = {"student": [subject.address], "reference": [rows], "test": []}
         losses = self._add("evaluation", settings, inputs, role="losses", who=Who(subject.label))
         self._inputs[f"{number}:losses"] = [losses]
@@ -234,7 +235,7 @@ class _Planner:
             "engine": self._suite.engine,
             "context": None,
             **batch,
-            **self._loading,
+            **self._chat,
             "sampling": sampling,
             "temperatures": temperatures,
         }
@@ -299,12 +300,12 @@ class _Planner:
 
 def _judge_settings(judge: Judge, task: str) -> dict[str, Any]:
     batch = {"batch_size": judge.batch_size} if judge.engine == "transformers" else {}
-    loading = {} if judge.engine == "openai" else {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code}
+    loading = {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code, "chat": judge.chat}
     return {
         "engine": judge.engine,
         "context": judge.context,
         **batch,
-        **loading,
+        **({} if judge.engine == "openai" else loading),
         "max_tokens": judge.max_tokens,
         "tries": judge.tries,
         "max_unreadable": judge.max_unreadable,

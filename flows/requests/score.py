@@ -45,7 +45,8 @@ def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) ->
 
     exact = options.estimator == "exact"
     dtype = (options.exact_dtype or "float32") if exact else options.dtype or ("bfloat16" if gpu else "float32")
-    loading = {"dtype": dtype, "max_length": options.max_length, "trust_remote_code": options.trust_remote_code}
+    loading: dict[str, Any] = {"dtype": dtype, "max_length": options.max_length, "chat": options.chat}
+    loading["trust_remote_code"] = options.trust_remote_code
     step = {"learning_rate": options.learning_rate}
     source = {"split": options.split, "skip": 0, "limit": options.limit}
     rows = add("points", source, {"source": [addresses["points"]]}, role="points")
@@ -66,8 +67,7 @@ def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) ->
         "file": "rows.parquet",
         "limit": None,
         "token_budget": options.token_budget,
-        "max_length": options.max_length,
-        "trust_remote_code": options.trust_remote_code,
+        **{name: loading[name] for name in ("max_length", "trust_remote_code", "chat")},
     }
     tokens = add("tokens", cut, {"student": [student], "points": [rows]}, role="tokens")
     against: dict[str, list[Address]] = {} if options.estimator == "taylor" else {"reference": [reference]}

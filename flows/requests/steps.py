@@ -131,8 +131,7 @@ class Steps:
             "file": file,
             "limit": self.settings.probing.probing,
             "token_budget": block.token_budget,
-            "max_length": student["max_length"],
-            "trust_remote_code": student["trust_remote_code"],
+            **{name: student[name] for name in ("max_length", "trust_remote_code", "chat")},
         }
         tokens = self._step("tokens", cut, {"student": [warm], "points": points}, who=who, role="tokens")
         settings = {
@@ -159,7 +158,7 @@ class Steps:
             if rating.engine == "transformers":
                 settings["batch_size"] = rating.batch_size
             if rating.engine != "openai":
-                settings |= {"dtype": rating.dtype, "trust_remote_code": rating.trust_remote_code}
+                settings |= {"dtype": rating.dtype, "trust_remote_code": rating.trust_remote_code, "chat": rating.chat}
         inputs = {"judge": [judge], "points": points}
         shards = self.settings.responses.shards
         return self._shards(shards, "ratings", settings, inputs, who=who, role="ratings", means=means)
@@ -282,7 +281,7 @@ class Steps:
         return {"training_processes": count} if count > 1 else {}
 
     def _loading_settings(self, model: Model) -> dict[str, Any]:
-        return {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+        return {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code, "chat": model.chat}
 
     def _student_settings(self) -> dict[str, Any]:
         student = self.settings.student

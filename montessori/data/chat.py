@@ -1,13 +1,21 @@
-"""Turn chat messages into token ids, with the loss on the assistant's tokens only.
+"""Turn conversations into token ids, with the loss on the assistant's last answer only.
 
-Fine-tuning, influence and evaluation share this definition. The prompt is rendered with the generation prompt at its
-end, and the answer is the text that the template adds to it. The two are tokenized separately, as in generation. The
-chat template decides which conversations are allowed: where it fails, an InputError names the point.
+Fine-tuning, preference optimization, influence, evaluation and generation share this definition. The chat template
+renders the whole conversation once, and the tokenizer reads the whole text once. So the token ids are those of
+`apply_chat_template(messages, tokenize=True)`. The answer's tokens are found by their offsets in the text.
+
+A generation prompt is the same text up to the place of the answer. So a student is asked to continue exactly the text
+that it was trained to continue, whatever the template's own generation prompt adds. Only when the template is asked
+for reasoning (`chat_template_kwargs: {enable_thinking: true}`), a prompt ends as the template's own generation prompt
+does, and the reasoning is a part of the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +26,16 @@ from montessori.errors import InputError
 if TYPE_CHECKING:  # a dry run needs the prompts, and must not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content, and what else a template reads: tool_calls, reasoning_content, …
 Reason = Literal["no-answer", "too-long"]  # no Example for an empty answer, or a prompt of the maximum length
 
 BATCH = 1000  # texts tokenized at once: as fast as all together, with the memory of few
+# They stand for an answer, and for the question after it, when a template is asked for the text around an answer.
+ANSWER, QUESTION = "Answer0Place1", "Question0Place1"
+THINKING = ("enable_thinking", "thinking")  # the variables by which templates are asked for reasoning
+THINK_TAG = re.compile(r"</?think>")
+VARIABLES = "chat_template_kwargs"  # the tokenizer's own entry with the variables of its chat template
+CLOCK_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 # For models without a template (base models): plain text around the tokenizer's own end token.
 DEFAULT_TEMPLATE = (
@@ -32,6 +46,27 @@ DEFAULT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Hold one conversation: the turns before the answer, the answer, and the tools that the prompt offers."""
+
+    id: str
+    prompt: Sequence[Message]
+    answer: Message
+    tools: Sequence[Any] | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Conversation:
+        """Return the conversation of a row, see `montessori.data.rows`."""
+        answer = row.get("answer") or {"role": "assistant", "content": row["response"]}
+        return cls(row["id"], prompt_of(row), answer, row.get("tools"))
+
+    @property
+    def empty(self) -> bool:
+        """Return whether the answer holds nothing to learn."""
+        return not (self.answer.get("content") or "").strip() and not self.answer.get("tool_calls")
 
 
 @dataclass(frozen=True)
@@ -49,6 +84,14 @@ class Example:
         return [0] * self.prompt_length + [1] * (len(self.input_ids) - self.prompt_length)
 
 
+@dataclass(frozen=True)
+class Endings:
+    """Hold the tokens and the texts that end an answer in a chat template."""
+
+    ids: frozenset[int]
+    texts: tuple[str, ...]  # where the end mark is no token of its own
+
+
 def user(content: str) -> list[Message]:
     """Return a conversation that begins with `content`."""
     return [{"role": "user", "content": content}]
@@ -59,22 +102,22 @@ def prompt_of(row: Mapping[str, Any]) -> list[Message]:
     return row.get("messages") or user(row["instruction"])
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:
-    """Return the text before the assistant's answer."""
-    return _render(tokenizer, prompt, f"the prompt {prompt[-1]['content'][:80]!r}", add_generation_prompt=True)
-
-
 def encode(
-    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str, *, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    id: str,
+    prompt: Sequence[Message],
+    answer: str | Message,
+    *,
+    max_length: int,
+    tools: Sequence[Any] | None = None,
 ) -> Example | None:
     """Return `prompt` and `answer` as an Example of at most `max_length` tokens, cut at the end.
 
-    None when no token of the answer is left to learn from: an empty answer, or a prompt that fills `max_length`.
+    None when no token of the answer is left to learn from: an empty answer, or a prompt that fills `max_length`. Raises
+    InputError, naming `id`, when the chat template fails on the conversation or leaves out a part of it.
     """
-    if not answer.strip():
-        return None
-    prompt_ids, answer_ids = _tokenize(tokenizer, _render_pair(tokenizer, id, prompt, answer))
-    return _example(id, prompt_ids, answer_ids, max_length)
+    message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+    return _encode(tokenizer, [Conversation(id, prompt, message, tools)], max_length)[0]
 
 
 @dataclass(frozen=True)
@@ -94,62 +137,291 @@ class EncodedPairs:
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], max_length: int
 ) -> EncodedPairs:
-    """Return rows with `id`, `response`, and `instruction` or `messages` as Examples, in order. See `encode`."""
-    answered = [row for row in rows if row["response"].strip()]
-    texts = [_render_pair(tokenizer, row["id"], prompt_of(row), row["response"]) for row in answered]
-    prompts = _tokenize(tokenizer, [prompt for prompt, _ in texts])
-    answers = _tokenize(tokenizer, [answer for _, answer in texts])
-    encoded = [
-        _example(row["id"], prompt_ids, answer_ids, max_length)
-        for row, prompt_ids, answer_ids in zip(answered, prompts, answers, strict=True)
-    ]
-    examples = [example for example in encoded if example]
-    encoded_ids = {example.id for example in examples}
+    """Return rows as Examples, in order. See `encode`, and `montessori.data.rows` for the form of a row."""
+    conversations = [Conversation.of(row) for row in rows]
+    examples = _encode(tokenizer, conversations, max_length)
     dropped: dict[str, Reason] = {
-        row["id"]: "too-long" if row["response"].strip() else "no-answer"
-        for row in rows
-        if row["id"] not in encoded_ids
+        conversation.id: "no-answer" if conversation.empty else "too-long"
+        for conversation, example in zip(conversations, examples, strict=True)
+        if example is None
     }
-    return EncodedPairs(examples, dropped, sum(e.truncated for e in examples))
+    kept = [example for example in examples if example]
+    return EncodedPairs(kept, dropped, sum(example.truncated for example in kept))
 
 
-def _render_pair(
-    tokenizer: PreTrainedTokenizerBase, id: str, prompt: Sequence[Message], answer: str
-) -> tuple[str, str]:
-    """Return the text of the prompt, and the text that the answer adds to it."""
-    head = _render(tokenizer, prompt, f"point {id}", add_generation_prompt=True)
-    turns = [*prompt, {"role": "assistant", "content": answer}]
-    whole = _render(tokenizer, turns, f"point {id}", add_generation_prompt=False)
-    if not whole.startswith(head):
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Return the token ids that the model is asked to continue for each prompt."""
+    return _prompt_ids(tokenizer, [_prompt_place(tokenizer, prompt) for prompt in prompts])
+
+
+def endings(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> Endings:
+    """Return what the template puts right after an answer to `prompt`, and the tokenizer's own end token.
+
+    An end mark that is a token of its own ends a generated text by its id, any other by its text. Where the template
+    puts nothing after a last answer, the mark of the next turn ends it.
+    """
+    own = {tokenizer.eos_token_id} - {None}
+    after = _prompt_place(tokenizer, prompt).after
+    if after is None:
+        return Endings(frozenset(own), ())
+    if not after.strip():
+        turns = [*prompt, {"role": "assistant", "content": ANSWER}, *user(QUESTION)]
+        after = _render(tokenizer, turns, None, _name_of(prompt)).partition(ANSWER)[2].partition(QUESTION)[0]
+    mark = next(iter(after.split()), "")
+    first = _tokenize(tokenizer, [mark])[0][:1] if mark else []
+    if {*first} & {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}:
+        return Endings(frozenset({*own, *first}), ())
+    return Endings(frozenset(own), (mark,) if mark else ())
+
+
+def pin_clock(template: str, date: datetime.date) -> str:
+    """Return a chat template with `date` in place of each reading of the clock.
+
+    Raises InputError where the template reads the clock in an unknown way.
+    """
+    pinned = CLOCK_CALL.sub(lambda call: json.dumps(date.strftime(call[2])), template)
+    if "strftime_now(" in pinned.replace(" ", ""):
         raise InputError(
-            f"point {id}: the chat template does not keep the prompt when the answer is added: "
-            "which tokens are the answer's?"
+            "the chat template calls strftime_now without a literal format, so its date cannot be pinned; "
+            "write the format into the call"
         )
-    return head, whole[len(head) :]
+    return pinned
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The place of an answer in the text of a conversation."""
+
+    before: str  # the text that the model is asked to continue
+    after: str | None  # the text that follows an answer; None: the template shows no answers
+    own: bool  # `before` is the template's own generation prompt
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], max_length: int
+) -> list[Example | None]:
+    examples: list[Example | None] = []
+    for start in range(0, len(conversations), BATCH):
+        batch = conversations[start : start + BATCH]
+        answered = [conversation for conversation in batch if not conversation.empty]
+        places = [_place(tokenizer, c.prompt, c.tools, f"point {c.id}") for c in answered]
+        texts = [_whole(tokenizer, c, place) for c, place in zip(answered, places, strict=True)]
+        tokens = zip(_tokenize_at(tokenizer, texts, places), _prompt_ids(tokenizer, places), strict=True)
+        encoded = iter(
+            _example(c.id, ids, _prompt_length(ids, boundary, prompt), max_length)
+            for c, ((ids, boundary), prompt) in zip(answered, tokens, strict=True)
+        )
+        examples += [None if conversation.empty else next(encoded) for conversation in batch]
+    return examples
+
+
+def _place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools: Any, named: str) -> _Place:
+    """Return the text around an answer to `prompt`. Raises InputError when a turn of the prompt is not in it."""
+    text = _render(tokenizer, [*prompt, {"role": "assistant", "content": ANSWER}], tools, named)
+    before, _, after = text.partition(ANSWER)
+    if text.count(ANSWER) != 1:
+        raise InputError(
+            f"the chat template shows the answer to {named} {text.count(ANSWER)} times instead of once; "
+            "give another with chat_template"
+        )
+    reasoning = any((tokenizer.init_kwargs.get(VARIABLES) or {}).get(name) is True for name in THINKING)
+    if reasoning:
+        before = _render(tokenizer, prompt, tools, named, add_generation_prompt=True)
+    _check_prompt(prompt, before, named)
+    if tools and not all(_function(tool).get("name", "") in before for tool in tools):
+        raise InputError(f"the chat template leaves out the tools of {named}; give a template that shows them")
+    return _Place(before, after, reasoning)
+
+
+def _prompt_place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> _Place:
+    """Return the place of a generated answer, also in a template that shows prompts alone."""
+    named = _name_of(prompt)
+    turns = [*prompt, {"role": "assistant", "content": ANSWER}]
+    if ANSWER in _render(tokenizer, turns, None, named):
+        return _place(tokenizer, prompt, None, named)
+    text = _render(tokenizer, prompt, None, named, add_generation_prompt=True)
+    _check_prompt(prompt, text, named)
+    return _Place(text, None, own=True)
+
+
+def _check_prompt(prompt: Sequence[Message], text: str, named: str) -> None:
+    for number, turn in enumerate(prompt, 1):
+        _check_turn(turn, text, f"turn {number} of {named}")
+
+
+def _whole(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, place: _Place) -> str:
+    """Return the text of the conversation. Raises InputError when the answer is not where `place` says."""
+    named = f"point {conversation.id}"
+    text = _render(tokenizer, [*conversation.prompt, conversation.answer], conversation.tools, named)
+    reasoning = conversation.answer.get("reasoning_content") or ""
+    if not text.startswith(place.before):
+        if place.own or not (reasoning or "</think>" in (conversation.answer.get("content") or "")):
+            raise InputError(
+                f"the chat template does not keep the prompt of {named} when the answer is added, so the "
+                "answer's tokens cannot be told from the prompt's; give another template with chat_template"
+            )
+        raise InputError(
+            f"{named} has reasoning before its answer, and the model is prompted to answer without; "
+            "set chat_template_kwargs: {enable_thinking: true}, or remove the reasoning"
+        )
+    answer = text[len(place.before) :]
+    _check_turn(conversation.answer, answer, f"the answer of {named}", whole=True)
+    if reasoning.strip() not in answer:
+        raise InputError(f"the chat template leaves out reasoning_content of {named}; give a template that shows it")
+    return text
+
+
+def _check_turn(turn: Message, text: str, named: str, *, whole: bool = False) -> None:
+    """Raise InputError unless `text` shows the content and the tool calls of a turn.
+
+    A template may show the result of a tool as JSON, and an earlier answer without its reasoning. With `whole` the
+    reasoning counts too.
+    """
+    content = turn.get("content")
+    parts = THINK_TAG.split(content) if isinstance(content, str) and turn["role"] != "tool" else []
+    for part in parts if whole else parts[-1:]:
+        if part.strip() not in text:
+            raise InputError(
+                f"the chat template leaves out or changes {part.strip()[:60]!r} in {named}; "
+                "give a template that shows it with chat_template"
+            )
+    for call in turn.get("tool_calls") or ():
+        if str(_function(call).get("name", "")) not in text:
+            raise InputError(f"the chat template leaves out the tool_calls of {named}; give a template that shows them")
+
+
+def _function(tool: Any) -> Mapping[str, Any]:
+    """Return the function of a tool or of a tool call, in OpenAI's form or without its envelope."""
+    inner = tool.get("function") if isinstance(tool, Mapping) else None
+    return inner if isinstance(inner, Mapping) else tool if isinstance(tool, Mapping) else {}
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], named: str, *, add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    tools: Any,
+    named: str,
+    *,
+    add_generation_prompt: bool = False,
 ) -> str:
+    variables = tokenizer.init_kwargs.get(VARIABLES) or {}
+    reason: Exception | None = None
+    for variant in _variants(turns):
+        try:
+            text = tokenizer.apply_chat_template(
+                variant,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **variables,
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            reason = reason or error
+        else:
+            return str(text)
+    raise InputError(f"the chat template of the tokenizer fails on {named}: {reason}") from None
+
+
+def _variants(turns: Sequence[Message]) -> Iterator[list[Message]]:
+    """Yield the forms of the turns that templates take, the most common first.
+
+    They differ only where a turn has tool calls. The arguments of a call are an object or JSON text, and the content
+    beside it is None or empty.
+    """
+    present = [{k: v for k, v in turn.items() if v is not None or k == "content"} for turn in turns]
+    if not any(turn.get("tool_calls") for turn in present):
+        yield present
+        return
+    for content in (None, ""):
+        for arguments in (_as_object, _as_text):
+            yield [
+                {
+                    **turn,
+                    "content": content if turn.get("content") is None else turn["content"],
+                    "tool_calls": [_with_arguments(call, arguments) for call in turn["tool_calls"]],
+                }
+                if turn.get("tool_calls")
+                else turn
+                for turn in present
+            ]
+
+
+def _with_arguments(call: Any, convert: Callable[[Any], Any]) -> Any:
+    function = _function(call)
+    if "arguments" not in function:
+        return call
+    function = {**function, "arguments": convert(function["arguments"])}
+    return {"type": "function", **call, "function": function} if "function" in call else function
+
+
+def _as_object(arguments: Any) -> Any:
     try:
-        text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
-        raise InputError(f"the chat template of the tokenizer fails on {named}: {error}") from None
-    return str(text)
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _name_of(prompt: Sequence[Message]) -> str:
+    return f"the prompt {str(prompt[-1].get('content'))[:80]!r}"
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each text. No special tokens are added, because the template has written them."""
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), BATCH):
-        # verbose=False: no warning about a text longer than the model's context, since it is cut to max_length later
-        batch = tokenizer(list(texts[start : start + BATCH]), add_special_tokens=False, verbose=False)
-        ids += batch["input_ids"]
+    # verbose=False: no warning about a text longer than the model's context, since it is cut to max_length later
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     return ids
 
 
-def _example(id: str, prompt_ids: list[int], answer_ids: list[int], max_length: int) -> Example | None:
-    if len(prompt_ids) >= max_length:
+def _tokenize_at(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[_Place]
+) -> list[tuple[list[int], int | None]]:
+    """Return the token ids of each text, and the number of the first token that reaches beyond `place.before`.
+
+    The number is None for a tokenizer without offsets.
+    """
+    if not texts or not tokenizer.is_fast:
+        return [(ids, None) for ids in _tokenize(tokenizer, texts)]
+    batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        (ids, next((n for n, (_, end) in enumerate(offsets) if end > len(place.before)), len(ids)))
+        for ids, offsets, place in zip(batch["input_ids"], batch["offset_mapping"], places, strict=True)
+    ]
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, places: Sequence[_Place]) -> list[list[int]]:
+    """Return the tokens before each place that do not depend on the answer.
+
+    A tokenizer may join the end of the prompt with the start of the answer, as SentencePiece joins a space with the
+    word after it. Such a token belongs to the answer.
+    """
+    texts = [place.before if place.own else place.before + ANSWER for place in places]
+    tokens = _tokenize_at(tokenizer, texts, places)
+    others = [ids for ids, boundary in tokens]
+    if not tokenizer.is_fast:
+        others = _tokenize(tokenizer, [p.before if p.own else p.before + ANSWER[::-1] for p in places])
+    return [
+        ids[: boundary if boundary is not None else common_start(ids, other)]
+        for (ids, boundary), other in zip(tokens, others, strict=True)
+    ]
+
+
+def _prompt_length(ids: list[int], boundary: int | None, prompt: list[int]) -> int:
+    """Return the number of tokens in `ids` that the model is asked to continue, `prompt` where they begin with it."""
+    if ids[: len(prompt)] == prompt:
+        return len(prompt)
+    return common_start(ids, prompt) if boundary is None else boundary
+
+
+def common_start(one: list[int], other: list[int]) -> int:
+    """Return the length of the common start of two lists."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _example(id: str, ids: list[int], prompt_length: int, max_length: int) -> Example | None:
+    if prompt_length >= max_length:
         return None
-    ids = [*prompt_ids, *answer_ids]
-    return Example(id, ids[:max_length], len(prompt_ids), truncated=len(ids) > max_length)
+    return Example(id, ids[:max_length], prompt_length, truncated=len(ids) > max_length)

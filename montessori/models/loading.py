@@ -15,13 +15,20 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
-from montessori.data.chat import DEFAULT_TEMPLATE
+from montessori.data.chat import DEFAULT_TEMPLATE, VARIABLES, pin_clock
 from montessori.errors import InputError, StageError
 from montessori.models.folder import check_model_folder
-from montessori.settings.models import Lora
+from montessori.settings.models import Chat, Lora
 
 ADAPTER = "adapter"
 
@@ -42,10 +49,13 @@ def torch_seed(seed: int) -> Iterator[None]:
         yield
 
 
-def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str | Path, trust_remote_code: bool = False, chat: Chat | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a folder or hub name, with a padding token and a chat template.
 
-    Raises InputError when there is none, or when it has no end-of-text token.
+    The template of `chat`, its variables and its date are saved with the tokenizer. Raises InputError when there is no
+    tokenizer, or when it has no end-of-text token.
     """
     name, revision = hub_revision(source)
     with _describe_errors("tokenizer", source):
@@ -56,9 +66,34 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTr
         raise InputError(f"{source}: the tokenizer has no eos_token, so that no answer would ever end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_TEMPLATE
+    chat = chat or Chat()
+    if chat.variables:
+        tokenizer.init_kwargs[VARIABLES] = chat.variables
+    tokenizer.chat_template = chat.template or tokenizer.chat_template or DEFAULT_TEMPLATE
+    try:
+        if isinstance(tokenizer.chat_template, str):
+            tokenizer.chat_template = pin_clock(tokenizer.chat_template, chat.date)
+        else:  # several templates by name
+            templates = tokenizer.chat_template.items()
+            tokenizer.chat_template = {name: pin_clock(text, chat.date) for name, text in templates}
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return tokenizer
+
+
+def context_of(source: str | Path, trust_remote_code: bool = False) -> int | None:
+    """Return the longest sequence of a model in tokens, by its configuration, or None where it sets no limit."""
+    name, revision = hub_revision(source)
+    with _describe_errors("configuration", source):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return longest_sequence(config)
+
+
+def longest_sequence(config: PreTrainedConfig) -> int | None:
+    """Return the number of positions that a configuration allows, or None where it sets no limit."""
+    text = config.get_text_config()
+    limits = (getattr(text, field, None) for field in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
 def load_model(

@@ -4,21 +4,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from montessori.settings.base import NOT_IN_FINGERPRINT, Frozen
+from montessori.settings.base import NOT_IN_FINGERPRINT
 from montessori.settings.engines import OpenAI, Vllm
-from montessori.settings.models import Dtype
+from montessori.settings.models import ChatModel, Dtype
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
 
-class JudgeModel(Frozen):
+class JudgeModel(ChatModel):
     """A model that judges: where it is, and how often its verdicts may be unreadable."""
 
     source: str | None = Field(
         None, description="A model folder or hub name, where the engine is transformers or vllm."
     )
     dtype: Dtype = Field("bfloat16", description="Data type of the weights.")
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     batch_size: int = Field(16, ge=1, description="Prompts in a batch of the Transformers engine.")
     context: int | None = Field(
         None, ge=16, description="Most tokens of a prompt and its verdict together. Null: as many as the model allows."

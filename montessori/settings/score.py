@@ -4,12 +4,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from montessori.settings.base import Frozen
 from montessori.settings.influence import EstimatorName
-from montessori.settings.models import Dtype
+from montessori.settings.models import ChatModel, Dtype
 
 
-class Scoring(Frozen):
+class Scoring(ChatModel):
     """The options of `montessori score`, one field each."""
 
     student: str = Field(description="The student: a folder with safetensors, or a hub name `user/name[@revision]`.")
@@ -64,7 +63,6 @@ class Scoring(Frozen):
     at_once: int | None = Field(
         None, ge=1, description="Most shards at a time. Default: the number of GPUs, else of CPU cores / threads."
     )
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the student.")
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:

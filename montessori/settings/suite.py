@@ -13,7 +13,7 @@ from montessori.settings.engines import Vllm
 from montessori.settings.execution import Budget, Compute
 from montessori.settings.generation import ResponseSampling
 from montessori.settings.judge import Judge
-from montessori.settings.models import Dtype
+from montessori.settings.models import ChatModel, Dtype
 
 # The scorecard's names for its other measures. No benchmark may have one of them.
 RESERVED = ("losses", "alpaca_eval", "mt_bench", "duel", "overlap", "verdicts")
@@ -91,7 +91,7 @@ class MtBench(Frozen):
     shards: int = Field(1, ge=1, description="Number of tasks that share the questions of a model.")
 
 
-class Suite(Frozen):
+class Suite(ChatModel):
     """Everything that an evaluation measures of each model."""
 
     name: Name = Field(description="Name of the suite: small letters, digits, dots and hyphens.")
@@ -131,7 +131,6 @@ class Suite(Frozen):
         1024, ge=16, description="Longest example of the reference loss, prompt and answer, in tokens. Paper: 1024."
     )
     batch_size: int = Field(16, ge=1, description="Items in a batch of the Transformers engine.")
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with a model.")
     compute: Annotated[Compute, NOT_IN_FINGERPRINT] = Field(Compute(), description="Where tasks run.")
     budget: Annotated[Budget, NOT_IN_FINGERPRINT] = Field(Budget(), description="What the judge may cost.")
 

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, TypeVar
 
 from montessori.data import rows
-from montessori.data.chat import Message, render_prompt, user
+from montessori.data.chat import Message, prompt_ids, user
 from montessori.data.rows import Row
 from montessori.extras import require
 from montessori.settings.models import Scratch
@@ -104,7 +104,7 @@ def _sample_texts(settings: Settings, seeds: list[Row]) -> _Sample:
         require("score", purpose=f"the tokenizer of {teacher.source}")
         from montessori.models.loading import load_tokenizer
 
-        return _tokenizer_sample(load_tokenizer(folder, teacher.trust_remote_code), texts, answers)
+        return _tokenizer_sample(load_tokenizer(folder, teacher.trust_remote_code, teacher.chat), texts, answers)
     return _Sample(
         tokens_in_text=lambda text: len(text) / CHARACTERS_PER_TOKEN,
         tokens_in_chat=lambda chat: (
@@ -135,4 +135,4 @@ def _tokenizer_sample(tokenizer: PreTrainedTokenizerBase, texts: list[str], answ
     def count(text: str) -> float:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    return _Sample(count, lambda chat: count(render_prompt(tokenizer, chat)), texts, answers)
+    return _Sample(count, lambda chat: len(prompt_ids(tokenizer, [chat])[0]), texts, answers)

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from montessori.data.chat import encode
+from montessori.data.chat import Example, common_start, encode
 from montessori.errors import StageError
 from montessori.settings.training import Dpo
 from montessori.training import fsdp
@@ -78,6 +78,7 @@ def train_dpo(
             f"none of the {len(pairs)} preference pairs fits into {max_length} tokens: "
             "raise teacher.max_length, or lower instructions.seed_shots"
         )
+    prompts = [_shared_prompt(chosen, rejected) for chosen, rejected in usable]
     widen_trainable_parameters(model)
     is_peft = isinstance(model, PeftModel)
     reference = None if is_peft else copy.deepcopy(model).requires_grad_(False)
@@ -90,9 +91,9 @@ def train_dpo(
             model=model,
             tokenizer=tokenizer,
             columns={
-                "prompt_ids": [c.input_ids[: c.prompt_length] for c, _ in usable],
-                "chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in usable],
-                "rejected_ids": [r.input_ids[r.prompt_length :] for _, r in usable],
+                "prompt_ids": [c.input_ids[:n] for (c, _), n in zip(usable, prompts, strict=True)],
+                "chosen_ids": [c.input_ids[n:] for (c, _), n in zip(usable, prompts, strict=True)],
+                "rejected_ids": [r.input_ids[n:] for (_, r), n in zip(usable, prompts, strict=True)],
             },
             lengths=[max(len(c.input_ids), len(r.input_ids)) for c, r in usable],
             settings=settings,
@@ -109,3 +110,11 @@ def train_dpo(
         dropped=len(pairs) - len(usable),
         truncated=sum(c.truncated or r.truncated for c, r in usable),
     )
+
+
+def _shared_prompt(chosen: Example, rejected: Example) -> int:
+    """Return the number of prompt tokens that the answers of a pair share.
+
+    It is smaller than a prompt where the tokenizer joins its last characters with one answer and not with the other.
+    """
+    return common_start(chosen.input_ids[: chosen.prompt_length], rejected.input_ids[: rejected.prompt_length])

@@ -61,6 +61,11 @@ def check(settings: Settings, missing: list[Request]) -> None:
     check_models(
         [(f"{role}.source", model.source) for role, model in named.items() if model], missing, settings.compute
     )
+    outside = [model.source for model in named.values() if model and model.source not in (None, "scratch")]
+    if outside and missing and settings.compute.place != "pool":  # a pool's workers have their own models
+        from tasks.runtime import trial
+
+        trial.check(settings, missing)
     rated = [request for request in missing if request.stage == "ratings"]
     if rated and settings.rating.engine != "teacher":
         check_judge(settings.rating, "rating", settings.compute, settings.budget)

@@ -8,6 +8,7 @@ from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.settings.base import Frozen
 from montessori.settings.engines import OpenAI
 from montessori.settings.generation import Sampling
+from montessori.settings.models import Chat
 from montessori.synthesis.engines import Engine
 from montessori.synthesis.journaled_engine import JournaledEngine
 from tasks.runtime.job import Job
@@ -23,6 +24,7 @@ class GenerationSettings(Frozen):
     context: int | None = None
     dtype: str = "bfloat16"
     trust_remote_code: bool = False
+    chat: Chat = Chat()
 
 
 class JudgeSettings(GenerationSettings):
@@ -68,7 +70,7 @@ def chat_template(job: Job, settings: GenerationSettings, role: str = "teacher")
         return "the endpoint's"
     from montessori.models.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(job.model(role), settings.trust_remote_code)
+    tokenizer = load_tokenizer(job.model(role), settings.trust_remote_code, settings.chat)
     return PLAIN_TEMPLATE if tokenizer.chat_template == DEFAULT_TEMPLATE else "the model's own"
 
 
@@ -80,7 +82,7 @@ def _engine(job: Job, settings: GenerationSettings, role: str, block: str) -> En
     from montessori.models.loading import load_model, load_tokenizer
 
     source = job.model(role)
-    tokenizer = load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = load_tokenizer(source, settings.trust_remote_code, settings.chat)
     if settings.engine == "vllm":
         from montessori.synthesis.engines.vllm import VllmEngine
 

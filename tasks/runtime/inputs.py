@@ -20,8 +20,11 @@ from tasks.runtime.job import Job, location
 
 
 def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> EncodedPairs:
-    """Return `rows` as examples for `model`. Raises InputError when the tokenizer does not fit the model."""
-    encoded = encode_pairs(tokenizer, rows, max_length)
+    """Return `rows` as examples for `model`, cut to `max_length` and to its context.
+
+    Raises InputError when the tokenizer does not fit the model.
+    """
+    encoded = encode_pairs(tokenizer, rows, fit_length(model, max_length))
     known = model.get_input_embeddings().num_embeddings
     largest = max((max(example.input_ids) for example in encoded.examples), default=0)
     if largest >= known:
@@ -30,6 +33,11 @@ def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Enco
             f"model's vocabulary ends at {known - 1}; use the tokenizer that the model was trained with"
         )
     return encoded
+
+
+def fit_length(model: Any, max_length: int) -> int:
+    """Return `max_length`, or the context of `model` where that is shorter."""
+    return min(max_length, loading.longest_sequence(model.config) or max_length)
 
 
 def fit_token_budget(

@@ -6,7 +6,7 @@ from typing import Any
 from montessori.data.rows import Row
 from montessori.models import loading
 from montessori.settings.base import Frozen
-from montessori.settings.models import Lora
+from montessori.settings.models import Chat, Lora
 from montessori.settings.training import Training
 from montessori.training.sft import SftResult, fine_tune
 from tasks.runtime.inputs import encode
@@ -21,6 +21,7 @@ class Settings(Frozen):
     max_length: int
     lora: Lora | None
     trust_remote_code: bool
+    chat: Chat = Chat()
 
 
 def learn(
@@ -31,7 +32,7 @@ def learn(
     Returns the model, its tokenizer, the result of the training and the summary.
     """
     source = job.model(role)
-    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code)
+    tokenizer = loading.load_tokenizer(source, settings.trust_remote_code, settings.chat)
     model = loading.load_model(source, settings.dtype, settings.trust_remote_code, job.load_place)
     encoded = encode(model, tokenizer, rows, settings.max_length)
     if settings.lora:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from montessori.data import chat
-from montessori.data.chat import encode, encode_pairs, prompt_of, render_prompt, user
+from montessori.data.chat import encode, encode_pairs, prompt_ids, prompt_of, user
 from montessori.errors import InputError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -39,7 +39,7 @@ def test_an_example_begins_with_the_tokens_that_the_model_is_prompted_with(tiny_
     example = encode(tiny_tokenizer, "a", user(prompt), answer, max_length=10_000)
     assert (example is None) == (not answer.strip())
     if example:
-        prompted = tiny_tokenizer(render_prompt(tiny_tokenizer, user(prompt)), add_special_tokens=False)["input_ids"]
+        prompted = prompt_ids(tiny_tokenizer, [user(prompt)])[0]
         assert example.input_ids[: example.prompt_length] == prompted
         assert tiny_tokenizer.decode(example.input_ids[example.prompt_length :]) == f"{answer}</s>"
 
@@ -65,7 +65,9 @@ def test_only_the_last_answer_of_a_conversation_counts(tiny_tokenizer):
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused(with_template):
-    tokenizer = with_template("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    tokenizer = with_template(
+        "{{ messages[-1]['content'] | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
     with pytest.raises(InputError, match="chat template does not keep the prompt"):
         encode(tokenizer, "a", user("Name a colour."), "Red.", max_length=256)
 
@@ -133,7 +135,10 @@ NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_excep
     ("template", "reason"),
     [
         (NO_SYSTEM + "{{ m['content'] }}{% endfor %}", "no system turns"),
-        ("{{ messages[1]['content'] }}", "has no element 1"),
+        (
+            "{% set third = messages[2]['content'] %}{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            "has no element 2",
+        ),
         ("{% if messages %}", "Unexpected end of template"),
     ],
 )
@@ -145,7 +150,7 @@ def test_a_template_that_fails_on_a_point_is_wrong_input(with_template, template
     with pytest.raises(InputError, match=f"the chat template of the tokenizer fails on point {failing}: .*{reason}"):
         encode_pairs(tokenizer, rows, 64)
     with pytest.raises(InputError, match=f"the chat template of the tokenizer fails on the prompt 'Be .*{reason}"):
-        render_prompt(tokenizer, rows[1]["messages"])
+        prompt_ids(tokenizer, [rows[1]["messages"]])
 
 
 def test_a_text_beyond_the_context_is_cut_without_a_warning(tiny_tokenizer, caplog):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from montessori.data.chat import encode, render_prompt, user
+from montessori.data.chat import encode, prompt_ids, user
 from montessori.errors import InputError
 from montessori.models import loading
 from montessori.pocket import scratch, world
@@ -56,7 +56,7 @@ def test_a_saved_model_loads_as_any_other(trained, tmp_path):
     loading.save(model, tokenizer, tmp_path)
     loaded, again = loading.load_model(tmp_path), loading.load_tokenizer(tmp_path)
     prompt = user("Say again: cow moon star")
-    assert render_prompt(again, prompt) == render_prompt(tokenizer, prompt)
+    assert prompt_ids(again, [prompt]) == prompt_ids(tokenizer, [prompt])
     example = encode(again, "x", prompt, "cow moon star", max_length=128)
     assert example == encode(tokenizer, "x", prompt, "cow moon star", max_length=128)
     ids = torch.tensor([example.input_ids])

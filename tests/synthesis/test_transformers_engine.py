@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, RepetitionPenaltyLogitsProcessor
 
-from montessori.data.chat import render_prompt, user
+from montessori.data.chat import prompt_ids, user
 from montessori.errors import InputError
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines.transformers import TransformersEngine, _GumbelSampler, _processors
@@ -45,7 +45,7 @@ def engine(tiny_llama, bare_tokenizer):
 
 
 def ids_of(tokenizer, prompt):
-    return tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+    return prompt_ids(tokenizer, [prompt])[0]
 
 
 @torch.inference_mode()
@@ -384,9 +384,7 @@ def test_what_is_done_is_not_under_way(engine):
 def test_the_tokens_of_a_prompt_are_those_of_the_whole_chat(tiny_llama, tiny_tokenizer):
     engine = TransformersEngine(tiny_llama(), tiny_tokenizer, batch_size=2)
     answers = dict(engine.generate(PROMPTS, GREEDY, 3, SEEDS))
-    lengths = [
-        len(tiny_tokenizer(render_prompt(tiny_tokenizer, p), add_special_tokens=False).input_ids) for p in PROMPTS
-    ]
+    lengths = [len(prompt_ids(tiny_tokenizer, [p])[0]) for p in PROMPTS]
     assert [answers[i].prompt_tokens for i in range(5)] == lengths
     assert lengths[1] > len("<|user|>")
     assert all(answer.tokens == sum(g.tokens for g in answer.generations) > 0 for answer in answers.values())

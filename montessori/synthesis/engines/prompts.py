@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from montessori.data.chat import Message, render_prompt
+from montessori.data.chat import Message, prompt_ids
 from montessori.errors import InputError
 from montessori.settings.generation import Sampling
 
@@ -34,9 +34,4 @@ def encode_prompts(
             f"sampling.max_tokens = {sampling.max_tokens}: leaves no room for a prompt in the model's context "
             f"of {context} tokens"
         )
-    texts = [render_prompt(tokenizer, prompt) for prompt in prompts]
-    if not texts:
-        return []
-    # verbose=False: no warning about a text longer than the model's context, since it is cut here
-    token_ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [Prompt(ids[-room:], len(ids) > room) for ids in token_ids]
+    return [Prompt(ids[-room:], len(ids) > room) for ids in prompt_ids(tokenizer, prompts)]

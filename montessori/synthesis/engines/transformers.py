@@ -23,7 +23,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from montessori.data.chat import Message
+from montessori.data.chat import Message, endings
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayStart, merge_by_text, no_limit
 from montessori.synthesis.engines.prompts import encode_prompts
@@ -57,6 +57,9 @@ class TransformersEngine:
         The batches do not depend on `done`: a batch with a missing prompt is run whole.
         """
         encoded = encode_prompts(self.tokenizer, prompts, self.context, sampling)
+        if prompts:
+            self._endings = endings(self.tokenizer, prompts[0])
+            sampling = sampling.model_copy(update={"stop": (*sampling.stop, *self._endings.texts)})
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -130,10 +133,10 @@ class TransformersEngine:
             layer.values = layer.values.repeat_interleave(samples, 0)
 
     def _end_tokens(self) -> list[int]:
-        """Return the tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
+        """Return the tokens that end an answer, by the model's generation settings, the tokenizer and its template."""
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        return sorted({e for e in [*ends, self.tokenizer.eos_token_id] if e is not None})
+        return sorted({e for e in ends if e is not None} | self._endings.ids)
 
     def _texts(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
         return merge_by_text((str(self.tokenizer.decode([token])), logprob) for token, logprob in tokens)

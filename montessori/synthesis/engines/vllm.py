@@ -25,7 +25,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from montessori.data.chat import Message
+from montessori.data.chat import Endings, Message, endings
 from montessori.errors import InputError
 from montessori.models.loading import hub_revision
 from montessori.settings.generation import Sampling
@@ -96,6 +96,7 @@ class VllmEngine:
     ) -> Iterator[tuple[int, Answer]]:
         """Yield each answer when its last sample has ended, see `Engine`."""
         encoded = encode_prompts(self._tokenizer, prompts, self._context, sampling)
+        ends = endings(self._tokenizer, prompts[0]) if prompts else Endings(frozenset(), ())
         waiting = [i for i in reversed(range(len(encoded))) if i not in done]
         running: dict[str, int] = {}
         try:
@@ -103,7 +104,7 @@ class VllmEngine:
                 while waiting and len(running) < WINDOW and may_start(len(running)):
                     i = waiting.pop()
                     self._requests += 1
-                    parameters = _parameters(sampling, samples, seeds[i])
+                    parameters = _parameters(sampling, samples, seeds[i], ends)
                     self._engine.add_request(str(self._requests), {"prompt_token_ids": encoded[i].ids}, parameters)
                     running[str(self._requests)] = i
                 if not running:
@@ -120,7 +121,7 @@ class VllmEngine:
             self._engine.abort_request(list(running))
 
 
-def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
+def _parameters(sampling: Sampling, samples: int, seed: int, ends: Endings) -> SamplingParams:
     return SamplingParams(
         n=1 if sampling.temperature == 0 else samples,
         temperature=sampling.temperature,
@@ -129,7 +130,8 @@ def _parameters(sampling: Sampling, samples: int, seed: int) -> SamplingParams:
         frequency_penalty=sampling.frequency_penalty,
         repetition_penalty=sampling.repetition_penalty,
         max_tokens=sampling.max_tokens,
-        stop=list(sampling.stop),
+        stop=[*sampling.stop, *ends.texts],
+        stop_token_ids=sorted(ends.ids),
         logprobs=sampling.top_logprobs or None,  # before sampling settings: vLLM's default since its V1 engine
         seed=seed,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -12,7 +12,7 @@ import torch
 from endpoint import MODEL, Body, Endpoint, Reply, completion, error, text_of
 
 from montessori.artifacts import Folder, Request
-from montessori.data.chat import Message, render_prompt, user
+from montessori.data.chat import Message, prompt_ids, user
 from montessori.data.rows import Row, read_rows
 from montessori.errors import BudgetReached, InputError, StageError
 from montessori.evaluation import judging
@@ -174,7 +174,9 @@ def test_a_second_turn_is_asked_after_the_models_own_first_answer(bench: Bench, 
 
 
 def test_the_summary_says_whose_chat_template_was_used(bench: Bench, tiny_llama, tiny_tokenizer) -> None:
-    address = saved(bench.folder / "own", tiny_llama(), tiny_tokenizer, "{{ messages[-1]['content'] }}:")
+    address = saved(
+        bench.folder / "own", tiny_llama(), tiny_tokenizer, "{% for m in messages %}{{ m['content'] }}:{% endfor %}"
+    )
     questions = bench.questions("mt_bench", TWO_TURNS[:1])
     made = bench.make("answers", {**LOCAL, "sampling": GREEDY}, {"teacher": [address], "questions": [questions]})
     assert bench.summary(made)["chat_template"] == "the model's own"
@@ -218,11 +220,9 @@ def test_shards_of_answers_are_together_what_one_stage_makes(bench: Bench) -> No
 def decided(tiny_llama, tiny_tokenizer):
     """A model whose first token is nearly always A or B, which of them the prompt says."""
     model = tiny_llama(max_position_embeddings=2048, initializer_range=0.1)
-    prompt = tiny_tokenizer(
-        render_prompt(tiny_tokenizer, user("Which?")), add_special_tokens=False, return_tensors="pt"
-    )
+    prompt = torch.tensor(prompt_ids(tiny_tokenizer, [user("Which?")]))
     with torch.no_grad():
-        hidden = model.model(prompt["input_ids"]).last_hidden_state[0, -1]
+        hidden = model.model(prompt).last_hidden_state[0, -1]
         noise = torch.randn(2, len(hidden), generator=torch.Generator().manual_seed(1))
         noise -= (
             (noise @ hidden)[:, None] * hidden / hidden.dot(hidden)
@@ -244,9 +244,9 @@ def test_a_preference_is_what_the_judges_own_softmax_says(bench: Bench, decided,
     masses = []
     for row in rows:
         chat = judging.comparison(row["question"], row["left"], row["right"], row["swapped"])
-        read = tiny_tokenizer(render_prompt(tiny_tokenizer, chat), add_special_tokens=False, return_tensors="pt")
+        read = torch.tensor(prompt_ids(tiny_tokenizer, [chat]))
         with torch.inference_mode():
-            shares = decided(read["input_ids"]).logits[0, -1].double().softmax(-1)
+            shares = decided(read).logits[0, -1].double().softmax(-1)
         a, b = (shares[ids[letter]].item() for letter in "AB")
         masses.append(a + b)
         assert row["preference"] == pytest.approx((a if row["swapped"] else b) / (a + b), abs=1e-4)

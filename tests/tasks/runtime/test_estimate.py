@@ -12,7 +12,7 @@ from flows.requests.run import plan
 from flows.requests.steps import Steps
 from montessori.artifacts import Folder, Request, Store
 from montessori.data import sources
-from montessori.data.chat import render_prompt
+from montessori.data.chat import prompt_ids
 from montessori.pocket import scratch, world
 from montessori.settings import files
 from montessori.settings.run import Settings
@@ -98,7 +98,7 @@ def test_prompts_are_expected_to_be_as_long_as_those_that_the_run_will_ask():
     _, tokenizer = scratch.build(conversations, shape, settings.seed)  # as the run builds it
     seeds = world.seeds(settings.pocket.seeds, settings.seed)
     prompts = [build_prompt(f"{n}", seeds, [], settings.instructions)["messages"] for n in range(300)]
-    lengths = [len(tokenizer(render_prompt(tokenizer, p), add_special_tokens=False)["input_ids"]) for p in prompts]
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, prompts)]
     assert expected_lengths(settings).prompt == pytest.approx(sum(lengths) / len(lengths), rel=0.05)
 
 
