@@ -52,11 +52,10 @@ def test_tokens_are_those_of_the_whole_conversation_and_the_loss_counts_the_answ
                     mark = learned.lstrip().removeprefix(answer.strip()).strip()
                     ends = [tokenizer.decode([id]) for id in endings(tokenizer, prompt).ids]
                     assert mark.startswith(tuple(ends)) or (name, mark) == ("glm4moe", "")
-                # Otherwise the tokenizer may join the white space at the end of the prompt with the answer.
-                if answer in ANSWERS and (name, kind) != ("llama_2", "prepend"):
-                    assert whole[: len(asked)] == asked
-                    assert example.prompt_length == len(asked)
-                assert whole[: example.prompt_length] == asked[: example.prompt_length]
+                if (name, kind) != ("llama_2", "prepend"):  # where the answer decides how its two spaces are joined
+                    assert whole[: example.prompt_length] == asked[: example.prompt_length]
+                    # The tokenizer may join the white space at the end of the prompt with that of the answer.
+                    assert answer in SPACED or example.prompt_length == len(asked)
                 assert whole.count(tokenizer.bos_token_id) <= (2 if name == "llama_2" else 1)
             assert encode(tokenizer, "a", prompt, SPACED[2], max_length=10_000) is None
 
