@@ -57,11 +57,12 @@ def _through_prefect(console: Console, screen: terminal.Screen, flow: Callable[[
     import prefect.flow_engine
     from prefect.settings import PREFECT_API_URL
 
-    from tasks.runtime.server import connected
+    from tasks.runtime.server import connected, start_server
 
     embedded = not PREFECT_API_URL.value()
     if embedded:  # Prefect's handler of SIGTERM would wait for a server that the same signal has ended
         setattr(prefect.flow_engine, "capture_sigterm", nullcontext)  # noqa: B010
+        start_server()
     else:
         with connected():  # one sentence on a wrong server, in place of Prefect's 150 lines
             pass

@@ -76,7 +76,7 @@ def model(source: str, field: str) -> str:
         folder.check_model_folder(path)
     except InputError as error:  # its message begins with the folder
         raise InputError(f"{field} = {error}") from None
-    return _folder(path, [p for p in path.rglob("*") if p.is_file()])
+    return _folder(path, folder.files_of(path))
 
 
 def check_hub(models: Iterable[tuple[str, str]]) -> None:

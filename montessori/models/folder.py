@@ -10,6 +10,19 @@ from montessori.errors import InputError
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INDEX = "model.safetensors.index.json"
+# All files that the libraries read from a model folder. A store or a report in the folder is none of them.
+READ = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken"),
+    *("*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    *("adapter/adapter_config.json", "adapter/*.safetensors"),
+)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of the model and its tokenizer in `folder`, sorted."""
+    return sorted({file for pattern in READ for file in folder.glob(pattern) if file.is_file()})
 
 
 def check_model_folder(path: str | Path) -> None:

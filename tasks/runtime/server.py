@@ -5,9 +5,12 @@ from contextlib import contextmanager
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
-from montessori.errors import InputError
+from montessori.errors import InputError, StageError
+
+STARTS, START_S = 3, 60  # of Prefect's temporary server, which is ready in 9 s on an idle machine
 
 
 @contextmanager
@@ -29,6 +32,25 @@ def connected() -> Iterator[SyncPrefectClient]:
     except httpx.HTTPError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where}: no Prefect server answers there ({reason})") from None
+
+
+def start_server() -> None:
+    """Start Prefect's temporary server, which its clients in this process then use.
+
+    A busy machine can take longer than Prefect waits. Raises StageError when the third start takes too long as well.
+    """
+    for _ in range(STARTS):
+        server = SubprocessASGIServer()
+        try:
+            server.start(timeout=START_S)
+        except RuntimeError:
+            server.stop()
+        else:
+            return
+    raise StageError(
+        f"Prefect's temporary server did not start within {START_S} s, {STARTS} times in a row; run without --prefect, "
+        "or start one with `prefect server start` and set PREFECT_API_URL"
+    )
 
 
 def _check_api(client: SyncPrefectClient, where: str) -> None:

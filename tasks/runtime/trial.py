@@ -17,16 +17,18 @@ from montessori.settings.data import DataSource
 from montessori.settings.models import ChatModel, Model
 from montessori.settings.run import Settings
 from montessori.synthesis.prompts import few_shot, teacher_output
+from tasks import registry
 
 PLAIN = {"id": "a plain row", "instruction": "Name a colour.", "response": "Red."}  # for sources that are not at hand
 
 
 def check(settings: Settings, missing: Iterable[Request]) -> None:
-    """Try each model that the `missing` requests of a run read from outside the store.
+    """Try each model that the `missing` requests of a run load from outside the store.
 
     Raises InputError that begins with the field of the model.
     """
-    read = {address for request in missing for addresses in request.inputs.values() for address in addresses}
+    loading = [request for request in missing if registry.loads_model(request)]
+    read = {address for request in loading for addresses in request.inputs.values() for address in addresses}
     seeds, reference = first_row(settings.seeds, "seeds"), first_row(settings.reference, "reference")
     students = {"student": settings.student} | {f"transfer.{name}": s for name, s in settings.transfer.items()}
     for role, model in students.items():

@@ -32,6 +32,7 @@ class Faults:
     reset_after: float = 0  # the request is passed on, its answer lost
     truncated: float = 0  # an answer of which half comes
     without: tuple[str, ...] = ()  # headers that are not passed on
+    refuse_conditions: int = 0  # the status of each answer to a conditional put, which is not passed on
     lose_answers_to: str = ""  # a method: the first answer to each key is lost
 
 
@@ -76,6 +77,9 @@ def proxy(upstream: Server, faults: Faults, seed: int = 0) -> Iterator[Proxy]:
                 fault = self.fault()
                 if fault:
                     here.went_wrong[fault] = here.went_wrong.get(fault, 0) + 1
+            if faults.refuse_conditions and self.headers.get("If-None-Match"):
+                self.say(faults.refuse_conditions, [("Content-Type", "application/xml")], b"")
+                return
             if fault == "busy":
                 self.say(503, [("Content-Type", "application/xml")], SLOW_DOWN)
                 return

@@ -251,7 +251,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(bucket, tmp_path, monkey
 
 def test_a_server_that_ignores_the_condition_is_refused_unless_one_accepts_it(s3_server, bucket):
     with proxy(s3_server, Faults(without=("if-none-match",))) as careless:
-        with pytest.raises(InputError, match=r"this server ignores If-None-Match, .* add unconditional=true"):
+        with pytest.raises(InputError, match=r"this server does not honour If-None-Match, .* add unconditional=true"):
             open_store(careless.uri()).check_writable()
         store = open_store(careless.uri(unconditional="true"))
         store.check_writable()
@@ -433,3 +433,13 @@ def test_a_server_killed_under_load_loses_nothing_that_it_answered(s3_keys, tmp_
                 restarted.wait()
         finally:
             stop.set()
+
+
+@pytest.mark.parametrize("status", [304, 501])
+def test_a_server_that_refuses_the_condition_is_told_like_one_that_ignores_it(s3_server, bucket, status):
+    with proxy(s3_server, Faults(refuse_conditions=status)) as strict:
+        with pytest.raises(InputError, match=r"does not honour If-None-Match, .* add unconditional=true"):
+            open_store(strict.uri()).check_writable()
+        store = open_store(strict.uri(unconditional="true"))
+        store.check_writable()
+        assert put(store, "stage/one", rows="first")

@@ -148,6 +148,17 @@ def test_a_file_is_known_by_its_content_wherever_it_lies(tree, tmp_path):
     assert fingerprint(sources.addresses(settings(tree, seeds=str(copy)))["seeds"]) != fingerprint(here)
 
 
+def test_a_store_and_results_in_a_models_folder_do_not_make_it_another_model(model):
+    before = sources.model(str(model), "--student")
+    (model / "store" / "points").mkdir(parents=True)
+    (model / "store" / "points" / "manifest.json").write_text("{}")
+    for name in ("scores.jsonl", "scores.summary.json", "scores.svg", "README.md"):
+        (model / name).write_text("{}")
+    assert sources.model(str(model), "--student") == before
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert sources.model(str(model), "--student") != before
+
+
 def test_a_model_is_known_by_its_files_wherever_it_lies(tree, model, tmp_path):
     def known(folder: Path) -> str:
         return fingerprint(sources.addresses(settings(tree, student={"source": str(folder)}))["student"])

@@ -1,4 +1,4 @@
-"""A student that has learned its training set gives its answers when it is asked, whatever its template and tokenizer."""
+"""A student that has learned its training set gives its answers, whatever its template and tokenizer."""
 
 import copy
 import json

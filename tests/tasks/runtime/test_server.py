@@ -11,7 +11,8 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.commands import cli
-from montessori.errors import InputError
+from montessori.errors import InputError, StageError
+from tasks.runtime import server
 from tasks.runtime.server import connected
 
 COMMANDS = {
@@ -105,3 +106,25 @@ def test_an_address_of_something_else_is_one_sentence(guarded: str, path: str) -
         connected(),
     ):
         pass
+
+
+def test_a_temporary_server_that_starts_slowly_is_tried_again_and_then_one_sentence(monkeypatch):
+    started: list[str] = []
+
+    class Slow:
+        def start(self, timeout: int) -> None:
+            started.append("start")
+            if len(started) < 3:
+                raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
+
+        def stop(self) -> None:
+            started.append("stop")
+
+    monkeypatch.setattr(server, "SubprocessASGIServer", Slow)
+    server.start_server()
+    assert started == ["start", "stop", "start"]
+    monkeypatch.setattr(server, "STARTS", 1)
+    started.clear()
+    with pytest.raises(StageError, match=r"did not start within 60 s, 1 times in a row; run without --prefect"):
+        server.start_server()
+    assert started == ["start", "stop"]
