@@ -68,6 +68,10 @@ def prepare(
         named = [("MODEL", subject.address.removeprefix("hub:")) for subject in subjects]
         named += [("judge.source", resolved.judge.source or "")] if resolved.judge else []
         engines.check_models(named, plan.missing, resolved.compute)
+        if plan.missing and resolved.compute.place != "pool":
+            from tasks.runtime import trial  # imports torch
+
+            trial.check_suite(resolved, plan.missing)
     check_benchmarks(resolved, requests.values(), store, connect)
     return Evaluation(resolved, plan, questions)
 

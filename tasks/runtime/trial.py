@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from montessori.artifacts import Request
+from montessori.artifacts import Request, is_artifact
 from montessori.data import rows
 from montessori.data.chat import Message, encode_pairs, endings, prompt_ids, prompt_of, user
 from montessori.data.rows import Row
@@ -16,8 +16,10 @@ from montessori.models.loading import context_of, load_tokenizer
 from montessori.settings.data import DataSource
 from montessori.settings.models import ChatModel, Model
 from montessori.settings.run import Settings
+from montessori.settings.suite import Suite
 from montessori.synthesis.prompts import few_shot, teacher_output
 from tasks import registry
+from tasks.runtime.job import location
 
 PLAIN = {"id": "a plain row", "instruction": "Name a colour.", "response": "Red."}  # for sources that are not at hand
 
@@ -44,6 +46,28 @@ def check(settings: Settings, missing: Iterable[Request]) -> None:
         _check_room(settings, teacher)
 
 
+def check_suite(suite: Suite, missing: Iterable[Request]) -> None:
+    """Try each model and the judge that the `missing` requests of an evaluation load from outside the store.
+
+    Raises InputError that names the model.
+    """
+    loaded = {
+        (role, address)
+        for request in missing
+        if registry.loads_model(request) and "chat" in request.settings
+        for role in ("student", "teacher", "judge")
+        for address in request.inputs.get(role, ())
+        if not is_artifact(address)
+    }
+    for role, address in sorted(loaded):
+        if role == "judge" and suite.judge:
+            try_model(location(address), "judge", suite.judge, [], [user("Which is better?")])
+        elif role == "student":
+            try_model(location(address), "MODEL", suite, [PLAIN], max_length=suite.max_length)
+        else:
+            try_model(location(address), "MODEL", suite, [], [user("Name a colour.")])
+
+
 def try_model(
     source: str,
     role: str,
@@ -58,7 +82,7 @@ def try_model(
     Raises InputError that begins with `role`, the block of settings or the option of the model.
     """
     prompts = [*prompts, *(prompt_of(row) for row in examples)]
-    named = f"{role} = {source}" if role.startswith("--") else f"{role}.source = {source}"
+    named = f"{role} = {source}" if role == "MODEL" or role.startswith("--") else f"{role}.source = {source}"
     try:
         tokenizer = load_tokenizer(source, model.trust_remote_code, model.chat)
         encode_pairs(tokenizer, examples, max_length or 1 << 30)
@@ -70,7 +94,7 @@ def try_model(
         raise InputError(f"{named}: {str(error).removeprefix(f'{source}: ')}") from None
     # The default is cut to the context where the rows are tokenized.
     if max_length and context and max_length > context and "max_length" in model.model_fields_set:
-        field = "--max-length" if role.startswith("--") else f"{role}.max_length"
+        field = {"--student": "--max-length", "MODEL": "max_length"}.get(role, f"{role}.max_length")
         raise InputError(f"{field} = {max_length}: {source} has a context of {context} tokens; set it to that or less")
 
 
