@@ -86,7 +86,8 @@ class Bucket(Store):
         if both != [True, False]:
             raise InputError(
                 f"store = {self.uri}: this server does not honour If-None-Match, so two writers of one artifact "
-                "could mix; use one that honours it, or add unconditional=true where never two runs write at the same time"
+                "could mix; use one that honours it, or add unconditional=true where never two runs write at the same "
+                "time"
             )
 
     def exists(self, address: str) -> bool:

@@ -151,7 +151,9 @@ def encode_pairs(
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Return the token ids that the model is asked to continue for each prompt."""
-    return _prompt_ids(tokenizer, [_prompt_place(tokenizer, prompt) for prompt in prompts])
+    places = [_prompt_place(tokenizer, prompt) for prompt in prompts]
+    texts = [place.before if place.own else place.before + ANSWER for place in places]
+    return [ids[:boundary] for ids, boundary in _tokenize_at(tokenizer, texts, places)]
 
 
 def endings(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> Endings:
@@ -206,10 +208,9 @@ def _encode(
         answered = [conversation for conversation in batch if not conversation.empty]
         places = [_place(tokenizer, c.prompt, c.tools, f"point {c.id}") for c in answered]
         texts = [_whole(tokenizer, c, place) for c, place in zip(answered, places, strict=True)]
-        tokens = zip(_tokenize_at(tokenizer, texts, places), _prompt_ids(tokenizer, places), strict=True)
+        tokens = _tokenize_at(tokenizer, texts, places)
         encoded = iter(
-            _example(c.id, ids, _prompt_length(ids, boundary, prompt), max_length)
-            for c, ((ids, boundary), prompt) in zip(answered, tokens, strict=True)
+            _example(c.id, ids, boundary, max_length) for c, (ids, boundary) in zip(answered, tokens, strict=True)
         )
         examples += [None if conversation.empty else next(encoded) for conversation in batch]
     return examples
@@ -378,42 +379,26 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 def _tokenize_at(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[_Place]
-) -> list[tuple[list[int], int | None]]:
-    """Return the token ids of each text, and the number of the first token that reaches beyond `place.before`.
+) -> list[tuple[list[int], int]]:
+    """Return the token ids of each text, and the number of its first token that reaches beyond `place.before`.
 
-    The number is None for a tokenizer without offsets.
+    A tokenizer may join the end of the prompt with the start of the answer, as SentencePiece joins a space with the
+    word after it. Such a token belongs to the answer.
     """
-    if not texts or not tokenizer.is_fast:
-        return [(ids, None) for ids in _tokenize(tokenizer, texts)]
+    if not texts:
+        return []
+    if not tokenizer.is_fast:  # no offsets: the tokens differ from where another answer begins
+        others = [
+            place.before + ("2" if text[len(place.before) :].startswith("1") else "1")
+            for text, place in zip(texts, places, strict=True)
+        ]
+        pairs = zip(_tokenize(tokenizer, texts), _tokenize(tokenizer, others), strict=True)
+        return [(ids, common_start(ids, other)) for ids, other in pairs]
     batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         (ids, next((n for n, (_, end) in enumerate(offsets) if end > len(place.before)), len(ids)))
         for ids, offsets, place in zip(batch["input_ids"], batch["offset_mapping"], places, strict=True)
     ]
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, places: Sequence[_Place]) -> list[list[int]]:
-    """Return the tokens before each place that do not depend on the answer.
-
-    A tokenizer may join the end of the prompt with the start of the answer, as SentencePiece joins a space with the
-    word after it. Such a token belongs to the answer.
-    """
-    texts = [place.before if place.own else place.before + ANSWER for place in places]
-    tokens = _tokenize_at(tokenizer, texts, places)
-    others = [ids for ids, boundary in tokens]
-    if not tokenizer.is_fast:
-        others = _tokenize(tokenizer, [p.before if p.own else p.before + ANSWER[::-1] for p in places])
-    return [
-        ids[: boundary if boundary is not None else common_start(ids, other)]
-        for (ids, boundary), other in zip(tokens, others, strict=True)
-    ]
-
-
-def _prompt_length(ids: list[int], boundary: int | None, prompt: list[int]) -> int:
-    """Return the number of tokens in `ids` that the model is asked to continue, `prompt` where they begin with it."""
-    if ids[: len(prompt)] == prompt:
-        return len(prompt)
-    return common_start(ids, prompt) if boundary is None else boundary
 
 
 def common_start(one: list[int], other: list[int]) -> int:
