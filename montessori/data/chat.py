@@ -167,8 +167,9 @@ def endings(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> En
     if after is None:
         return Endings(frozenset(own), ())
     if not after.strip():
-        turns = [*prompt, {"role": "assistant", "content": ANSWER}, *user(QUESTION)]
-        after = _render(tokenizer, turns, None, _name_of(prompt)).partition(ANSWER)[2].partition(QUESTION)[0]
+        mark = _unused(prompt, None)
+        turns = [*prompt, {"role": "assistant", "content": mark}, *user(QUESTION)]
+        after = _render(tokenizer, turns, None, _name_of(prompt)).partition(mark)[2].partition(QUESTION)[0]
     mark = next(iter(after.split()), "")
     first = _tokenize(tokenizer, [mark])[0][:1] if mark else []
     if {*first} & {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}:
@@ -218,11 +219,12 @@ def _encode(
 
 def _place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools: Any, named: str) -> _Place:
     """Return the text around an answer to `prompt`. Raises InputError when a turn of the prompt is not in it."""
-    text = _render(tokenizer, [*prompt, {"role": "assistant", "content": ANSWER}], tools, named)
-    before, _, after = text.partition(ANSWER)
-    if text.count(ANSWER) != 1:
+    mark = _unused(prompt, tools)
+    text = _render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], tools, named)
+    before, _, after = text.partition(mark)
+    if text.count(mark) != 1:
         raise InputError(
-            f"the chat template shows the answer to {named} {text.count(ANSWER)} times instead of once; "
+            f"the chat template shows the answer to {named} {text.count(mark)} times instead of once; "
             "give another with chat_template"
         )
     reasoning = any((tokenizer.init_kwargs.get(VARIABLES) or {}).get(name) is True for name in THINKING)
@@ -234,11 +236,19 @@ def _place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools:
     return _Place(before, after, reasoning)
 
 
+def _unused(prompt: Sequence[Message], tools: Any) -> str:
+    """Return a stand-in for an answer that does not occur in the prompt."""
+    text, mark = repr((prompt, tools)), ANSWER
+    while mark in text:
+        mark += "1"
+    return mark
+
+
 def _prompt_place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> _Place:
     """Return the place of a generated answer, also in a template that shows prompts alone."""
     named = _name_of(prompt)
-    turns = [*prompt, {"role": "assistant", "content": ANSWER}]
-    if ANSWER in _render(tokenizer, turns, None, named):
+    mark = _unused(prompt, None)
+    if mark in _render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], None, named):
         return _place(tokenizer, prompt, None, named)
     text = _render(tokenizer, prompt, None, named, add_generation_prompt=True)
     _check_prompt(prompt, text, named)
