@@ -65,10 +65,11 @@ TASKS = {
         "generate_responses", version=2, journaled=True, cost=Cost("responses", units=("pairs",), model="teacher")
     ),
     "split": Task("split_points", device="cpu"),
+    "optimizer-state": Task("import_optimizer_state", device="cpu", torch=True),
     "warm-up": Task("warm_up_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="optimizer")),
     "tokens": Task("tokenize_points", device="cpu", torch=True),
     "reference-gradient": Task("reference_gradient", version=2, cost=Cost("measuring", keeps="gradient")),
-    "influence": Task("score_influence", version=3, cost=Cost("measuring", units=("points",))),
+    "influence": Task("score_influence", version=4, cost=Cost("measuring", units=("points",))),
     "ratings": Task("rate_points", journaled=True, cost=Cost("ratings", units=("points",), model="teacher")),
     "rule": Task("rate_by_rule", device="cpu"),
     "preferences": Task("build_preferences", device="cpu"),

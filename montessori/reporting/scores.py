@@ -103,7 +103,7 @@ def step_in_words(step: dict[str, Any], origin: str) -> str:
     """Describe the step whose effect is the influence; `origin` names the source of its state, "" for none."""
     rate = f"learning rate {step['learning_rate']:g}"
     if not origin:
-        return f"one step of plain gradient descent, {rate}: no optimiser state was given"
+        return f"one step of plain gradient descent, {rate}, without an optimiser state"
     taken = count(step["steps_before"], "step")
     return f"one AdamW step with {rate}, from the optimiser state {origin} after {taken}"
 
