@@ -85,7 +85,7 @@ TASKS = {
     "union": Task("merge_training_sets", device="cpu"),
     "student": Task("train_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="weights")),
     "evaluation": Task("evaluate_student", version=4, cost=Cost("measuring")),
-    "report": Task("reports.run", version=2, device="cpu", torch=True),
+    "report": Task("reports.run", version=3, device="cpu", torch=True),
     "refresh": Task("reports.night", device="cpu", torch=True),
     "study": Task("reports.study", version=2, device="cpu", torch=True),
     "benchmark": Task("benchmarks.run_benchmark", extra="evaluation"),

@@ -145,6 +145,7 @@ def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, A
         "reference": {"source": options.reference, **scores.reference, "overlap": checked.overlap},
         "statuses": scores.statuses,
         "influence": reporting.distribution(scores),
+        "lengths": reporting.lengths(scores),
         "check": scores.check,
         "speed": reporting.speed(scores),
         "warnings": reporting.warnings(scores, options.estimator, checked.overlap),

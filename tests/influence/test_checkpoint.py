@@ -90,7 +90,7 @@ class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 3)
-        self.scale = nn.Parameter(torch.ones(3))
+        self.scale, self.shift_bias = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
 
 
 def test_shapes_that_fit_in_two_ways_need_the_rule_of_a_trainer(tmp_path: Path) -> None:
