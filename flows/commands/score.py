@@ -54,7 +54,12 @@ def score(options: Scoring, console: Console) -> None:
     checked = check(options)
     warm_up = options.warm_up_points(len(checked.points))
     if warm_up and not options.warm_up:
-        console.print(f"{_warm_up_in_words(warm_up)}.", highlight=False)
+        console.print(
+            f"No optimiser state: AdamW warms the student up on {warm_up:,} of the {len(checked.points):,} points first "
+            "(--warm-up N, --optimizer-state DIR or --optimizer sgd for another step).",
+            highlight=False,
+            soft_wrap=True,
+        )
     store.check_writable()
 
     from flows.commands import terminal
@@ -126,13 +131,6 @@ def _check_state(options: Scoring, own: bool) -> None:
         step = max(int(state["step"]) for state in saved["state"].values())
         rate = max(float(group["lr"]) for group in saved["param_groups"])
     state_folder.check_scalars(path, step, rate, replaced=options.learning_rate is not None)
-
-
-def _warm_up_in_words(points: int) -> str:
-    return (
-        f"No optimiser state is given, so the student is warmed up with AdamW on {points} of the points first; "
-        "--warm-up N sets the number, --optimizer sgd takes a step of plain gradient descent"
-    )
 
 
 def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, Any]:
