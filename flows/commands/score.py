@@ -55,8 +55,8 @@ def score(options: Scoring, console: Console) -> None:
     warm_up = options.warm_up_points(len(checked.points))
     if warm_up and not options.warm_up:
         console.print(
-            f"No optimiser state: AdamW warms the student up on {warm_up:,} of the {len(checked.points):,} points first "
-            "(--warm-up N, --optimizer-state DIR or --optimizer sgd for another step).",
+            f"No optimiser state: AdamW warms the student up on {warm_up:,} of the {len(checked.points):,} points "
+            "first (--warm-up N, --optimizer-state DIR or --optimizer sgd for another step).",
             highlight=False,
             soft_wrap=True,
         )

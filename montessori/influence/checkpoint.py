@@ -97,7 +97,8 @@ def _names_by_shape(saved: StateDict, model: nn.Module, *, by_trainer: bool) -> 
         if total != len(every):
             raise InputError(
                 f"the optimiser state has {total} parameters, and the model has {len(parameters)} that are trained "
-                f"({len(every)} in all); give the state that this student's training left"
+                f"({len(every)} in all); give the state that this student's training left (a LoRA state goes with a "
+                "student whose adapter is in its folder adapter/)"
             )
         parameters = every
     found = orders(groups, {name: tuple(p.shape) for name, p in parameters.items()})

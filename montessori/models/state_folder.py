@@ -15,6 +15,7 @@ from montessori.models.folder import tensor_shapes
 
 OWN_FILES = ("optimizer.safetensors", "optimizer.json")  # as in montessori.influence.adamw, which imports torch
 TORCH_FILES = ("optimizer.pt", "optimizer.bin")
+SECOND = ("optimizer_1.bin",)  # accelerate's, of a second optimizer
 TRAINER = "trainer_state.json"  # marks the checkpoint of a transformers Trainer
 
 # File names of states in a form that is not read, and the sentence that says how to get one that is.
@@ -25,14 +26,12 @@ UNREAD = {
     "*_optim_states.pt": "DeepSpeed",
     "optimizer_0": "sharded FSDP",
     "*.distcp": "sharded FSDP",
-    "optimizer_1.bin": "several optimisers",
 }
 ADVICE = {
     "DeepSpeed": "its moments lie in flat shards that only DeepSpeed can join; in the training script get each "
     "parameter's moments with deepspeed.utils.safe_get_full_optimizer_state, and save them with OptimizerState.save",
     "sharded FSDP": "save the state in one piece (fsdp_state_dict_type: FULL_STATE_DICT), or in the training script "
     "with OptimizerState.of(optimizer, model).save",
-    "several optimisers": "influence follows one optimiser for all parameters; give a folder with the state of one",
 }
 
 
@@ -45,17 +44,17 @@ def state_files(folder: Path) -> list[Path]:
     """Return the files of the state in `folder`. Raises InputError when it has none, or one that cannot be read."""
     if is_own(folder):
         return [folder / name for name in OWN_FILES]
+    files = [folder / name for name in (*TORCH_FILES, *SECOND) if (folder / name).is_file()]
+    if len(files) > 1:
+        raise InputError(
+            f"{folder}: it has {' and '.join(file.name for file in files)}; influence follows one optimiser for all "
+            "parameters, so give a folder with the student's alone"
+        )
+    if files:
+        return files + [folder / TRAINER] * (folder / TRAINER).is_file()
     for pattern, form in UNREAD.items():
         if found := next(folder.glob(pattern), None):
             raise InputError(f"{folder}: its optimiser state is of {form} ({found.name}): {ADVICE[form]}")
-    files = [folder / name for name in TORCH_FILES if (folder / name).is_file()]
-    if len(files) == 1:
-        return files + [folder / TRAINER] * (folder / TRAINER).is_file()
-    if files:
-        raise InputError(f"{folder}: it has both {' and '.join(TORCH_FILES)}; remove the one of another training")
-    missing = next((name for name in OWN_FILES if (folder / name).is_file()), None)
-    if missing:
-        raise InputError(f"{folder}: it has {missing} alone; {' and '.join(OWN_FILES)} belong together")
     raise InputError(
         f"{folder}: no optimiser state in it; expected is {' and '.join(OWN_FILES)} (OptimizerState.save), "
         f"{TORCH_FILES[0]} (a Trainer's checkpoint) or {TORCH_FILES[1]} (accelerate's save_state)"

@@ -152,6 +152,16 @@ def test_names_in_the_file_count_more_than_the_order(tmp_path: Path) -> None:
     assert_same(read_checkpoint(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
 
 
+def test_a_state_by_name_as_fsdp_gathers_it_needs_no_order(tmp_path: Path) -> None:
+    model = tiny_student()
+    optimizer = stepped(model)
+    saved, names = optimizer.state_dict(), [name for name, _ in model.named_parameters()]
+    state = {names[number]: saved["state"][number] for number in reversed(range(len(names)))}
+    group = saved["param_groups"][0] | {"params": names[::-1]}
+    torch.save({"state": state, "param_groups": [group]}, tmp_path / "optimizer.bin")
+    assert_same(read_checkpoint(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
+
+
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(stepped(tiny_student()).state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(InputError, match=r"has 21 parameters, and the model has 20 that are trained"):
@@ -184,9 +194,9 @@ def test_a_file_that_could_run_code_is_not_opened(tmp_path: Path) -> None:
         (["zero_to_fp32.py", "trainer_state.json"], r"of DeepSpeed.*safe_get_full_optimizer_state"),
         (["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "of DeepSpeed"),
         (["optimizer_0", "trainer_state.json"], "of sharded FSDP.*FULL_STATE_DICT"),
-        (["optimizer.bin", "optimizer_1.bin"], "several optimisers"),
-        (["optimizer.bin", "optimizer.pt"], "both optimizer.pt and optimizer.bin"),
-        (["optimizer.json"], "optimizer.json alone"),
+        (["optimizer.bin", "optimizer_1.bin"], r"it has optimizer\.bin and optimizer_1\.bin; influence follows one"),
+        (["optimizer.bin", "optimizer.pt"], r"it has optimizer\.pt and optimizer\.bin"),
+        (["optimizer.json"], "no optimiser state in it; expected is"),
         ([], "no optimiser state in it; expected is"),
     ],
 )
