@@ -25,6 +25,7 @@ UNREAD = {
     "global_step*": "DeepSpeed",
     "*_optim_states.pt": "DeepSpeed",
     "optimizer_0": "sharded FSDP",
+    "optimizer_rank*.bin": "sharded FSDP",
     "*.distcp": "sharded FSDP",
 }
 ADVICE = {
