@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from montessori.influence.checkpoint import read_checkpoint
+from montessori.influence.checkpoint import read_state
 from montessori.models import loading
 from montessori.settings.base import Frozen
 from tasks.runtime.job import Job, location
@@ -20,6 +20,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Find the name of each parameter, and save the moments by name."""
     student = loading.skeleton(job.model("student"), trust_remote_code=settings.trust_remote_code)
     (address,) = job.request.inputs["checkpoint"]
-    state = read_checkpoint(Path(location(address)), student, vouched=settings.vouched)
+    state = read_state(Path(location(address)), student, vouched=settings.vouched)
     state.save(job.out)
     return {"parameters": len(state.exp_avg), "step": state.step, "learning_rate": state.learning_rate}

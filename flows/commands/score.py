@@ -139,7 +139,12 @@ def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, A
         "student": options.student,
         "step": {"words": reporting.step_in_words(scores.step, _origin(options, checked)), **scores.step},
         "estimator": options.estimator,
-        "points": {"source": options.data, "n": len(scores.rows), "truncated": scores.truncated},
+        "points": {
+            "source": options.data,
+            "n": len(scores.rows),
+            "truncated": scores.truncated,
+            "in_warm_up": sum(row.get("in_warm_up", False) for row in scores.rows),
+        },
         "reference": {"source": options.reference, **scores.reference, "overlap": checked.overlap},
         "statuses": scores.statuses,
         "influence": reporting.distribution(scores),

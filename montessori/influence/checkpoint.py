@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from montessori.errors import InputError
 from montessori.influence.adamw import OptimizerState, trainable_parameters
 from montessori.influence.optimizers import MOMENTS, StateDict, require_adamw
-from montessori.models.state_folder import state_files
+from montessori.models.state_folder import is_own, state_files
 
 Shape = tuple[int, ...]
 
@@ -54,11 +54,14 @@ def read_state_dict(file: Path, *, vouched: bool = False) -> StateDict:
     return saved
 
 
-def read_checkpoint(folder: Path, model: nn.Module, *, vouched: bool = False) -> OptimizerState:
-    """Return the state of the trainable parameters of `model`, whose tensors may be without storage.
+def read_state(folder: Path, model: nn.Module, *, vouched: bool = False) -> OptimizerState:
+    """Return the state in `folder`, of any known form, for the trainable parameters of `model`.
 
-    Raises InputError when the state does not fit the model, or fits it in two ways.
+    The tensors of the model may be without storage. Raises InputError when the state does not fit the model, or fits it
+    in two ways. A state in the own form is compared with the model by `OptimizerState.check`.
     """
+    if is_own(folder):
+        return OptimizerState.load(folder)
     file, *trainer = state_files(folder)
     saved = read_state_dict(file, vouched=vouched)
     try:

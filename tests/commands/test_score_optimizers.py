@@ -137,7 +137,7 @@ def test_without_a_state_the_student_is_warmed_up_on_a_part_of_the_points(
     shown = capsys.readouterr().out
     assert f"AdamW warms the student up on {POINTS} of the {POINTS} points first" in shown
     assert f"of a warm-up on {POINTS} of the points, after 16 steps" in summary()["step"]["words"]
-    assert all(row["in_warm_up"] for row in rows())
+    assert all(row["in_warm_up"] for row in rows()) and summary()["points"]["in_warm_up"] == POINTS
     assert summary()["step"]["optimizer"] == "AdamW" and summary()["influence"]["momentum_influence"]
     manifests = {m: m.stat().st_mtime_ns for m in Path("store").glob("*/*/manifest.json")}
     first = Path("scores.jsonl").read_bytes()

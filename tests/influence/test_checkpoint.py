@@ -22,7 +22,7 @@ from warm_student import random_examples, tiny_lora_student, tiny_student
 
 from montessori.errors import InputError
 from montessori.influence import OptimizerState
-from montessori.influence.checkpoint import orders, read_checkpoint, read_state_dict
+from montessori.influence.checkpoint import orders, read_state, read_state_dict
 from montessori.models.loading import without_storage
 from montessori.models.state_folder import state_files
 
@@ -82,7 +82,10 @@ def test_a_trainer_s_checkpoint_gives_the_state_of_its_optimiser_by_name(
     checkpoint, expected = trained(build(), tmp_path, weight_decay=0.1)
     assert expected.no_decay or build is tiny_lora_student
     assert 0 < expected.learning_rate < 1e-3  # the rate of the next step, by the schedule
-    assert_same(read_checkpoint(checkpoint, without_storage(build())), expected)
+    found = read_state(checkpoint, without_storage(build()))
+    assert_same(found, expected)
+    found.save(tmp_path / "own")
+    assert_same(read_state(tmp_path / "own", build()), expected)
 
 
 class Scaled(nn.Module):
@@ -106,16 +109,16 @@ def test_shapes_that_fit_in_two_ways_need_the_rule_of_a_trainer(tmp_path: Path) 
     optimizer = stepped(model, groups)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(InputError, match="in more than one way; in the training script save it with OptimizerState"):
-        read_checkpoint(tmp_path, Scaled())
+        read_state(tmp_path, Scaled())
     (tmp_path / "trainer_state.json").write_text("{}")
-    assert_same(read_checkpoint(tmp_path, Scaled()), OptimizerState.of(optimizer, model))
+    assert_same(read_state(tmp_path, Scaled()), OptimizerState.of(optimizer, model))
 
 
 def test_another_optimiser_of_a_trainer_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Adafactor"):
         trained(tiny_student(), tmp_path, optim="adafactor")  # the one in memory
     with pytest.raises(InputError, match=r"optimizer\.pt: the state is that of Adafactor"):
-        read_checkpoint(tmp_path / "checkpoint-3", tiny_student())
+        read_state(tmp_path / "checkpoint-3", tiny_student())
 
 
 def stepped(model: nn.Module, groups: Any = None) -> torch.optim.Optimizer:
@@ -133,14 +136,14 @@ def test_a_folder_of_accelerate_gives_the_state_by_name(tmp_path: Path) -> None:
     model, optimizer = accelerator.prepare(model, stepped(model))
     accelerator.save_state(str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "optimizer.bin").is_file()
-    assert_same(read_checkpoint(tmp_path / "saved", tiny_student()), OptimizerState.of(optimizer, model))
+    assert_same(read_state(tmp_path / "saved", tiny_student()), OptimizerState.of(optimizer, model))
 
 
 def test_frozen_parameters_may_be_in_the_optimiser(tmp_path: Path) -> None:
     model = tiny_lora_student()
     optimizer = stepped(model)  # all parameters are given to it, and only the adapters have a gradient
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    found = read_checkpoint(tmp_path, tiny_lora_student())
+    found = read_state(tmp_path, tiny_lora_student())
     assert all("lora" in name for name in found.exp_avg)
     assert_same(found, OptimizerState.of(optimizer, model))
 
@@ -150,24 +153,24 @@ def test_names_in_the_file_count_more_than_the_order(tmp_path: Path) -> None:
     backwards = [*model.named_parameters()][::-1]
     optimizer = stepped(model, backwards)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    assert_same(read_checkpoint(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
+    assert_same(read_state(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
 
 
 def test_a_state_by_name_as_fsdp_gathers_it_needs_no_order(tmp_path: Path) -> None:
     model = tiny_student()
     optimizer = stepped(model)
     torch.save(get_optimizer_state_dict(model, optimizer), tmp_path / "optimizer.bin")
-    assert_same(read_checkpoint(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
+    assert_same(read_state(tmp_path, tiny_student()), OptimizerState.of(optimizer, model))
 
 
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(stepped(tiny_student()).state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(InputError, match=r"has 21 parameters, and the model has 20 that are trained"):
-        read_checkpoint(tmp_path, tied())
+        read_state(tmp_path, tied())
     other = tiny_student()
     other.lm_head = nn.Linear(32, 65, bias=False)
     with pytest.raises(InputError, match="of another model: its shapes"):
-        read_checkpoint(tmp_path, other)
+        read_state(tmp_path, other)
 
 
 class Stranger:

@@ -7,6 +7,7 @@ import pytest
 
 from montessori.influence import Score
 from montessori.reporting.scores import estimator_doubt
+from tasks.reports.run import _doubts
 from tasks.score_influence import _agreement
 
 TRUTHS = [1e-4 * n for n in range(20)]
@@ -41,6 +42,12 @@ def test_errors_may_spread_up_to_a_share_of_the_influences(share: float, doubtfu
 
 def test_an_error_that_all_points_share_moves_no_point() -> None:
     assert estimator_doubt(check([truth + 1.0 for truth in TRUTHS])) is None
+
+
+def test_the_report_of_a_run_gives_the_same_warning() -> None:
+    found = check(TRUTHS[::-1])
+    shards = [{"summary": {"check": found}}, {"summary": {}}, {"summary": {"check": check(TRUTHS)}}]
+    assert _doubts(shards) == [estimator_doubt(found)]
 
 
 def test_wrong_ranks_and_equal_scores_are_doubtful_and_few_points_are_not() -> None:
