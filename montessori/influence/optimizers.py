@@ -13,7 +13,8 @@ StateDict = Mapping[str, Any]  # state: by parameter number; param_groups: a lis
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 REQUIRED = {"params", "lr", "betas", "eps", "weight_decay", "amsgrad"}
-# Settings that choose an implementation, or that other code left: they do not change the step.
+# Settings that choose an implementation, or that other code left. They do not change the step, except that capturable
+# rounds the two bias corrections to float32, alike for all parameters.
 NEUTRAL = {"foreach", "fused", "capturable", "differentiable", "initial_lr", "param_names"}
 KNOWN = REQUIRED | NEUTRAL | {"maximize", "decoupled_weight_decay"}
 ADVICE = "train with torch.optim.AdamW, or give no state and let the student be warmed up with AdamW"
