@@ -27,6 +27,7 @@ from tasks.runtime.inputs import describe, encode, fit_token_budget, optimizer_s
 from tasks.runtime.job import Job
 
 CHECKED_POINTS = 32  # scored twice where the estimator may rank points wrongly
+FURTHEST = 3  # of these, the points with the largest errors are named
 
 
 class Settings(Frozen):
@@ -157,17 +158,22 @@ def _better_scores(
 def _agreement(against: str, better: list[Score], scored: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare the scores with better ones, over the points that both have.
 
-    The rank correlation is None where all points have the same influence.
+    The rank correlation is None where all points have the same influence. `furthest` names the points with the largest
+    errors, the largest first.
     """
     influences = {row["id"]: row["influence"] for row in scored if row["status"] == "ok"}
     truths = {score.id: score.influence for score in better if score.status == "ok" and score.id in influences}
     checked = [influences[id] for id in truths]
-    errors = [influences[id] - truth for id, truth in truths.items()]
+    errors = {id: influences[id] - truth for id, truth in truths.items()}
     comparable = len({*checked}) > 1 and len({*truths.values()}) > 1
     return {
         "against": against,
         "points": len(truths),
         "spearman": spearman(checked, [*truths.values()]) if comparable else None,
-        "deviation_of_error": statistics.stdev(errors) if len(errors) > 1 else None,
+        "deviation_of_error": statistics.stdev(errors.values()) if len(errors) > 1 else None,
         "deviation_of_influence": statistics.stdev(truths.values()) if len(truths) > 1 else None,
+        "furthest": [
+            {"id": id, "influence": influences[id], "better": truths[id]}
+            for id in sorted(errors, key=lambda id: -abs(errors[id]))[:FURTHEST]
+        ],
     }

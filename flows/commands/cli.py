@@ -28,6 +28,7 @@ ESTIMATE_EXAMPLES = """examples:
 SCORE_EXAMPLES = """examples:
   montessori score --student models/student --optimizer-state models/student-state \\
                    --data points.jsonl --reference reference.jsonl --out scores.jsonl
+  montessori score … --optimizer-state checkpoint-500      the checkpoint of a transformers Trainer
   montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first
   montessori score … --estimator exact --limit 64     the exact definition; slow, to check the others
 
@@ -147,9 +148,10 @@ def _add_score(add: AddParser) -> None:
     option(
         "optimizer-state",
         "DIR",
-        "AdamW's state: optimizer.safetensors and optimizer.json, as OptimizerState.save writes",
+        "AdamW's state: a folder of OptimizerState.save, a Trainer's checkpoint, or accelerate's save_state",
     )
-    option("warm-up", "N", "without a state: fine-tune on N random points first (default: plain gradient descent)")
+    option("optimizer", "NAME", "adamw (default), or sgd for plain gradient descent without a state")
+    option("warm-up", "N", "without a state: fine-tune on N random points first (default: a quarter, 64 to 1,024)")
     option("learning-rate", "RATE", "learning rate of the step (default: the state's, or 5e-6)")
     option("estimator", "NAME", "taylor (default), exact or directional")
     option("limit", "N", "score the first N points only")

@@ -21,7 +21,7 @@ from montessori.data import rows as data
 from montessori.data import sources
 from montessori.errors import InputError
 from montessori.extras import require
-from montessori.models import folder
+from montessori.models import state_folder
 from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
 from montessori.settings.data import DataSource
@@ -48,10 +48,18 @@ def score(options: Scoring, console: Console) -> None:
     """
     started = time.monotonic()
     require("score", purpose="montessori score")
-    if options.warm_up:
-        require("train", purpose="--warm-up")
+    if options.warm_up_points(1):
+        require("train", purpose="--warm-up" if options.warm_up else "the warm-up without --optimizer-state")
     store, out = open_store(options.store), Path(options.out).expanduser()
     checked = check(options)
+    warm_up = options.warm_up_points(len(checked.points))
+    if warm_up and not options.warm_up:
+        console.print(
+            f"No optimiser state: AdamW warms the student up on {warm_up:,} of the {len(checked.points):,} points "
+            "first (--warm-up N, --optimizer-state DIR or --optimizer sgd for another step).",
+            highlight=False,
+            soft_wrap=True,
+        )
     store.check_writable()
 
     from flows.commands import terminal
@@ -101,10 +109,11 @@ def check(options: Scoring) -> Checked:
     addresses = {"points": sources.rows(points, "--data"), "reference": sources.rows(reference, "--reference")}
     addresses["student"] = sources.model(options.student, "--student")
     if options.optimizer_state:
-        addresses["optimizer"] = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
+        own = state_folder.is_own(Path(options.optimizer_state).expanduser())
+        address = sources.optimizer_state(options.optimizer_state, "--optimizer-state")
+        addresses["optimizer" if own else "checkpoint"] = address
         with _named("--optimizer-state"):
-            state = Path(options.optimizer_state).expanduser() / sources.STATE_FILES[0]
-            folder.check_moments(state, Path(options.student).expanduser())
+            _check_state(options, own)
     rows, against = _read(points, "points", "--data"), _read(reference, "reference", "--reference")
     for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
         if number and number > len(rows):
@@ -113,16 +122,37 @@ def check(options: Scoring) -> Checked:
     return Checked(addresses, rows, sum(row["instruction"] in instructions for row in rows))
 
 
+def _check_state(options: Scoring, own: bool) -> None:
+    """Raise InputError unless AdamW's step can be taken with the optimiser state. Only headers and scalars are read."""
+    path = Path(options.optimizer_state or "").expanduser()
+    if own:
+        scalars = state_folder.check_own(path, Path(options.student).expanduser())
+        step, rate = int(scalars["step"]), float(scalars["learning_rate"])
+    else:
+        from montessori.influence.checkpoint import read_state_dict  # it brings torch, for a file of torch
+
+        saved = read_state_dict(state_folder.state_files(path)[0], vouched=options.optimizer == "adamw")
+        step = max(int(state["step"]) for state in saved["state"].values())
+        rate = max(float(group["lr"]) for group in saved["param_groups"])
+    state_folder.check_scalars(path, step, rate, replaced=options.learning_rate is not None)
+
+
 def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, Any]:
     """Return `….summary.json` without the entries on the machine."""
     return {
         "student": options.student,
-        "step": {"words": reporting.step_in_words(scores.step, _origin(options)), **scores.step},
+        "step": {"words": reporting.step_in_words(scores.step, _origin(options, checked)), **scores.step},
         "estimator": options.estimator,
-        "points": {"source": options.data, "n": len(scores.rows), "truncated": scores.truncated},
+        "points": {
+            "source": options.data,
+            "n": len(scores.rows),
+            "truncated": scores.truncated,
+            "in_warm_up": sum(row.get("in_warm_up", False) for row in scores.rows),
+        },
         "reference": {"source": options.reference, **scores.reference, "overlap": checked.overlap},
         "statuses": scores.statuses,
         "influence": reporting.distribution(scores),
+        "lengths": reporting.lengths(scores),
         "check": scores.check,
         "speed": reporting.speed(scores),
         "warnings": reporting.warnings(scores, options.estimator, checked.overlap),
@@ -130,10 +160,10 @@ def summarise(options: Scoring, checked: Checked, scores: Scores) -> dict[str, A
     }
 
 
-def _origin(options: Scoring) -> str:
+def _origin(options: Scoring, checked: Checked) -> str:
     """Return the origin of the optimiser state, in words that follow "from the optimiser state", or ""."""
-    if options.warm_up:
-        return f"of a warm-up on {options.warm_up} of the points,"
+    if warm_up := options.warm_up_points(len(checked.points)):
+        return f"of a warm-up on {warm_up} of the points,"
     return f"in {options.optimizer_state}" if options.optimizer_state else ""
 
 

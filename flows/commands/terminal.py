@@ -17,7 +17,7 @@ from flows.commands.markdown_tables import FittedMarkdown
 from flows.requests.builder import Plan
 from montessori.artifacts import Request, Store
 from montessori.reporting.scores import Scores
-from montessori.reporting.text import compact, label, percent, rough_duration, scientific, size
+from montessori.reporting.text import compact, count, label, percent, rough_duration, scientific, size
 from montessori.settings.execution import Budget
 from tasks.registry import TASKS
 from tasks.runtime.estimate import Line, total
@@ -165,7 +165,8 @@ def show_scores(
         if rows:
             console.print(f"\n[bold]{name}[/]")
         for row in rows:
-            line = f"  {signed(row['influence'])}  {row['id']}  {label(instructions[row['id']], 200)}"
+            answer = f"({count(row['tokens'], 'token')}, loss {row['training_loss']:.3f})"
+            line = f"  {signed(row['influence'])}  {row['id']}  {answer}  {label(instructions[row['id']], 200)}"
             console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
     for warning in summary["warnings"]:
         console.print(f"\n[yellow]warning[/] {escape(warning)}.", highlight=False)
@@ -197,6 +198,10 @@ def _distribution(summary: dict[str, Any]) -> Table:
     if check := summary["check"]:
         rank = "–" if check["spearman"] is None else f"{check['spearman']:.3f}"
         table.add_row("rank correlation", f"{rank} with {check['against']}, on {check['points']} points")
+    ranks = {name: spread["spearman_with_influence"] for name, spread in summary["lengths"].items()}
+    if ranks and None not in ranks.values():
+        told = f"{ranks['tokens']:+.2f} with the answer's tokens, {ranks['training_loss']:+.2f} with its loss"
+        table.add_row("rank correlation", told)
     table.add_row(
         "speed",
         f"{speed['points_per_second']:.3g} points/s, {speed['tokens_per_second']:,.0f} tokens/s a process, "

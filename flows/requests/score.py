@@ -12,6 +12,8 @@ from montessori.settings.training import WarmUp
 POINTS_A_SHARD = {"taylor": 256, "directional": 256, "exact": 16}
 ON_A_GPU = 8  # times as many: points are faster there, and every shard imports the libraries
 
+WARM_UP_STEPS = 16  # at least: AdamW's first moment remembers about 10 steps
+
 
 @dataclass(frozen=True)
 class ScorePlan:
@@ -27,6 +29,12 @@ class ScorePlan:
     def shards(self) -> int:
         """Return the number of shards."""
         return len(self.scores)
+
+
+def warm_up_training(points: int) -> WarmUp:
+    """Return the training of a warm-up on a number of `points`, with as many passes as it takes for WARM_UP_STEPS."""
+    settings = WarmUp()
+    return WarmUp(epochs=-(-WARM_UP_STEPS // -(-points // settings.batch_size)))
 
 
 def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) -> ScorePlan:
@@ -54,14 +62,18 @@ def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) ->
     reference = add("reference", whole, {"source": [addresses["reference"]]}, role="reference set")
 
     student, split = addresses["student"], None
-    if options.warm_up:
-        sizes = {"warm_up": options.warm_up, "probing": 0, "file": "rows.parquet"}
+    if warm_up := options.warm_up_points(points):
+        sizes = {"warm_up": warm_up, "probing": 0, "file": "rows.parquet"}
         split = add("split", sizes, {"pairs": [rows]}, role="rows to warm up on")
-        training = {"training": WarmUp(), **loading, "lora": None}
+        training = {"training": warm_up_training(warm_up), **loading, "lora": None}
         student = add("warm-up", training, {"student": [student], "split": [split]}, role="warm-up")
     at = {"student": [student]}
     if "optimizer" in addresses:
         at["optimizer"] = [addresses["optimizer"]]
+    if "checkpoint" in addresses:
+        reading = {"trust_remote_code": options.trust_remote_code, "vouched": options.optimizer == "adamw"}
+        read = {"student": [student], "checkpoint": [addresses["checkpoint"]]}
+        at["optimizer"] = [add("optimizer-state", reading, read, role="optimiser state")]
 
     cut = {
         "file": "rows.parquet",

@@ -13,12 +13,11 @@ from typing import cast
 from montessori.artifacts.store import sha256
 from montessori.data import rows as data
 from montessori.errors import InputError
-from montessori.models import folder
+from montessori.models import folder, state_folder
 from montessori.settings.data import DataSource
 from montessori.settings.run import Settings
 
 POCKET = "pocket"
-STATE_FILES = ("optimizer.safetensors", "optimizer.json")  # as in montessori.influence.adamw, which imports torch
 LESSON_ROWS = 9  # eight examples in a prompt, and the ninth row as the teacher's output
 HUB_TIMEOUT_S = 10
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@\S+)?")
@@ -118,13 +117,12 @@ def _hub_problem(name: str, revision: str) -> str:
 def optimizer_state(source: str, field: str) -> str:
     """Return the address of a folder with an optimizer state. Raises InputError, naming `field`, when it has none."""
     path = Path(source).expanduser()
-    missing = next((name for name in STATE_FILES if not (path / name).is_file()), None)
-    if missing:
-        raise InputError(
-            f"{field} = {source}: no {missing} in it; expected is a folder that OptimizerState.save wrote, "
-            f"with {' and '.join(STATE_FILES)}"
-        )
-    return _folder(path, [path / name for name in STATE_FILES])
+    if not path.is_dir():
+        raise InputError(f"{field} = {source}: no such folder" + "; give the folder of this file" * path.is_file())
+    try:
+        return _folder(path, state_folder.state_files(path))
+    except InputError as error:  # its message begins with the folder
+        raise InputError(f"{field} = {error}") from None
 
 
 def _folder(path: Path, files: list[Path]) -> str:

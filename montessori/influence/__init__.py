@@ -11,7 +11,7 @@
         return chat.encode_pairs(tokenizer, points, max_length=1024).examples
 
     points, reference = examples("points.jsonl"), examples("reference.jsonl")
-    step = OptimizerState.load("warm")                         # or GradientDescent(5e-6)
+    step = OptimizerState.load("warm")                         # or .of(optimizer, model), or GradientDescent(5e-6)
     gradient, loss = reference_gradient(model, reference)      # by parameter name; nats/token
     estimator = Taylor(model, step, gradient)                  # or Directional; or Exact(model, step, reference)
     scores = [score for batch in make_batches(points) for score in estimator.score(batch)]

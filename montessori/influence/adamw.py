@@ -9,21 +9,26 @@ Influence measures the effect of this step. Source: Loshchilov and Hutter 2019 (
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from montessori.errors import InputError
+from montessori.influence.optimizers import ADVICE, StateDict, require_adamw, shared_scalars
+from montessori.influence.step import check_rate
 
 TENSORS = "optimizer.safetensors"
 SCALARS = "optimizer.json"
+
+ORIGIN = "give the one that this student's training left"
 
 Gradients = dict[str, Tensor]  # by parameter name, each shaped like its parameter
 
@@ -52,41 +57,59 @@ class OptimizerState:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> Self:
-        """Return the state of a `torch.optim.AdamW` that trained `model`. The moments are shared with it, not copied.
+        """Return the state of the optimizer that trained `model`. The moments are shared with it, not copied.
 
-        Raises InputError where a parameter has no state, or where the parameter groups differ in anything but weight
-        decay on or off.
+        The optimizer is a `torch.optim.AdamW`, or an `Adam` without weight decay, with any flags. Raises InputError for
+        other optimizers, where a parameter has no state, and where parameter groups differ in anything but weight decay
+        on or off.
         """
-        parameters = trainable_parameters(model)
-        for name, parameter in parameters.items():
-            if not optimizer.state.get(parameter):
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        if type(optimizer) not in (torch.optim.AdamW, torch.optim.Adam):
+            raise InputError(f"the optimiser is {type(optimizer).__name__}; influence follows AdamW's step: {ADVICE}")
+        names = {id(parameter): name for name, parameter in trainable_parameters(model).items()}
+        order = [names.get(id(p)) for group in optimizer.param_groups for p in group["params"]]
+        return cls.from_state_dict(
+            optimizer.state_dict(), order, [*names.values()], vouched=isinstance(optimizer, torch.optim.AdamW)
+        )
+
+    @classmethod
+    def from_state_dict(
+        cls, saved: StateDict, names: Sequence[str | None], parameters: Sequence[str], *, vouched: bool = False
+    ) -> Self:
+        """Return the state of `parameters` in an optimizer's `state_dict`, whose n-th parameter has the n-th name.
+
+        Parameters with other names, or with none, are left out. Raises InputError as `of` does.
+        """
+        require_adamw(saved, vouched=vouched)
+        numbered = [(number, group) for group in saved["param_groups"] for number in group["params"]]
+        found = {n: numbered[i] for i, n in enumerate(names) if n is not None}
+        for name in parameters:
+            if name not in found or not saved["state"].get(found[name][0]):
                 raise InputError(f"the optimiser holds no state of {name}: it has not taken a step on it")
-        states = {n: optimizer.state[p] for n, p in parameters.items()}
-        group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
-        groups = {n: group_of[p] for n, p in parameters.items()}
-        scalars = {
-            (int(states[n]["step"]), float(group["lr"]), *group["betas"], group["eps"]) for n, group in groups.items()
-        }
-        decays = {group["weight_decay"] for group in groups.values()} - {0.0}
-        if len(scalars) != 1 or len(decays) > 1:
-            raise InputError("the optimiser's parameters differ in step count, learning rate, betas or decay")
-        step, learning_rate, beta1, beta2, epsilon = scalars.pop()
+        groups = {n: found[n][1] for n in parameters}
+        states = {n: saved["state"][found[n][0]] for n in parameters}
+        scalars: dict[str, Any] = shared_scalars([*groups.values()], [state["step"] for state in states.values()])
         return cls(
-            exp_avg={n: s["exp_avg"] for n, s in states.items()},
-            exp_avg_sq={n: s["exp_avg_sq"] for n, s in states.items()},
-            step=step,
-            learning_rate=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
-            weight_decay=max(decays, default=0.0),
-            no_decay=tuple(n for n, group in groups.items() if decays and not group["weight_decay"]),
+            exp_avg={n: state["exp_avg"] for n, state in states.items()},
+            exp_avg_sq={n: state["exp_avg_sq"] for n, state in states.items()},
+            no_decay=tuple(n for n, group in groups.items() if scalars["weight_decay"] and not group["weight_decay"]),
+            **scalars,
         )
 
     def check(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Raise InputError unless the moments have the names and shapes of `parameters`."""
+        """Raise InputError unless a step can be taken with the state, on `parameters` of its names and shapes."""
         for moments in (self.exp_avg, self.exp_avg_sq):
             require_same_shapes(moments, parameters, "the optimiser state")
+        check_rate(self.learning_rate)
+        if self.step < 1:
+            raise InputError("the optimiser state has taken no step (step = 0); train or warm the student up first")
+        if not (0 <= self.beta1 < 1 and 0 < self.beta2 < 1 and self.epsilon >= 0 and self.weight_decay >= 0):
+            raise InputError(
+                f"the optimiser state has betas {self.beta1:g}, {self.beta2:g}, epsilon {self.epsilon:g} and weight "
+                f"decay {self.weight_decay:g}; betas lie between 0 and 1, and none of the others is negative"
+            )
+        for name in self.exp_avg:
+            _check_values(name, self.exp_avg[name], self.exp_avg_sq[name])
 
     def to(self, dtype: torch.dtype) -> Self:
         """Return the same state with its moments in `dtype`. docs/results/influence.md has the fidelity in bfloat16."""
@@ -243,15 +266,32 @@ def load_tensors(file: Path, device: torch.device | str, dtype: torch.dtype | No
         return {name: tensors.get_tensor(name).to(dtype=dtype) for name in tensors.keys()}  # noqa: SIM118
 
 
+def _check_values(name: str, m: Tensor, v: Tensor) -> None:
+    """Raise InputError for moments that no training leaves: NaN, infinite, or a negative second moment."""
+    for moment, tensor in (("exp_avg", m), ("exp_avg_sq", v)):
+        shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if not shard.numel():
+            continue
+        low, high = map(float, torch.aminmax(shard))  # NaN if any element is
+        problem = "NaN or infinite" if not (math.isfinite(low) and math.isfinite(high)) else "negative"
+        if problem != "negative" or (moment == "exp_avg_sq" and low < 0):
+            raise InputError(
+                f"the optimiser state has {problem} values in {moment} of {name}: the training diverged, or the file "
+                "is damaged; give the state of an earlier checkpoint"
+            )
+
+
 def require_same_shapes(tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter], what: str) -> None:
     """Raise InputError, naming a parameter, unless `tensors` has one tensor of its shape for each parameter."""
     differing = sorted(tensors.keys() ^ parameters.keys())
     if differing:
         lacking = ("the model", "it") if differing[0] in tensors else ("it", "the model")
-        raise InputError(f"{what} does not fit the model: {lacking[0]} lacks {differing[0]}, which {lacking[1]} has")
+        raise InputError(
+            f"{what} does not fit the model: {lacking[0]} lacks {differing[0]}, which {lacking[1]} has; {ORIGIN}"
+        )
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
             raise InputError(
                 f"{what} does not fit the model: {name} is {list(tensors[name].shape)} there, "
-                f"{list(parameter.shape)} in the model"
+                f"{list(parameter.shape)} in the model; {ORIGIN}"
             )

@@ -52,6 +52,7 @@ from montessori.data.chat import Example, encode_pairs
 from montessori.errors import InputError, MontessoriError
 from montessori.influence.adamw import OptimizerState, require_same_shapes, trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, answer_tokens, make_batches
+from montessori.influence.checkpoint import read_state
 from montessori.influence.directional import Directional
 from montessori.influence.distributed import RankGroup
 from montessori.influence.exact import Exact
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score the points of a file in one of the processes of `torch.distributed.run`, and return the exit code."""
     parser = argparse.ArgumentParser(prog="montessori.influence.sharded", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--student", required=True, help="model folder")
-    parser.add_argument("--optimizer-state", required=True, type=Path, help="folder of optimizer.safetensors")
+    parser.add_argument("--optimizer-state", required=True, type=Path, help="folder of the state, as for score")
     parser.add_argument("--data", required=True, help="points to score: a JSONL, JSON or Parquet file, or a hub name")
     parser.add_argument("--reference", required=True, help="reference set, likewise")
     parser.add_argument("--estimator", choices=("taylor", "directional", "exact"), default="taylor")
@@ -164,7 +165,7 @@ def _score_files(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     points, reference = examples("data"), examples("reference")
     model = shard(loading.load_model(options.student, options.dtype, device_name="cpu"))
-    state = shard_state(model, OptimizerState.load(options.optimizer_state))
+    state = shard_state(model, read_state(options.optimizer_state, model))
     estimator: Estimator
     if options.estimator == "exact":
         estimator = Exact(model, state, reference, options.token_budget)

@@ -1,10 +1,23 @@
 """Define the interface of an optimizer step, and the step of plain gradient descent. `adamw` has AdamW's step."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from montessori.errors import InputError
+
+
+def check_rate(learning_rate: float) -> None:
+    """Raise InputError unless a step with this learning rate moves the weights, and by a finite amount."""
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise InputError(
+            f"the learning rate of the step is {learning_rate:g}, and it has to be above 0 (a finished schedule leaves "
+            "0); give the rate of the step with --learning-rate (in Python: dataclasses.replace(state, "
+            "learning_rate=5e-6))"
+        )
 
 
 class Step(Protocol):
@@ -44,8 +57,9 @@ class GradientDescent:
     learning_rate: float  # η
     beta1: float = 0.0
 
-    def check(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Accept any model."""
+    def check(self, parameters: dict[str, nn.Parameter]) -> None:  # noqa: ARG002
+        """Accept any model, and a positive learning rate."""
+        check_rate(self.learning_rate)
 
     def displacement(self, name: str, parameter: Tensor, gradient: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return −ηg, shaped like `parameter`, in float32 or wider."""

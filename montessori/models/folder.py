@@ -52,25 +52,11 @@ def check_model_folder(path: str | Path) -> None:
     for file in (folder / "config.json", *folder.glob("adapter/adapter_config.json")):
         _check_json(file)
     for file in sorted((*folder.glob("*.safetensors"), *folder.glob("adapter/*.safetensors"))):
-        _shapes(file)
+        tensor_shapes(file)
 
 
-def check_moments(state: Path, folder: Path) -> None:
-    """Raise InputError where a moment in the file `state` differs in shape from the weight of its name in `folder`.
-
-    Names in only one of them are ignored: the names of a loaded model may differ from its file's.
-    """
-    moments = {name.removeprefix("exp_avg."): shape for name, shape in _shapes(state).items()}
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, shape in _shapes(file).items():
-            if moments.get(name, shape) != shape:
-                raise InputError(
-                    f"{state.parent}: the optimiser state is of another model: {name} is {moments[name]} there, "
-                    f"{shape} in {folder}; give the state that this student's training left"
-                )
-
-
-def _shapes(file: Path) -> dict[str, list[int]]:
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Return the shapes of a safetensors file's tensors by name, from its header."""
     try:
         with safe_open(file, "np") as tensors:
             return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from montessori.artifacts import Store
+from montessori.correlation import spearman
 from montessori.data.rows import Row, read_rows, write_rows
 from montessori.reporting.text import count, percent, scientific
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEW, MOST = 0.05, 0.95  # a share of positive points outside of these tells hardly any points apart
 DOUBTFUL = 0.95  # a rank correlation with better scores below this is worth a sentence
+ERROR = 0.3  # errors that spread more than this share of the influences are worth a sentence too
 ENOUGH = 10  # points for a rank correlation to say anything
 FIRST_ORDER = 1e-4  # an AdamW step of this learning rate is not small: docs/results/influence.md
 
@@ -90,6 +92,25 @@ def distribution(scores: Scores) -> dict[str, Any]:
     }
 
 
+def lengths(scores: Scores) -> dict[str, Any]:
+    """Return the spread of the answers' tokens and losses, and how far the influences rank the points by them.
+
+    A rank correlation is None where there are too few points, or no differences.
+    """
+    known = [row for row in scores.rows if row["influence"] is not None]
+    found: dict[str, Any] = {}
+    for name in ("tokens", "training_loss") if known else ():
+        values = [row[name] for row in known]
+        comparable = len(known) >= ENOUGH and len({*values}) > 1 and len({*scores.influences}) > 1
+        found[name] = {
+            "minimum": min(values),
+            "median": statistics.median(values),
+            "maximum": max(values),
+            "spearman_with_influence": spearman(scores.influences, values) if comparable else None,
+        }
+    return found
+
+
 def speed(scores: Scores) -> dict[str, float]:
     """Return points and tokens a second of one process, over all shards, loading included."""
     return {
@@ -103,7 +124,7 @@ def step_in_words(step: dict[str, Any], origin: str) -> str:
     """Describe the step whose effect is the influence; `origin` names the source of its state, "" for none."""
     rate = f"learning rate {step['learning_rate']:g}"
     if not origin:
-        return f"one step of plain gradient descent, {rate}: no optimiser state was given"
+        return f"one step of plain gradient descent, {rate}, without an optimiser state"
     taken = count(step["steps_before"], "step")
     return f"one AdamW step with {rate}, from the optimiser state {origin} after {taken}"
 
@@ -125,17 +146,28 @@ def warnings(scores: Scores, estimator: str, overlap: int) -> list[str]:
             f"{scores.step['learning_rate']:g} may no longer rank points as exact does: compare with --estimator exact "
             "on some of them (--limit 50)"
         )
-    if scores.check and scores.check["points"] >= ENOUGH and (scores.check["spearman"] or 0) < DOUBTFUL:
-        sentences.append(_doubt(scores.check))
+    if scores.check and (doubt := estimator_doubt(scores.check)):
+        sentences.append(f"{doubt}; {'leave --exact-dtype out, or ' * (estimator == 'exact')}use --estimator taylor")
     return sentences
 
 
-def _doubt(check: dict[str, Any]) -> str:
-    rank = "none" if check["spearman"] is None else f"{check['spearman']:.2f}"
-    measured = f"the rank correlation with {check['against']} on {count(check['points'], 'point')} is {rank}"
-    if check["against"].startswith("taylor"):
-        return f"directional's fixed second moment does not hold for this student: {measured}; use --estimator taylor"
-    return f"the exact step in bfloat16 is mostly rounding: {measured}; leave --exact-dtype out, or use taylor"
+def estimator_doubt(check: dict[str, Any]) -> str | None:
+    """Return a sentence where the scores of `check` are far from better ones, by their ranks or by their errors.
+
+    Ranks alone can pass where the errors of a few points are larger than all differences between points.
+    """
+    rank, error, signal = check["spearman"], check["deviation_of_error"], check["deviation_of_influence"]
+    if check["points"] < ENOUGH or ((rank or 0) >= DOUBTFUL and error <= ERROR * signal):
+        return None
+    reason = "directional's fixed second moment does not hold for this student"
+    if not check["against"].startswith("taylor"):
+        reason = "the exact step in bfloat16 is mostly rounding"
+    points = (f"{p['id']} has {scientific(p['influence'])} for {scientific(p['better'])}" for p in check["furthest"])
+    return (
+        f"{reason}: against {check['against']} on {count(check['points'], 'point')} the rank correlation is "
+        f"{'none' if rank is None else f'{rank:.2f}'}, and the errors spread {scientific(error)} where the influences "
+        f"spread {scientific(signal)}; furthest off: {', '.join(points)}"
+    )
 
 
 def _one_sided(scores: Scores) -> list[str]:

@@ -1,11 +1,13 @@
 """The settings of `montessori score`: the influence of the user's own points on the user's own student."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from montessori.settings.influence import EstimatorName
 from montessori.settings.models import ChatModel, Dtype
+
+WARM_UP_SHARE, WARM_UP_LEAST, WARM_UP_MOST = 0.25, 64, 1024  # docs/how-to/score.md says why
 
 
 class Scoring(ChatModel):
@@ -19,14 +21,20 @@ class Scoring(ChatModel):
     )
     optimizer_state: str | None = Field(
         None,
-        description="Folder of the student's AdamW state: optimizer.safetensors and optimizer.json, as "
-        "`OptimizerState.save` writes them.",
+        description="Folder of the student's AdamW state: as `OptimizerState.save` writes it, a checkpoint of a "
+        "transformers Trainer (`optimizer.pt`), or a folder of accelerate's `save_state` (`optimizer.bin`).",
+    )
+    optimizer: Literal["adamw", "sgd"] | None = Field(
+        None,
+        description="Optimizer of the step. adamw (the default) takes the moments of `optimizer_state`, or of a "
+        "warm-up. sgd is plain gradient descent, without a state. Given explicitly, adamw also answers for a state of "
+        "an older torch, which does not tell AdamW from Adam.",
     )
     warm_up: int | None = Field(
         None,
         ge=1,
         description="Number of random points to fine-tune the student on first, where there is no optimizer state. "
-        "Without both, the step is plain gradient descent.",
+        f"Default: a quarter of the points, at least {WARM_UP_LEAST} and at most {WARM_UP_MOST}.",
     )
     learning_rate: float | None = Field(
         None,
@@ -68,6 +76,8 @@ class Scoring(ChatModel):
     def _options_agree(self) -> Self:
         if self.warm_up and self.optimizer_state:
             raise ValueError("--warm-up makes an optimiser state, --optimizer-state gives one: leave one of them out")
+        if self.optimizer == "sgd" and (self.warm_up or self.optimizer_state):
+            raise ValueError("--optimizer sgd takes a step without a state: leave out --warm-up and --optimizer-state")
         if self.estimator == "exact" and self.dtype:
             raise ValueError(
                 "--dtype does not go with --estimator exact, which needs float32; "
@@ -76,3 +86,9 @@ class Scoring(ChatModel):
         if self.estimator != "exact" and self.exact_dtype:
             raise ValueError("--exact-dtype is of --estimator exact; the others take --dtype")
         return self
+
+    def warm_up_points(self, points: int) -> int:
+        """Return the size of the warm-up set for a number of `points`. It is 0 where no warm-up is needed."""
+        if self.optimizer_state or self.optimizer == "sgd":
+            return 0
+        return self.warm_up or min(points, WARM_UP_MOST, max(WARM_UP_LEAST, round(WARM_UP_SHARE * points)))

@@ -15,6 +15,7 @@ from montessori.evaluation.card import Measure
 from montessori.reporting.run import data as report
 from montessori.reporting.run import page, tables
 from montessori.reporting.run.systems import ReportedSystem
+from montessori.reporting.scores import estimator_doubt
 from montessori.settings import files
 from montessori.settings.base import Frozen
 from montessori.settings.run import Settings as RunSettings
@@ -161,6 +162,7 @@ def _iteration(job: Job, number: int, name: str, *, run: dict[str, Any], label: 
     if has("preferences"):
         summary |= json.loads((job.folder(f"{number}:preferences") / "summary.json").read_text())
     before, after = influences("scores"), influences("scores-after")
+    doubts = _doubts(job.manifests(f"{number}:scores")) if before else []
     threshold = 0.0 if run["preferences"]["split"] == "zero" else summary["momentum_influence"] or 0.0
     return report.Iteration(
         number=number,
@@ -173,7 +175,7 @@ def _iteration(job: Job, number: int, name: str, *, run: dict[str, Any], label: 
         pairs=summary["pairs"],
         split=run["preferences"]["split"] if before else "",
         momentum_influence=summary["momentum_influence"],
-        warning=summary["warning"],
+        warning="; ".join(filter(None, [summary["warning"], *doubts])) or None,
         families_before=_mix(job.rows(f"{number}:instructions", "instructions.parquet"), label)
         if has("instructions")
         else {},
@@ -182,6 +184,12 @@ def _iteration(job: Job, number: int, name: str, *, run: dict[str, Any], label: 
         dpo=_curve(job.folder(f"{number}:teacher")) if has("teacher") else [],
         sft=_curve(job.folder(f"{name}:student")),
     )
+
+
+def _doubts(shards: list[dict[str, Any]]) -> list[str]:
+    """Return what the check of the estimator, which one of the shards has, found wrong."""
+    checks = (shard["summary"].get("check") for shard in shards)
+    return [doubt for check in checks if check and (doubt := estimator_doubt(check))]
 
 
 def _share_above(threshold: float, influences: list[float]) -> float:

@@ -72,22 +72,23 @@ def _has_state(job: Job) -> bool:
 def optimizer_step(job: Job, model: nn.Module, learning_rate: float | None, dtype: torch.dtype = torch.float32) -> Step:
     """Return the optimiser step of the influence: AdamW's, from the input `optimizer` or the student's own artifact.
 
-    A student without an optimiser state takes a step of plain gradient descent. `learning_rate` replaces the state's.
-    The moments are kept in `dtype`. Raises InputError when the state does not fit `model`.
+    A student of neither takes a step of plain gradient descent. `learning_rate` replaces the state's. The moments are
+    kept in `dtype`. Raises InputError when the state does not fit `model`, or when no step can be taken with it.
     """
     if job.has("optimizer"):
         (address,) = job.request.inputs["optimizer"]
-        folder = Path(location(address))
+        folder = job.folder("optimizer") if is_artifact(address) else Path(location(address))
     elif is_artifact(job.request.inputs["student"][0]):
         folder = job.folder("student")
     else:
         return GradientDescent(learning_rate or Training().learning_rate)
     state = OptimizerState.load(folder, loading.device(), dtype)
+    state = replace(state, learning_rate=learning_rate) if learning_rate else state
     try:
         state.check(trainable_parameters(model))
     except InputError as error:
-        raise InputError(f"{folder}: {error}; give the state that this student's training left") from None
-    return replace(state, learning_rate=learning_rate) if learning_rate else state
+        raise InputError(f"{folder}: {error}") from None
+    return state
 
 
 def describe(step: Step) -> dict[str, Any]:

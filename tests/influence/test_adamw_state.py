@@ -69,7 +69,7 @@ def test_a_saved_state_comes_back_bit_for_bit(tmp_path: Path):
 
 def test_an_optimiser_that_took_no_step_is_refused():
     model = small_model()
-    with pytest.raises(InputError, match=r"no state of 0\.weight"):
+    with pytest.raises(InputError, match="it has taken no step"):
         OptimizerState.of(torch.optim.AdamW(model.parameters()), model)
 
 
