@@ -11,10 +11,10 @@ from montessori.errors import InputError
 
 Extra = Literal["score", "train", "openai", "evaluation", "s3", "flows"]
 
-_SCORE = ("torch", "transformers", "peft", "datasets", "matplotlib")
+_SCORE = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "matplotlib")
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "score": _SCORE,
-    "train": (*_SCORE, "trl", "accelerate"),
+    "train": _SCORE,
     "openai": ("openai",),
     "evaluation": (*_SCORE, "lm_eval"),
     "s3": ("boto3",),
@@ -39,8 +39,9 @@ def require(*extras: Extra, purpose: str) -> None:
 
 
 def _within_another(extra: Extra, extras: tuple[Extra, ...]) -> bool:
-    """Tell whether another one of `extras` brings all libraries of this one."""
-    return any(set(LIBRARIES[extra]) < set(LIBRARIES[other]) for other in extras)
+    """Tell whether another one of `extras` brings all libraries of this one. Of two equal ones the later one stays."""
+    own, later = set(LIBRARIES[extra]), extras[extras.index(extra) + 1 :]
+    return any(own < set(LIBRARIES[other]) for other in extras) or any(own == set(LIBRARIES[other]) for other in later)
 
 
 def _installed(library: str) -> bool:

@@ -48,8 +48,6 @@ def score(options: Scoring, console: Console) -> None:
     """
     started = time.monotonic()
     require("score", purpose="montessori score")
-    if options.warm_up_points(1):
-        require("train", purpose="--warm-up" if options.warm_up else "the warm-up without --optimizer-state")
     store, out = open_store(options.store), Path(options.out).expanduser()
     checked = check(options)
     warm_up = options.warm_up_points(len(checked.points))

@@ -42,9 +42,9 @@ def test_an_extra_brings_the_libraries_that_are_looked_for(extra: str) -> None:
     assert {name.replace("_", "-") for name in LIBRARIES[extra]} <= packages(extra)
 
 
-def test_the_base_and_the_scores_bring_no_prefect_and_no_trainer() -> None:
+def test_the_base_and_the_scores_bring_no_prefect() -> None:
     base = {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert not (base | packages("score")) & (packages("flows") | {"trl", "accelerate", "boto3", "openai"})
+    assert not (base | packages("score")) & (packages("flows") | {"boto3", "openai"})
     assert "torch" not in base
 
 
@@ -86,7 +86,7 @@ def test_a_bucket_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "library", "install"),
     [
         (["score", "--student", "s", "--data", "d", "--reference", "r", "--out", "o.jsonl"], "torch", "score"),
-        (["score", "--student=s", "--data=d", "--reference=r", "--out=o.jsonl", "--warm-up=3"], "trl", "train"),
+        (["score", "--student=s", "--data=d", "--reference=r", "--out=o.jsonl", "--warm-up=3"], "trl", "score"),
         (["deploy"], "prefect", "flows"),
     ],
 )

@@ -55,12 +55,12 @@ def test_the_base_plans_and_says_what_a_run_would_need(environment: Callable[...
     assert done.stderr.rstrip().endswith("pip install 'montessori[train]'")
 
 
-def test_score_needs_neither_prefect_nor_a_trainer(
+def test_score_needs_no_prefect(
     environment: Callable[..., Environment], tiny_llama: Callable[..., object], tiny_tokenizer: object
 ) -> None:
     score = environment("score")
     assert not any(package.startswith("prefect") for package in score.packages)
-    assert not score.packages & {"trl", "boto3", "openai", "fastapi", "sqlalchemy"}
+    assert not score.packages & {"boto3", "openai", "fastapi", "sqlalchemy"}
     model = score.work / "student"
     tiny_llama().save_pretrained(model)
     tiny_tokenizer.save_pretrained(model)
@@ -72,9 +72,6 @@ def test_score_needs_neither_prefect_nor_a_trainer(
     scores = [json.loads(line) for line in (score.work / "scores.jsonl").read_text().splitlines()]
     assert len(scores) == 4
     assert all(isinstance(row["influence"], float) for row in scores)
-    done = score.montessori("score", *files, "--warm-up", 2)
-    assert done.returncode == 2
-    assert done.stderr == ("montessori: --warm-up needs trl, which is not installed: pip install 'montessori[train]'\n")
 
 
 def test_train_runs_the_method_without_prefect(environment: Callable[..., Environment]) -> None:
