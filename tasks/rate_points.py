@@ -52,4 +52,4 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         for row, verdict in zip(points, verdicts, strict=True)
     ]
     write_rows(job.out / "ratings.parquet", table)
-    return {"points": len(table), **judging.summary(verdicts), "usage": judge.usage}
+    return {"points": len(table), **judging.summary(verdicts), **judge.summary(), "usage": judge.usage}

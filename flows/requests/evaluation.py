@@ -263,6 +263,7 @@ class _Planner:
         if task == "grades" and "prompts" in self._addresses:
             inputs["prompts"] = [self._addresses["prompts"]]
         means = {name: getattr(judge, name).model_dump(mode="json") for name in ("openai", "vllm")}
+        means["max_failed"] = judge.max_failed
         return self._shards(count, task, whole, inputs, role=role, who=who, means=means)
 
     def _shards(
@@ -299,7 +300,9 @@ class _Planner:
 
 def _judge_settings(judge: Judge, task: str) -> dict[str, Any]:
     batch = {"batch_size": judge.batch_size} if judge.engine == "transformers" else {}
-    loading = {} if judge.engine == "openai" else {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code}
+    loading: dict[str, Any] = {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code}
+    if judge.engine == "openai":
+        loading = {"endpoint": judge.openai.request_identity()}
     return {
         "engine": judge.engine,
         "context": judge.context,
