@@ -12,7 +12,7 @@ _OPEN, _CLOSE = (
 _BLANKS = r"(?:(?:[ \t]*\n)+|[ \t]+)?"  # not the indentation of the answer's first line
 _BLOCK = re.compile(rf"(?:\A\s*)?{_OPEN}.*?{_CLOSE}{_BLANKS}", re.DOTALL)
 _UNOPENED = re.compile(rf"\A.*{_CLOSE}{_BLANKS}", re.DOTALL)
-_UNCLOSED = re.compile(rf"^\s*{_OPEN}.*", re.DOTALL | re.MULTILINE)
+_UNCLOSED = re.compile(rf"(?:\A\s*|\s*\n\s*){_OPEN}.*", re.DOTALL)
 
 
 def without_thinking(generation: Generation) -> Generation:

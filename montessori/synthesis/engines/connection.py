@@ -69,9 +69,11 @@ def _guard(response: httpx2.Response, endpoint: OpenAI, field: str) -> None:
     """Refuse a redirect to another host, and bound the body. A compressed body has no bound, so it is refused too."""
     if response.has_redirect_location:
         target = response.url.join(response.headers["location"])
-        if (target.scheme, target.netloc) != (response.url.scheme, response.url.netloc):
+        origin = (target.scheme, target.host, target.port)
+        if origin != (response.url.scheme, response.url.host, response.url.port):
+            host = target.host if target.port is None else f"{target.host}:{target.port}"
             raise InputError(
-                f"{field}.base_url = {endpoint.base_url}: redirects to {target.scheme}://{target.host}, and the key "
+                f"{field}.base_url = {endpoint.base_url}: redirects to {target.scheme}://{host}, and the key "
                 f"must not follow; if you trust that address, set {field}.base_url to it"
             )
     if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -247,11 +249,12 @@ def refusal_message(endpoint: OpenAI, error: openai.APIStatusError, field: str) 
 
 
 def error_words(error: openai.APIStatusError) -> str:
-    """Return the provider's own words in an error's body, or the error's message where there are none."""
+    """Return the provider's own words in an error's body, or the whole body where there are none."""
+    text = error.response.text
     try:
-        return words(json.loads(error.response.text)) or error.message
+        return words(json.loads(text)) or text
     except (ValueError, RecursionError):
-        return error.message
+        return text or error.message
 
 
 def error_text(endpoint: OpenAI, error: BaseException | str) -> str:

@@ -59,6 +59,7 @@ class Outcome:
     answer: Answer
     blame: Exception | None = None
     certain: bool = False
+    probe: bool = True  # a short prompt may tell if the endpoint is at fault
 
 
 class OpenAIEngine:
@@ -122,8 +123,9 @@ class OpenAIEngine:
                                 )
                             yield i, outcome.answer
                     if held and not tasks:
-                        lives = self._window.answered > held_since
-                        if failure is None and not lives:
+                        probing = all(outcome.probe for _, outcome in held)
+                        lives = self._window.answered > (held_since if probing else 0)
+                        if failure is None and probing and not lives:
                             lives, bill = runner.run(self._probe(client, parameters))
                             yield from _bill(held[0][0], bill)
                         for i, outcome in held:
@@ -166,13 +168,14 @@ class OpenAIEngine:
             if reply.texts:
                 continue
             unusable += 1
-            lives = self._window.answered > before
             if reply.over_limit:
-                return self._without(answer, missing, InputError(self._parameters.ignored_limit(reply.error)), lives)
+                ignored = InputError(self._parameters.ignored_limit(reply.error))
+                outcome = self._without(answer, missing, ignored, bool(self._window.answered))
+                return replace(outcome, probe=False)
             if unusable == TRIES_OF_REPLIES:
                 said = link.error_text(self.endpoint, reply.error)
                 blame = Unavailable(f"{self.endpoint.base_url}: {unusable} replies are unusable, the last one: {said}")
-                return self._without(answer, missing, blame, lives, empty=reply.empty)
+                return self._without(answer, missing, blame, self._window.answered > before, empty=reply.empty)
             await asyncio.sleep(_delay(unusable, None))
         return Outcome(answer)
 
@@ -193,7 +196,7 @@ class OpenAIEngine:
             return False, Answer([], 0)
         if isinstance(reply, Generation):
             return reply.finish_reason == "length", Answer([], 0)
-        return bool(reply.texts or reply.over_limit), _with_reply(Answer([], 0), reply, 1)
+        return bool(reply.texts), _with_reply(Answer([], 0), reply, 1)
 
     async def _request(
         self, client: openai.AsyncOpenAI, parameters: dict[str, Any], tries: int | None = None
