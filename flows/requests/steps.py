@@ -155,7 +155,7 @@ class Steps:
         else:
             judge = self.sources["rating"]
             means = {name: getattr(rating, name).model_dump(mode="json") for name in ("openai", "vllm")}
-            means["max_failed"] = rating.max_failed
+            means |= {"max_failed": rating.max_failed, "block": "rating."}
             settings |= {"engine": rating.engine, "context": rating.context}
             if rating.engine == "openai":
                 settings["endpoint"] = rating.openai.request_identity()
