@@ -52,6 +52,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "prompts_cut": sum(answer.cut for answer in answers),
         "empty": sum(not pair["response"] for pair in pairs),
         "cut_at_max_tokens": sum(pair["finish_reason"] == "length" for pair in pairs),
+        "filtered": sum(pair["finish_reason"] == "content_filter" for pair in pairs),
         **teacher.summary(),
         "usage": teacher.usage,
     }

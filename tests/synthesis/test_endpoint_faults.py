@@ -263,15 +263,22 @@ def test_a_prompt_that_is_alone_and_never_answered_does_not_block(caplog):
     assert bill.billed_prompt_tokens == 1 and bill.billed_tokens > 0
 
 
-@pytest.mark.parametrize("choices", [[], None])
-def test_a_reply_without_choices_is_an_empty_answer_after_three_tries(choices):
-    rule = lambda body, endpoint: changed(body, choices=choices) if number(body) == 3 else None  # noqa: E731
+@pytest.mark.parametrize("given", [{"choices": []}, {"choices": None}, {"choices": [{"finish_reason": "stop"}]}])
+def test_a_reply_without_a_message_is_an_empty_answer_after_three_tries(given):
+    rule = lambda body, endpoint: changed(body, **given) if number(body) == 3 else None  # noqa: E731
     with Endpoint(rule) as endpoint:
         answers = ask(engine(endpoint), 10)
         assert endpoint.times()["Question 3 of many"] == 3
     (text,) = answers[3].generations
     assert (text.text, text.finish_reason, answers[3].error) == ("", "empty", "")
     assert answers[3].billed_tokens == 3 * tokens_of(text_of(prompts(10)[3], 3))
+
+
+def test_a_reply_without_choices_or_usage_is_an_empty_answer_too():
+    blocked = Reply(body={"object": "chat.completion", "choices": []})
+    with Endpoint(lambda body, endpoint: blocked if number(body) == 3 else None) as endpoint:
+        (text,) = ask(engine(endpoint), 10)[3].generations
+    assert (text.text, text.finish_reason) == ("", "empty")
 
 
 def test_a_broken_sample_is_generated_again_and_its_tokens_are_billed():

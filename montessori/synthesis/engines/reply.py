@@ -50,7 +50,8 @@ def parse(content: bytes, *, limit: int, prompt_bytes: int, top_logprobs: int = 
     if not isinstance(tree, dict):
         raise NoReply(f"the body is no chat completion: {type(tree).__name__}")
     choices, usage = tree.get("choices") or [], tree.get("usage")
-    if not choices and not (isinstance(usage, dict) and not tree.get("error")):
+    whole_reply = isinstance(usage, dict) or tree.get("object") == "chat.completion"
+    if not choices and (tree.get("error") or not whole_reply):
         raise NoReply(words(tree) or "the body has no choices")
     if not isinstance(choices, list):
         raise NoReply("the body is no chat completion: its choices are no list")
