@@ -152,6 +152,16 @@ def test_another_refused_parameter_is_an_error_with_the_providers_words_and_the_
         assert len(ask(engine(endpoint, omit=[name]), 20, sampling=sampling)) == 20
 
 
+def test_a_limit_that_is_refused_by_both_names_is_an_error():
+    refusal = lambda body: mistral(next(name for name in body if name.startswith("max_")))  # noqa: E731
+    with Endpoint(lambda body, endpoint: refusal(body)) as endpoint:
+        with pytest.raises(
+            InputError, match=r"not permitted; lower max_tokens, or set generation\.openai\.limit_param"
+        ):
+            ask(engine(endpoint), 20)
+        assert len(endpoint.asked) <= 16
+
+
 @pytest.mark.parametrize(
     "body", ["reason: no such luck", {"detail": "no such luck"}, {"error": {"metadata": {"raw": "no such luck"}}}]
 )
@@ -261,6 +271,15 @@ def test_a_prompt_that_is_alone_and_never_answered_does_not_block(caplog):
     assert "oops" in answer.error
     assert not bill.generations
     assert bill.billed_prompt_tokens == 1 and bill.billed_tokens > 0
+
+
+def test_a_prompt_that_cannot_be_sent_is_set_aside():
+    with Endpoint() as endpoint:
+        chats = [user("Half \ud83d"), *prompts(3)]
+        answers = dict(engine(endpoint).generate(chats, PLAIN, 1, [0] * 4))
+        assert len(endpoint.asked) == 3
+    assert "lone surrogate" in answers[0].error
+    assert [bool(answers[i].error) for i in range(4)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("given", [{"choices": []}, {"choices": None}, {"choices": [{"finish_reason": "stop"}]}])

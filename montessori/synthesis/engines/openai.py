@@ -234,7 +234,10 @@ class OpenAIEngine:
             except TimeoutError:
                 error = Unavailable(f"no whole answer within {self.field}.timeout_s = {self.endpoint.timeout_s:g}")
             except link.TooLarge as caught:
-                raise PromptFailed(InputError(f"{self.endpoint.base_url} sent {caught}"), False) from None
+                raise PromptFailed(InputError(f"{self.endpoint.base_url} sent {caught}"), lives=False) from None
+            except UnicodeEncodeError:
+                broken = InputError("the prompt holds half of a character (a lone surrogate), so it cannot be sent")
+                raise PromptFailed(broken, lives=True) from None
             except (openai.APIError, ValueError) as caught:  # ValueError: not JSON, or not a chat completion
                 error = caught
             finally:

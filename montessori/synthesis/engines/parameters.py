@@ -102,6 +102,8 @@ class Parameters:
             return message
         if name in self._endpoint.extra_body:
             return f"{message}; take {name} out of {self._field}.extra_body"
+        if name in LIMITS["both"]:
+            return f"{message}; lower max_tokens, or set {self._field}.limit_parameter"
         own = name in NEUTRAL and self._field.startswith("generation.")  # a judge's sampling is no setting
         neutral = f", or set sampling.{name} to {NEUTRAL[name]}" if own else ""
         return f"{message}; add {name} to {self._field}.omit, so that it is not sent{neutral}"
