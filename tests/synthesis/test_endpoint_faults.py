@@ -240,7 +240,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("reply", "reason"), BROKEN)
-@pytest.mark.parametrize("at", [0, 5, 19])
+@pytest.mark.parametrize("at", [0, 12])
 def test_a_prompt_that_is_never_answered_well_is_set_aside_and_the_others_go_on(reply, reason, at):
     with Endpoint(lambda body, endpoint: reply(body) if number(body) == at else None) as endpoint:
         answers = ask(engine(endpoint), 20)
