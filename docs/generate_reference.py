@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from flows.commands import cli
@@ -166,7 +166,7 @@ def _name(annotation: Any) -> str:
     if origin in (tuple, list):
         return f"list of {_name(parts[0])}"
     if origin is dict:
-        return "settings" if parts[1] is Any else f"map of names to {_name(parts[1])}"
+        return "settings" if parts[1] in (Any, JsonValue) else f"map of names to {_name(parts[1])}"
     plain = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
     return plain.get(annotation) or (BLOCK if _models(annotation) else str(annotation))
 

@@ -34,5 +34,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "rounds": [dict(zip(("prompts", "texts", "kept"), each, strict=True)) for each in generated.rounds],
         "rejected": dict(generated.rejected),
         "prompts_cut": generated.prompts_cut,
+        **teacher.summary(),
         "usage": teacher.usage,
     }

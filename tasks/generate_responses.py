@@ -23,7 +23,7 @@ class Settings(GenerationSettings):
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
-    """Generate the responses of this shard. Rows with an empty response stay, and are counted."""
+    """Generate the responses of this shard. Empty responses stay, and failed ones are left out. Both are counted."""
     index, count = job.request.shard
     teacher = open_engine(job, settings)
     rows = job.rows("instructions", settings.file)[: settings.limit][index::count]
@@ -44,6 +44,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         }
         for row, seed, answer in zip(rows, seeds, answers, strict=True)
         for number, text in enumerate(answer.generations)
+        if text.finish_reason != "failed"
     ]
     write_rows(job.out / "pairs.parquet", pairs)
     return {
@@ -51,5 +52,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "prompts_cut": sum(answer.cut for answer in answers),
         "empty": sum(not pair["response"] for pair in pairs),
         "cut_at_max_tokens": sum(pair["finish_reason"] == "length" for pair in pairs),
+        "filtered": sum(pair["finish_reason"] == "content_filter" for pair in pairs),
+        **teacher.summary(),
         "usage": teacher.usage,
     }

@@ -26,7 +26,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         raise StageError(judging.OTHER_WORDING)
     index, count = job.request.shard
     points = sorted(job.rows("points", settings.file), key=lambda row: row["id"])[index::count]
-    judge = open_engine(job, settings, "judge")
+    judge = open_engine(job, settings, "judge", job.request.means.get("block", "generation."))
     verdicts = judging.judge(
         judge,
         [
@@ -52,4 +52,4 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         for row, verdict in zip(points, verdicts, strict=True)
     ]
     write_rows(job.out / "ratings.parquet", table)
-    return {"points": len(table), **judging.summary(verdicts), "usage": judge.usage}
+    return {"points": len(table), **judging.summary(verdicts), **judge.summary(), "usage": judge.usage}

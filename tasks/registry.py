@@ -53,46 +53,56 @@ TASKS = {
     "reference": Task("read_rows", device="cpu"),
     "test": Task("read_rows", device="cpu"),
     "points": Task("read_rows", device="cpu"),
-    "scratch-teacher": Task("train_from_scratch", cost=Cost("pretraining", model="teacher", keeps="weights")),
-    "scratch-student": Task("train_from_scratch", cost=Cost("pretraining", keeps="weights")),
+    "scratch-teacher": Task(
+        "train_from_scratch", version=2, cost=Cost("pretraining", model="teacher", keeps="weights")
+    ),
+    "scratch-student": Task("train_from_scratch", version=2, cost=Cost("pretraining", keeps="weights")),
     "instructions": Task(
         "generate_instructions",
-        version=2,
+        version=3,
         journaled=True,
         cost=Cost("instructions", units=("instructions",), model="teacher"),
     ),
     "responses": Task(
-        "generate_responses", version=2, journaled=True, cost=Cost("responses", units=("pairs",), model="teacher")
+        "generate_responses", version=3, journaled=True, cost=Cost("responses", units=("pairs",), model="teacher")
     ),
     "split": Task("split_points", device="cpu"),
     "optimizer-state": Task("import_optimizer_state", device="cpu", torch=True),
-    "warm-up": Task("warm_up_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="optimizer")),
-    "tokens": Task("tokenize_points", device="cpu", torch=True),
-    "reference-gradient": Task("reference_gradient", version=2, cost=Cost("measuring", keeps="gradient")),
+    "warm-up": Task(
+        "warm_up_student", version=2, extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="optimizer")
+    ),
+    "tokens": Task("tokenize_points", version=2, device="cpu", torch=True),
+    "reference-gradient": Task("reference_gradient", version=3, cost=Cost("measuring", keeps="gradient")),
     "influence": Task("score_influence", version=4, cost=Cost("measuring", units=("points",))),
-    "ratings": Task("rate_points", journaled=True, cost=Cost("ratings", units=("points",), model="teacher")),
+    "ratings": Task("rate_points", version=2, journaled=True, cost=Cost("ratings", units=("points",), model="teacher")),
     "rule": Task("rate_by_rule", device="cpu"),
     "preferences": Task("build_preferences", device="cpu"),
     "teacher": Task(
-        "train_teacher", extra="train", cost=Cost("dpo", units=("trained",), model="teacher", keeps="weights")
+        "train_teacher",
+        version=2,
+        extra="train",
+        cost=Cost("dpo", units=("trained",), model="teacher", keeps="weights"),
     ),
     "bootstrap": Task(
         "bootstrap_teacher",
+        version=2,
         extra="train",
         cost=Cost("bootstrap", units=TRAINED, model="teacher", keeps="weights"),
     ),
-    "mistakes": Task("find_mistakes", cost=Cost("measuring")),
+    "mistakes": Task("find_mistakes", version=2, cost=Cost("measuring")),
     "union": Task("merge_training_sets", device="cpu"),
-    "student": Task("train_student", extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="weights")),
-    "evaluation": Task("evaluate_student", version=4, cost=Cost("measuring")),
+    "student": Task(
+        "train_student", version=2, extra="train", cost=Cost("fine-tuning", units=TRAINED, keeps="weights")
+    ),
+    "evaluation": Task("evaluate_student", version=5, cost=Cost("measuring")),
     "report": Task("reports.run", version=3, device="cpu", torch=True),
     "refresh": Task("reports.night", device="cpu", torch=True),
     "study": Task("reports.study", version=2, device="cpu", torch=True),
     "benchmark": Task("benchmarks.run_benchmark", extra="evaluation"),
     "questions": Task("benchmarks.read_questions", device="cpu"),
-    "answers": Task("benchmarks.answer_questions", journaled=True),
-    "verdicts": Task("benchmarks.compare_answers", journaled=True),
-    "grades": Task("benchmarks.grade_answers", journaled=True),
+    "answers": Task("benchmarks.answer_questions", version=2, journaled=True),
+    "verdicts": Task("benchmarks.compare_answers", version=2, journaled=True),
+    "grades": Task("benchmarks.grade_answers", version=2, journaled=True),
     "people": Task("benchmarks.read_human_verdicts", device="cpu"),
     "overlap": Task("benchmarks.measure_overlap", device="cpu"),
     "scorecard": Task("benchmarks.build_scorecard", version=3, device="cpu", torch=True),

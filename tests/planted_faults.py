@@ -329,7 +329,7 @@ FAULTS = [
         "montessori/synthesis/engines/openai.py",
         "        self._window = Window(endpoint.max_concurrency)\n",
         "        self._window = Window(endpoint.max_concurrency)\n"
-        '        log.warning("the endpoint takes %s", _key(endpoint))\n',
+        '        log.warning("the endpoint takes %s", link._key(endpoint))\n',
         "synthesis/test_openai_engine.py",
     ),
     # Evaluation and reports

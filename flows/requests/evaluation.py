@@ -264,6 +264,7 @@ class _Planner:
         if task == "grades" and "prompts" in self._addresses:
             inputs["prompts"] = [self._addresses["prompts"]]
         means = {name: getattr(judge, name).model_dump(mode="json") for name in ("openai", "vllm")}
+        means["max_failed"] = judge.max_failed
         return self._shards(count, task, whole, inputs, role=role, who=who, means=means)
 
     def _shards(
@@ -300,12 +301,14 @@ class _Planner:
 
 def _judge_settings(judge: Judge, task: str) -> dict[str, Any]:
     batch = {"batch_size": judge.batch_size} if judge.engine == "transformers" else {}
-    loading = {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code, "chat": judge.chat}
+    loading: dict[str, Any] = {"endpoint": judge.openai.request_identity()}
+    if judge.engine != "openai":
+        loading = {"dtype": judge.dtype, "trust_remote_code": judge.trust_remote_code, "chat": judge.chat}
     return {
         "engine": judge.engine,
         "context": judge.context,
         **batch,
-        **({} if judge.engine == "openai" else loading),
+        **loading,
         "max_tokens": judge.max_tokens,
         "tries": judge.tries,
         "max_unreadable": judge.max_unreadable,

@@ -150,11 +150,14 @@ class Steps:
         settings |= rating.model_dump(mode="json", include={"max_tokens", "tries", "max_unreadable"})
         if rating.engine == "teacher":
             judge, means = writer, self._means(writer)
-            settings |= self._generation(writer)
+            settings |= {**self._generation(writer), "remove_thinking": True}
         else:
             judge = self.sources["rating"]
-            means = {"openai": rating.openai.model_dump(mode="json"), "vllm": rating.vllm.model_dump(mode="json")}
+            means = {name: getattr(rating, name).model_dump(mode="json") for name in ("openai", "vllm")}
+            means |= {"max_failed": rating.max_failed, "block": "rating."}
             settings |= {"engine": rating.engine, "context": rating.context}
+            if rating.engine == "openai":
+                settings["endpoint"] = rating.openai.request_identity()
             if rating.engine == "transformers":
                 settings["batch_size"] = rating.batch_size
             if rating.engine != "openai":
@@ -262,17 +265,18 @@ class Steps:
     def _generation(self, teacher: Address) -> dict[str, Any]:
         """Return the settings of a task in which `teacher` generates."""
         generation, model = self.settings.generation, self.settings.teacher
+        thinking = {"remove_thinking": generation.remove_thinking}
         if teacher == self.endpoint() or model is None:
-            return {"engine": "openai"}
+            return {"engine": "openai", "endpoint": generation.openai.request_identity(), **thinking}
         engine = generation.tuned_engine if generation.engine == "openai" else generation.engine
         batch = {"batch_size": generation.batch_size} if engine == "transformers" else {}
-        return {"engine": engine, "context": generation.context, **batch, **self._loading_settings(model)}
+        return {"engine": engine, "context": generation.context, **batch, **self._loading_settings(model), **thinking}
 
     def _means(self, teacher: Address) -> dict[str, Any]:
         """Return the means of a task in which `teacher` generates. They do not change its result."""
         generation = self.settings.generation
         if teacher == self.endpoint():
-            return {"openai": generation.openai.model_dump(mode="json")}
+            return {"openai": generation.openai.model_dump(mode="json"), "max_failed": generation.max_failed}
         return {"vllm": generation.vllm.model_dump(mode="json")}
 
     def _training_means(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ TOP_LOGPROBS = 5  # as in AlpacaEval 2. Some endpoints give no more.
 # Least probability of both letters as the first token. Below it the reply starts with something else.
 LEAST_SHARE = 0.1
 AGAIN = 0.7  # temperature of later tries. At 0 the reply would be the same.
-FINAL = ("too_long", "content_filter")  # finish reasons after which another try cannot help
+FINAL = ("too_long", "content_filter", "failed")  # finish reasons after which another try cannot help
 
 OTHER_WORDING = (
     "wording: the judge's prompts are others here than where this was planned; run both with the same Montessori"

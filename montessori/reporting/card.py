@@ -132,7 +132,8 @@ def _writing(story: Story) -> Facts:
     settings, rounds = asked["instructions"], done["rounds"]
     prompts, texts, kept = (sum(each[name] for each in rounds) for name in ("prompts", "texts", "kept"))
     shown = f"{count(settings['seed_shots'], 'seed')} and {count(settings['generated_shots'], 'earlier instruction')}"
-    empty, cut = (_total(story.responses, name) for name in ("empty", "cut_at_max_tokens"))
+    counted = ("empty", "cut_at_max_tokens", "filtered", "failed", "thinking_removed")
+    empty, cut, filtered, failed, thoughts = (_total(story.responses, name) for name in counted)
     rejected = Counter(done["rejected"]).most_common()
     return [
         ("teacher", in_words(writer)),
@@ -149,6 +150,9 @@ def _writing(story: Story) -> Facts:
         ("rounds", f"{len(rounds)}: {prompts:,} prompts, {texts:,} texts, {kept:,} kept"),
         ("rejected", ", ".join(f"{number:,} {reason}" for reason, number in rejected) or "none"),
         ("responses", f"{empty:,} empty, {cut:,} cut at max_tokens"),
+        *([("content filter", f"refused or cut {filtered:,} responses")] if filtered else []),
+        *([("prompts without a response", f"{failed:,}, left out")] if failed else []),
+        *([("thoughts", f"removed from {thoughts:,} responses")] if thoughts else []),
         ("tokens", _spent([story.instructions, *story.responses])),
         ("random seed", str(story.run["request"]["settings"]["run"]["seed"])),
         ("versions", _versions(story.instructions)),

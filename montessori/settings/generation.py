@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from montessori.settings.base import NOT_IN_FINGERPRINT, Frozen
-from montessori.settings.engines import OpenAI, Vllm
+from montessori.settings.engines import MAX_FAILED, MaxFailed, OpenAI, Vllm
 
 
 class Sampling(Frozen):
@@ -123,6 +123,10 @@ class Generation(Frozen):
     context: int | None = Field(
         None, ge=16, description="Most tokens of a prompt and its answer together. Null: as many as the model allows."
     )
+    remove_thinking: bool = Field(
+        True, description="Remove `<think>…</think>` from generated texts, so that it is in no training data."
+    )
+    max_failed: MaxFailed = MAX_FAILED
     openai: OpenAI = Field(OpenAI(), description="The endpoint where `engine` is openai.")
     vllm: Annotated[Vllm, NOT_IN_FINGERPRINT] = Field(Vllm(), description="Settings of vLLM.")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from montessori.settings.base import NOT_IN_FINGERPRINT
-from montessori.settings.engines import OpenAI, Vllm
+from montessori.settings.engines import MAX_FAILED, MaxFailed, OpenAI, Vllm
 from montessori.settings.models import ChatModel, Dtype
 
 EngineName = Literal["transformers", "vllm", "openai"]
@@ -24,6 +24,7 @@ class JudgeModel(ChatModel):
     )
     openai: OpenAI = Field(OpenAI(), description="The endpoint where `engine` is openai.")
     vllm: Annotated[Vllm, NOT_IN_FINGERPRINT] = Field(Vllm(), description="Settings of vLLM.")
+    max_failed: MaxFailed = MAX_FAILED
     max_tokens: int = Field(512, ge=1, description="Most tokens of a verdict and its reason.")
     tries: int = Field(3, ge=1, description="Number of times to ask for a verdict that cannot be read.")
     max_unreadable: int = Field(

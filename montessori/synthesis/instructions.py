@@ -24,7 +24,12 @@ from montessori.synthesis.filters import rejection_reason
 SAMPLES_PER_REASON = 5  # rejected texts kept for the report, for each reason
 YIELD_ROUNDS = 3  # full rounds over which the yield is measured
 FORECAST_SLACK = 1.05  # a little more than the forecast, so that fewer targets need one more small round
-UNANSWERED = {"content_filter": "refused by a content filter", "too_long": "prompt too long"}
+UNANSWERED = {
+    "content_filter": "refused by a content filter",
+    "too_long": "prompt too long",
+    "empty": "no text from the endpoint",
+    "failed": "no answer from the endpoint",
+}
 
 Generate = Callable[[Sequence[Sequence[Message]], Sampling, int, Sequence[int]], list[Answer]]
 log = logging.getLogger(__name__)

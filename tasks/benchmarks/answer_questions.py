@@ -66,6 +66,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         "empty": sum(not text.text.strip() for text in flat),
         "cut_at_max_tokens": sum(text.finish_reason == "length" for text in flat),
         "chat_template": chat_template(job, settings),
+        **model.summary(),
         "usage": model.usage,
     }
 

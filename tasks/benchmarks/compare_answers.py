@@ -80,6 +80,7 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         **judging.summary(verdicts),
         "unmatched": len(unmatched[index::count]),
         "letters": round(fmean(shares), 6) if shares else None,  # of the first token's probability: low means a guess
+        **judge.summary(),
         "usage": judge.usage,
     }
 

@@ -70,5 +70,6 @@ def run(job: Job, settings: Settings) -> dict[str, Any]:
         **judging.summary(verdicts),
         "with_reference": referenced,
         "prompts": "a file" if job.has("prompts") else "our own",
+        **judge.summary(),
         "usage": judge.usage,
     }

@@ -1,12 +1,12 @@
 """Open the engine of a generation task, with its journal."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from montessori.artifacts import identity
 from montessori.budget import price_of, usage_of_others
 from montessori.data.chat import DEFAULT_TEMPLATE
 from montessori.settings.base import Frozen
-from montessori.settings.engines import OpenAI
+from montessori.settings.engines import MAX_FAILED, OpenAI
 from montessori.settings.generation import Sampling
 from montessori.settings.models import Chat
 from montessori.synthesis.engines import Engine
@@ -25,6 +25,8 @@ class GenerationSettings(Frozen):
     dtype: str = "bfloat16"
     trust_remote_code: bool = False
     chat: Chat = Chat()
+    endpoint: dict[str, Any] | None = None  # of openai, what changes its texts; the task reads it in its means
+    remove_thinking: bool = True
 
 
 class JudgeSettings(GenerationSettings):
@@ -50,11 +52,18 @@ def open_engine(
         endpoint = OpenAI.model_validate(job.request.means["openai"])
         price = price_of(endpoint)
     budget = job.request.means.get("budget")
-    if not budget:
-        return JournaledEngine(lambda: _engine(job, settings, role, block), job.journal, price=price)
-    others = usage_of_others(job.store, budget, job.request.address)
+    limited: dict[str, Any] = {}
+    if budget:
+        others = usage_of_others(job.store, budget, job.request.address)
+        limited = {"limits": budget["limits"], "others": others}
     return JournaledEngine(
-        lambda: _engine(job, settings, role, block), job.journal, price=price, limits=budget["limits"], others=others
+        lambda: _engine(job, settings, role, block),
+        job.journal,
+        price=price,
+        max_failed=job.request.means.get("max_failed", MAX_FAILED),
+        block=block,
+        without_thinking=settings.remove_thinking,
+        **limited,
     )
 
 

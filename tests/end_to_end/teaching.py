@@ -23,13 +23,17 @@ def answering(rows: Sequence[Mapping[str, Any]]) -> Callable[[Body, Endpoint], R
 
     def reply(body: Body, _: Endpoint) -> Reply:
         asked = body["messages"][-1]["content"]
-        drawn = random.Random(f"{asked} {body['seed']}").sample(sorted(answers), body["n"])
+        drawn = random.Random(f"{asked} {body['seed']}").sample(sorted(answers), body.get("n", 1))
         texts = [answers[asked]] if asked in answers else [f"<instruction>{text}</instruction>" for text in drawn]
         choices = [
             {"index": n, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             for n, text in enumerate(texts)
         ]
-        usage = {"prompt_tokens": 100, "completion_tokens": 10 * body["n"], "total_tokens": 100 + 10 * body["n"]}
+        usage = {
+            "prompt_tokens": 100,
+            "completion_tokens": 10 * body.get("n", 1),
+            "total_tokens": 100 + 10 * body.get("n", 1),
+        }
         tree = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices}
         return Reply(body={**tree, "usage": usage})
 

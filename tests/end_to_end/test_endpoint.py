@@ -29,9 +29,13 @@ def strong(body: Body, endpoint: Endpoint) -> Reply:
 
     choices = [
         {"index": n, "finish_reason": "stop", "message": {"role": "assistant", "content": written(n)}}
-        for n in range(body["n"])
+        for n in range(body.get("n", 1))
     ]
-    usage = {"prompt_tokens": 100, "completion_tokens": 10 * body["n"], "total_tokens": 100 + 10 * body["n"]}
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 10 * body.get("n", 1),
+        "total_tokens": 100 + 10 * body.get("n", 1),
+    }
     tree = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices}
     return Reply(body={**tree, "usage": usage})
 

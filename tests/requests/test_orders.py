@@ -119,6 +119,37 @@ def test_a_strong_judge_or_the_rule_may_rate_instead():
     assert rule.stage == "rule"
 
 
+# --- Endpoints --------------------------------------------------------------------------------------------------------
+
+OPENAI = "generation.openai={model: m, base_url: 'http://127.0.0.1:9/v1'%s}"
+
+
+def written(more: str = "", *overrides: str) -> Request:
+    """The instructions of an endpoint with more settings."""
+    return Plan("iterations=0", "generation.engine=openai", OPENAI % more, *overrides).all(
+        "Self-Instruct, training set: instructions"
+    )[0]
+
+
+def test_settings_of_an_endpoint_that_change_its_texts_are_in_the_fingerprint_and_no_others():
+    plain = written()
+    assert plain.settings["endpoint"] == {}
+    for other in (", omit: [seed]", ", extra_body: {reasoning_effort: low}", ", limit_parameter: both"):
+        assert written(other).address != plain.address
+    assert written("", "generation.remove_thinking=false").address != plain.address
+    same = written(", timeout_s: 5, max_concurrency: 3", "generation.max_failed=0.5")
+    assert (same.address, same.means["max_failed"]) == (plain.address, 0.5)
+
+
+def test_a_judge_never_keeps_its_thoughts():
+    for judge in ("rating.engine=teacher", "rating={engine: openai, openai: {model: gpt-4o}, max_failed: 0.2}"):
+        found = Plan("method=self-reward", "iterations=1", "generation.remove_thinking=false", judge)
+        rated = [request for request in found.requests.values() if request.stage == "ratings"]
+        assert rated and all(request.settings.get("remove_thinking", True) for request in rated)
+        (of_responses,) = {r.settings["remove_thinking"] for r in found.requests.values() if r.stage == "responses"}
+        assert of_responses is False
+
+
 # --- Ablations --------------------------------------------------------------------------------------------------------
 
 

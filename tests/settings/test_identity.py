@@ -20,7 +20,7 @@ SUITES = sorted((shipped.CONFIGS / "suites").glob("*.yaml"))
 JUDGED: dict[str, Any] = {"judge": {"engine": "openai", "openai": {"model": "m"}}}
 
 # Any change here gives every run or evaluation in an existing store another fingerprint.
-ENDPOINT = {"vllm": True, "openai": {"max_concurrency", "timeout_s", "price"}}
+ENDPOINT = {"vllm": True, "max_failed": True, "openai": {"max_concurrency", "timeout_s", "price"}}
 OF_A_RUN: Any = {
     **dict.fromkeys(("store", "compute", "budget", "refresh"), True),
     **dict.fromkeys(("generation", "rating"), ENDPOINT),

@@ -254,7 +254,10 @@ def completion(
 
     `first` are log probabilities of the first token, where they are asked for.
     """
-    texts = [text_of(body["messages"], body["seed"] + k) if text is None else text for k in range(n or body["n"])]
+    texts = [
+        text_of(body["messages"], body.get("seed", 0) + k) if text is None else text
+        for k in range(n or body.get("n", 1))
+    ]
     read = sum(tokens_of(message["content"]) for message in body["messages"])
     written = sum(tokens_of(text) for text in texts)
     choices: list[Body] = [

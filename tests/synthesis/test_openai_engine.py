@@ -22,7 +22,9 @@ from montessori.errors import BudgetReached, InputError
 from montessori.settings.engines import OpenAI, Price
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import openai as module
-from montessori.synthesis.engines.openai import OpenAIEngine, Unavailable, _delay, _retry_after, _shares
+from montessori.synthesis.engines.connection import retry_after
+from montessori.synthesis.engines.openai import OpenAIEngine, Unavailable, _delay
+from montessori.synthesis.engines.reply import shares_of
 from montessori.synthesis.engines.window import Window
 from montessori.synthesis.journaled_engine import JournaledEngine
 
@@ -86,8 +88,9 @@ def all_right(answers, n, samples=1):
 
 
 def number(body):
-    """Which prompt a request is for."""
-    return int(body["messages"][-1]["content"].split()[1])
+    """Which prompt a request is for, or -1 for the one that only tells if the endpoint answers."""
+    said = body["messages"][-1]["content"]
+    return -1 if said == "Hi." else int(said.split()[1])
 
 
 def once(reply):
@@ -179,12 +182,12 @@ def test_samples_are_told_apart_by_their_index_and_share_the_tokens_of_their_ans
 
 
 def test_shares_add_up_and_follow_the_lengths():
-    assert _shares(10, [49, 49]) == [5, 5]
-    assert _shares(0, [3, 4]) == [0, 0]
+    assert shares_of(10, [49, 49]) == [5, 5]
+    assert shares_of(0, [3, 4]) == [0, 0]
     draw = random.Random(0)
     for _ in range(500):
         lengths = [draw.randrange(200) for _ in range(draw.randint(1, 8))]
-        shares = _shares(total := draw.randrange(1000), lengths)
+        shares = shares_of(total := draw.randrange(1000), lengths)
         assert sum(shares) == total
         assert all(
             abs(s - total * (n + 1) / (sum(lengths) + len(lengths))) <= 1 for s, n in zip(shares, lengths, strict=True)
@@ -391,11 +394,11 @@ def test_nothing_is_asked_before_the_time_that_the_endpoint_gave(monkeypatch):
     ],
 )
 def test_retry_after_is_a_number_or_a_date_gone_by(given, seconds):
-    assert _retry_after(response_with(given)) == seconds
+    assert retry_after(response_with(given)) == seconds
 
 
 def test_retry_after_may_be_a_date_to_come():
-    assert _retry_after(response_with(formatdate(time.time() + 1e6, usegmt=True))) == pytest.approx(1e6, abs=600)
+    assert retry_after(response_with(formatdate(time.time() + 1e6, usegmt=True))) == pytest.approx(1e6, abs=600)
 
 
 def response_with(given):
@@ -531,7 +534,7 @@ def test_what_will_not_pass_ends_it_at_once_without_the_key(reply, message):
         client = engine(endpoint)
         with pytest.raises(InputError, match=message) as raised:
             ask(client, 1000)
-        assert len(endpoint.asked) <= 8
+        assert len(endpoint.asked) <= 8 + 1  # one short prompt, to tell if the others are at fault
     assert KEY not in in_full(raised)
     assert KEY[:8] not in in_full(raised)
 
@@ -747,7 +750,7 @@ def test_a_repetition_penalty_is_for_vllm_alone():
     with Endpoint(owned_by="vllm") as endpoint:
         ask(engine(endpoint), 1, sampling=penalised)
         ask(engine(endpoint), 1)
-        assert [body.get("repetition_penalty") for body in endpoint.asked] == [1.5, None]
+        assert [body.get("repetition_penalty") for body in endpoint.asked] == [1.5, 1]  # its default is the model's
 
 
 def test_prompts_that_are_done_are_not_asked():

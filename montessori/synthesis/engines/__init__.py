@@ -17,7 +17,10 @@ class Generation:
     """Hold one generated text."""
 
     text: str
-    finish_reason: str  # "stop": the model ended the text; "length": max_tokens did; "content_filter": it was refused
+    # "stop": the model ended the text; "length": max_tokens did; "tool_calls": it calls a tool; "content_filter": it
+    # was refused. Without text: "too_long": the prompt does not fit; "empty": the endpoint gave no text; "failed": see
+    # Answer.error.
+    finish_reason: str
     tokens: int  # as APIs bill them, with the end token
     # The natural log probabilities of the likeliest first tokens by their text, before temperature, top-p and
     # penalties. None where sampling.top_logprobs is 0, or the endpoint returns none.
@@ -26,16 +29,29 @@ class Generation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold all samples for one prompt, and the prompt's size."""
+    """Hold all samples for one prompt, and the prompt's size. Without samples it holds the billed tokens alone."""
 
     generations: list[Generation]
     prompt_tokens: int
     cut: bool = False  # the start of the prompt was cut to fit the model's context
+    error: str = ""  # why at least one sample failed, in the provider's words
+    discarded_prompt_tokens: int = 0  # of replies without a usable text, which are billed too
+    discarded_tokens: int = 0  # of texts that were not usable
 
     @property
     def tokens(self) -> int:
         """Return the number of generated tokens in all samples."""
         return sum(generation.tokens for generation in self.generations)
+
+    @property
+    def billed_prompt_tokens(self) -> int:
+        """Return the number of tokens of the prompt in all requests."""
+        return self.prompt_tokens + self.discarded_prompt_tokens
+
+    @property
+    def billed_tokens(self) -> int:
+        """Return the number of generated tokens, used or not."""
+        return self.tokens + self.discarded_tokens
 
 
 def merge_by_text(tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -74,5 +90,6 @@ class Engine(Protocol):
 
         `seeds[i]` determines the texts for `prompts[i]`. At temperature 0 all samples are the greedy one. Before each
         prompt the engine calls `may_start(n)`, with n prompts running. When it returns False the running prompts are
-        finished and no other is started. Raises InputError for settings that the engine does not support.
+        finished and no other is started. An answer with an `error` is final for its prompt. An answer without samples
+        only bills tokens. Raises InputError for settings that the engine does not support.
         """
