@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from montessori.data.turns import shown
@@ -51,24 +52,28 @@ class Reader:
 
     def names(self, part: str) -> tuple[str, ...]:
         """Return the columns in which the row's `part` is looked for."""
-        if part in self.columns:
-            return (self.columns[part],)
-        return () if any(part in RIVALS.get(other, ()) for other in self.columns) else NAMES[part]
+        return names_of(tuple(self.columns.items()))[part]
 
     def given(self, part: str) -> dict[str, Any]:
         """Return the values of `part` that are not empty, by column."""
-        values = {name: value_at(self.row, name) for name in self.names(part)}
-        return {name: value for name, value in values.items() if not is_empty(value)}
+        found = {}
+        for name in self.names(part):
+            value = value_at(self.row, name)
+            if not is_empty(value):
+                found[name] = value
+        return found
 
     def single(self, part: str) -> tuple[str, Any]:
         """Return the column and the value of `part`, ("", None) without one. Raises InputError for two that differ."""
         given = self.given(part)
+        if len(given) < 2:
+            return next(iter(given.items()), ("", None))
         if len({_comparable(value) for value in given.values()}) > 1:
             raise InputError(
                 f"{self.where}: the fields {' and '.join(given)} differ; choose one with "
                 f"{mapping(self.role, {part: next(iter(given))})}"
             )
-        return next(((n, v) for n, v in given.items() if not isinstance(v, str)), next(iter(given.items()), ("", None)))
+        return min(given.items(), key=lambda pair: isinstance(pair[1], str))  # a turn says more than its text
 
     def text(self, part: str) -> str | None:
         """Return the text of `part`, or None where it is missing or blank."""
@@ -77,16 +82,28 @@ class Reader:
             raise InputError(f"{self.where}: the field {name} is no text but {shown(value)}")
         return value
 
-    def read_columns(self) -> set[str]:
-        """Return the columns of the row in which a part was looked for."""
-        names = {name for part in NAMES for name in self.names(part)}
-        return {name if name in self.row else name.partition(".")[0] for name in names} | {"instances"}
+
+@cache
+def names_of(columns: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
+    """Return the columns in which each part is looked for, with the names that a source's settings give."""
+    given = dict(columns)
+    rivals = {part for name in given for part in RIVALS.get(name, ())}
+    return {part: (given[part],) if part in given else () if part in rivals else names for part, names in NAMES.items()}
+
+
+def unused(columns: Mapping[str, str], seen: Iterable[str]) -> list[str]:
+    """Return the columns among `seen` in which no part is looked for."""
+    names = {name for names in names_of(tuple(columns.items())).values() for name in names}
+    used = {*names, *(name.partition(".")[0] for name in names), *(() if columns else ("instances",))}
+    return [name for name in seen if name not in used]
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
     """Return the value of a column, or of a key inside it after a dot. None where there is none."""
     if name in row:
         return row[name]
+    if "." not in name:
+        return None
     value: Any = row
     for key in name.split("."):
         if isinstance(value, Mapping):
@@ -100,7 +117,9 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
 
 def is_empty(value: object) -> bool:
     """Return whether a value says nothing: null, a blank text, an empty list or object."""
-    return value is None or value == [] or value == {} or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or value == [] or value == {}
 
 
 def mapping(role: str, columns: Mapping[str, str]) -> str:
@@ -113,9 +132,10 @@ def mapping(role: str, columns: Mapping[str, str]) -> str:
 
 def check_meaningful(reader: Reader) -> None:
     """Raise InputError for a column that may belong to the prompt and is not read."""
-    for name, part in MEANINGFUL.items():
-        if is_empty(reader.row.get(name)):
+    for name in MEANINGFUL.keys() & reader.row.keys():
+        if is_empty(reader.row[name]):
             continue
+        part = MEANINGFUL[name]
         used = {part: next(iter(given)) for part in ("instruction", "response") if (given := reader.given(part))}
         options = [f"leave it out with {mapping(reader.role, used or _guess(reader.row))}"]
         if part and not reader.given(part):

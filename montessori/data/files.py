@@ -84,11 +84,11 @@ def data_files(path: Path, split: str, field: str) -> list[Path]:
         splits = _document(card, field)["splits"]
         if split not in splits:
             raise InputError(f"{field}: the folder has no split {split}; set split to one of {', '.join(splits)}")
-        path = path / split
+        path, split = path / split, "train"
     if (state := path / "state.json").is_file():
         saved = _document(state, field)
-        if split != "train" and saved.get("_split") not in (None, split):
-            raise InputError(f"{field}: the folder holds the split {saved['_split']}, not {split}; leave split out")
+        if split not in ("train", saved.get("_split")):
+            raise InputError(f"{field}: a saved dataset without a split {split}; leave split out")
         return [path / file["filename"] for file in saved["_data_files"]]
     return _shards(path, split, field)
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from montessori.data import files, forms
-from montessori.data.columns import value_at, without_answer
+from montessori.data.columns import unused, value_at, without_answer
 from montessori.data.files import file_rows, source_name
 from montessori.data.hub import HUB_FILE, hub_rows
 from montessori.data.turns import shown
@@ -59,7 +59,7 @@ def read(source: DataSource, role: str, answers: Answers = "needed") -> list[Row
 def load(source: DataSource, role: str, answers: Answers = "needed") -> Source:
     """Read the rows as `read` does, and note the columns that were not used."""
     field = f"{source_name(role)} = {source.source}"
-    rows, seen, used, found = [], dict[str, None](), set[str](), set[str]()
+    rows, seen, found = [], dict[str, None](), set[str]()
     end = None if source.limit is None else source.skip + source.limit
     columns = {str(part): name for part, name in source.columns.items()}
     number = 0
@@ -71,7 +71,6 @@ def load(source: DataSource, role: str, answers: Answers = "needed") -> Source:
         parts = forms.find(where, raw, role, columns)
         rows.append(_row(where, number, parts, answers))
         seen.update(dict.fromkeys(raw))
-        used |= parts.reader.read_columns()
         found.update(part for part, name in columns.items() if value_at(raw, name) is not None)
     if not rows:
         raise InputError(f"{field}: no rows" + (f" after skip = {source.skip}; it has {number}" if number else ""))
@@ -82,7 +81,7 @@ def load(source: DataSource, role: str, answers: Answers = "needed") -> Source:
         raise InputError(f"{field}: {times} rows have the id {id}; each needs its own, or none")
     if all(_is_simple(row) for row in rows):
         rows = [{key: value for key, value in row.items() if key not in CONVERSATION} for row in rows]
-    return Source(rows, [name for name in seen if name not in used])
+    return Source(rows, unused(columns, seen))
 
 
 def check(source: DataSource, role: str, answers: Answers = "needed") -> list[Row]:
@@ -157,7 +156,7 @@ def _row(where: str, number: int, parts: forms.Found, answers: Answers) -> Row:
         "answer": answer if len(answer) > 2 else None,
         "tools": parts.tools,
     }
-    _check_texts(where, row)
+    _check_texts(where, [prompt, row["id"], row["response"], row["answer"], row["tools"]])
     if row["id"] is None:
         extras = [json.dumps([prompt, row["answer"], row["tools"]], sort_keys=True)] if not _is_plain(row) else []
         texts = [*(turn["content"] for turn in prompt), str(row["response"] or None), *extras, str(number)]
