@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -61,6 +61,8 @@ class Reader:
             value = value_at(self.row, name)
             if not is_empty(value):
                 found[name] = value
+                if name == "instruction":  # beside it a prompt is often the text that a model was given
+                    break
         return found
 
     def single(self, part: str) -> tuple[str, Any]:
@@ -91,10 +93,12 @@ def names_of(columns: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]
     return {part: (given[part],) if part in given else () if part in rivals else names for part, names in NAMES.items()}
 
 
-def unused(columns: Mapping[str, str], seen: Iterable[str]) -> list[str]:
+def unused(columns: Mapping[str, str], seen: Collection[str]) -> list[str]:
     """Return the columns among `seen` in which no part is looked for."""
     names = {name for names in names_of(tuple(columns.items())).values() for name in names}
     used = {*names, *(name.partition(".")[0] for name in names), *(() if columns else ("instances",))}
+    if "instruction" in seen:
+        used -= set(NAMES["instruction"][1:]) - set(columns.values())
     return [name for name in seen if name not in used]
 
 
@@ -132,13 +136,14 @@ def mapping(role: str, columns: Mapping[str, str]) -> str:
 
 def check_meaningful(reader: Reader) -> None:
     """Raise InputError for a column that may belong to the prompt and is not read."""
-    for name in MEANINGFUL.keys() & reader.row.keys():
+    for name in sorted(MEANINGFUL.keys() & reader.row.keys()):
         if is_empty(reader.row[name]):
             continue
         part = MEANINGFUL[name]
-        used = {part: next(iter(given)) for part in ("instruction", "response") if (given := reader.given(part))}
+        parts = ("messages",) if reader.given("messages") else ("instruction", "response")
+        used = {part: next(iter(given)) for part in parts if (given := reader.given(part))}
         options = [f"leave it out with {mapping(reader.role, used or _guess(reader.row))}"]
-        if part and not reader.given(part):
+        if part == "tools" or (part and "messages" not in used and not reader.given(part)):
             options.insert(0, f"read it with {mapping(reader.role, {**used, part: name})}")
         raise InputError(
             f"{reader.where}: the field {name} may belong to the prompt and is not read; {', or '.join(options)}"

@@ -61,12 +61,12 @@ def source_name(role: str) -> str:
 def kind_of(path: Path) -> str:
     """Return the kind of a file by its name, compressed or not. A file with another name is taken for JSON Lines."""
     plain = path.with_suffix("") if path.suffix in PACKED else path
-    return KINDS.get(plain.suffix, "JSON Lines")
+    return KINDS.get(plain.suffix.lower(), "JSON Lines")
 
 
 def has_data_suffix(path: Path) -> bool:
     """Return whether the name ends like a data file's."""
-    return path.suffix in PACKED or path.suffix in KINDS
+    return path.suffix in PACKED or path.suffix.lower() in KINDS
 
 
 def data_files(path: Path, split: str, field: str) -> list[Path]:
@@ -287,7 +287,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[tuple[str, dict[str, str]]]:
     csv.field_size_limit(2**31 - 1)  # the default refuses a text of 128 KiB
     with _text(path, newline="") as file:
         first = file.readline()
-        mark = "\t" if ".tsv" in path.suffixes else max(",;\t", key=first.count)
+        mark = "\t" if ".tsv" in path.name.lower() else max(",;\t", key=first.count)
         reader = csv.DictReader(itertools.chain([first], file), strict=True, delimiter=mark)
         columns = [column for column in reader.fieldnames or [] if column]
         twice = next((column for column in columns if columns.count(column) > 1), None)

@@ -69,7 +69,7 @@ def read_turns(where: str, field: str, value: object, *, answered: bool = False)
     last = len(turns) if answered and turns[-1]["role"] == "assistant" else 0
     for number, turn in enumerate(value, 1):
         for key in WEIGHTS:
-            if turn.get(key) is not None and bool(turn[key]) != (number == last):
+            if turn.get(key) is not None and turn[key] != (number == last):
                 role = turns[number - 1]["role"]
                 raise InputError(
                     f"{where}: turn {number} of {field} ({role}) has the {key} {shown(turn[key])}, but the loss counts "

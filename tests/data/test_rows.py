@@ -96,11 +96,11 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
 
 
 def test_columns_that_are_not_used_are_noted(tmp_path, caplog):
-    rows = [{**ROWS[0], "id": 1, "source": "web", "score": 3}, {**ROWS[1], "note": "x"}]
+    rows = [{**ROWS[0], "id": 1, "source": "web", "score": 3}, {**ROWS[1], "note": "x", "prompt": "y"}]
     source = jsonl(tmp_path, *rows)
-    assert data.load(source, "seeds").unused == ["source", "score", "note"]
+    assert data.load(source, "seeds").unused == ["source", "score", "note", "prompt"]
     data.check(source, "seeds")
-    assert f"seeds.source = {source.source}: not used are the columns source, score, note" in caplog.text
+    assert f"seeds.source = {source.source}: not used are the columns source, score, note, prompt" in caplog.text
 
 
 def test_a_missing_file_is_refused(tmp_path):
