@@ -1,12 +1,22 @@
 """Settings of the datasets: where rows come from, and the sizes of the pocket world."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from montessori.settings.base import Frozen
 
 Column = Literal["instruction", "input", "response", "system", "history", "messages", "tools", "id"]
+
+
+def _check_parts(value: object) -> object:
+    unknown = next((name for name in value if name not in get_args(Column)), None) if isinstance(value, dict) else None
+    if unknown is not None:
+        raise ValueError(f"{unknown} is no part of a row; expected your names after {', '.join(get_args(Column))}")
+    return value
+
+
+Columns = Annotated[dict[Column, str], BeforeValidator(_check_parts)]  # the user's name of each part of a row
 
 
 class Part(Frozen):
@@ -16,7 +26,7 @@ class Part(Frozen):
     split: str = Field("train", description="Split of a hub dataset, or of a folder of files.")
     skip: int = Field(0, ge=0, description="Number of rows to skip at the start.")
     limit: int | None = Field(None, ge=1, description="Number of rows to read after the skipped ones. Null: all.")
-    columns: dict[Column, str] = Field(
+    columns: Columns = Field(
         {},
         description="Your names of the columns, for example `{instruction: frage, response: antwort}`. A dot leads "
         "into an object, as in `answers.text`.",

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from montessori.settings.base import Frozen
-from montessori.settings.data import Column, DataSource
+from montessori.settings.data import Columns, DataSource
 from montessori.settings.influence import EstimatorName
 from montessori.settings.models import Dtype
 
@@ -20,7 +20,7 @@ def _read_columns(value: object) -> object:
     return {part.strip(): name.strip() for part, _, name in (pair.partition("=") for pair in pairs)}
 
 
-ColumnOption = Annotated[dict[Column, str], BeforeValidator(_read_columns)]
+ColumnOption = Annotated[Columns, BeforeValidator(_read_columns)]
 
 
 class Scoring(Frozen):
