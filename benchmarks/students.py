@@ -65,7 +65,9 @@ def main() -> None:
 def training_rows(folder: Path) -> list[data.Row]:
     """Return 7,000 rows of GSM8K and 12,000 of Alpaca, in a seeded order. The rest is left for points to score."""
     gsm8k = gsm8k_rows(folder)[:7000]
-    alpaca = data.read(DataSource(source=str(folder / "seeds/alpaca_cleaned_full.jsonl.gz"), limit=12000), "seeds")
+    alpaca = data.read(
+        DataSource(source=str(folder / "seeds/alpaca_cleaned_full.jsonl.gz"), limit=12000), "seeds", "optional"
+    )
     rows = gsm8k + [row for row in alpaca if row["response"]]
     random.Random(0).shuffle(rows)
     return rows

@@ -49,10 +49,10 @@ class Task:
 TRAINED = ("encoded", "dropped")
 
 TASKS = {
-    "seeds": Task("read_rows", device="cpu"),
-    "reference": Task("read_rows", device="cpu"),
-    "test": Task("read_rows", device="cpu"),
-    "points": Task("read_rows", device="cpu"),
+    "seeds": Task("read_rows", version=2, device="cpu"),
+    "reference": Task("read_rows", version=2, device="cpu"),
+    "test": Task("read_rows", version=2, device="cpu"),
+    "points": Task("read_rows", version=2, device="cpu"),
     "scratch-teacher": Task(
         "train_from_scratch", version=2, cost=Cost("pretraining", model="teacher", keeps="weights")
     ),
@@ -99,7 +99,7 @@ TASKS = {
     "refresh": Task("reports.night", device="cpu", torch=True),
     "study": Task("reports.study", version=2, device="cpu", torch=True),
     "benchmark": Task("benchmarks.run_benchmark", extra="evaluation"),
-    "questions": Task("benchmarks.read_questions", device="cpu"),
+    "questions": Task("benchmarks.read_questions", version=2, device="cpu"),
     "answers": Task("benchmarks.answer_questions", version=2, journaled=True),
     "verdicts": Task("benchmarks.compare_answers", version=2, journaled=True),
     "grades": Task("benchmarks.grade_answers", version=2, journaled=True),

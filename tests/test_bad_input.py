@@ -90,7 +90,7 @@ def _lines(bad: bytes, at: int = 17) -> bytes:
         (b"\n\n", "no rows"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (_lines(b'{"instruction": '), "line 17 is not JSON"),
-        (_lines(b'{"prompt": "x", "response": "y"}'), "line 17: the field instruction is missing"),
+        (_lines(b'{"frage": "x", "antwort": "y"}'), "columns: {instruction: frage, response: antwort}"),
         (_lines(b'["x"]'), "line 17: expected an object"),
     ],
     ids=["missing", "empty", "blank", "not-utf8", "not-json", "no-field", "not-object"],
@@ -114,7 +114,7 @@ def test_seeds_that_a_model_from_scratch_cannot_learn_from(folder: Path, capsys:
     assert "needs 9 seeds to learn from, there are 8" in said(folder, capsys, "seeds.limit=8")
     with (folder / "seeds.jsonl").open("a") as file:
         file.write('{"instruction": "Name a tree."}\n')
-    assert "one has no answer: 'Name a tree.'" in said(folder, capsys)
+    assert "seeds.jsonl, line 21: lacks an answer" in said(folder, capsys)
 
 
 def test_a_held_out_point_that_is_in_the_reference_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,9 +32,9 @@ SCORE_EXAMPLES = """examples:
   montessori score … --warm-up 1000               no state: fine-tune on 1,000 of the points first
   montessori score … --estimator exact --limit 64     the exact definition; slow, to check the others
 
-A point's influence is how much one optimiser step on it lowers the student's loss on the reference set. Rows have
-instruction (and input) with response, output or answer, or chat messages. After a kill, the same command continues
-from the finished shards.
+A point's influence is how much one optimiser step on it lowers the student's loss on the reference set. Rows have an
+instruction and a response, or chat messages, in any common form (docs/reference/models-and-data.md). After a kill, the
+same command continues from the finished shards.
 """
 PUSH_EXAMPLES = """examples:
   montessori push store/runs/tiny-1a2b3c4d me/tiny-data                       the last iteration's training set, private
@@ -140,7 +140,7 @@ def _add_score(add: AddParser) -> None:
         score.add_argument(f"--{name}", metavar=metavar, help=help, required=required)
 
     option("student", "MODEL", "a folder with safetensors and a tokenizer, or a hub name", required=True)
-    option("data", "DATA", "the points: a JSONL, JSON or Parquet file, or a hub name", required=True)
+    option("data", "DATA", "the points: a file, a folder of files, or a hub name", required=True)
     option("reference", "DATA", "the reference set, in the same form", required=True)
     option(
         "out", "FILE", "file for the scores: FILE.jsonl or FILE.parquet; summary and figure go beside it", required=True
@@ -155,7 +155,19 @@ def _add_score(add: AddParser) -> None:
     option("learning-rate", "RATE", "learning rate of the step (default: the state's, or 5e-6)")
     option("estimator", "NAME", "taylor (default), exact or directional")
     option("limit", "N", "score the first N points only")
-    option("split", "NAME", "split of a hub dataset of points (default: train)")
+    option("config", "NAME", "configuration of a hub dataset of points, for example main")
+    option("split", "NAME", "split of a hub dataset or a folder of points (default: train)")
+    score.add_argument(
+        "--columns",
+        metavar="PART=NAME",
+        action="append",
+        help="your names of the points' columns, as in instruction=frage,response=antwort",
+    )
+    option("reference-config", "NAME", "configuration of the reference set")
+    option("reference-split", "NAME", "split of the reference set (default: train)")
+    score.add_argument(
+        "--reference-columns", metavar="PART=NAME", action="append", help="your names of the reference set's columns"
+    )
     option("max-length", "TOKENS", "cut longer points (default: 1024)")
     option("chat-template", "FILE", "Jinja chat template (default: the tokenizer's own)")
     option("chat-template-kwargs", "JSON", "variables of the chat template, as '{\"enable_thinking\": true}'")

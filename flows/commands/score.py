@@ -24,7 +24,6 @@ from montessori.extras import require
 from montessori.models import state_folder
 from montessori.reporting import scores as reporting
 from montessori.reporting.scores import Scores
-from montessori.settings.data import DataSource
 from montessori.settings.execution import Compute
 from montessori.settings.score import Scoring
 
@@ -102,8 +101,7 @@ def score(options: Scoring, console: Console) -> None:
 def check(options: Scoring) -> Checked:
     """Check everything that the options name, before a process starts. Raises InputError that names the option."""
     _check_out(options)
-    points = DataSource(source=options.data, split=options.split, limit=options.limit)
-    reference = DataSource(source=options.reference)
+    points, reference = options.points(), options.against()
     addresses = {"points": sources.rows(points, "--data"), "reference": sources.rows(reference, "--reference")}
     addresses["student"] = sources.model(options.student, "--student")
     if options.optimizer_state:
@@ -112,7 +110,7 @@ def check(options: Scoring) -> Checked:
         addresses["optimizer" if own else "checkpoint"] = address
         with _named("--optimizer-state"):
             _check_state(options, own)
-    rows, against = _read(points, "points", "--data"), _read(reference, "reference", "--reference")
+    rows, against = data.check(points, "--data", "may be blank"), data.check(reference, "--reference")
     for name, number in (("--warm-up", options.warm_up), ("--shards", options.shards)):
         if number and number > len(rows):
             raise InputError(f"{name} = {number}: exceeds the points, of which there are {len(rows)}")
@@ -192,16 +190,10 @@ def _beside(out: Path, end: str) -> Path:
     return out.with_name(f"{out.stem}{end}")
 
 
-def _read(source: DataSource, role: str, option: str) -> list[data.Row]:
-    with _named(option, f"{role}.source = "):
-        return data.read(source, role)
-
-
 @contextmanager
-def _named(option: str, field: str = "") -> Iterator[None]:
-    """Replace the settings `field` at the start of an InputError's message by the option."""
+def _named(option: str) -> Iterator[None]:
+    """Put the option before an InputError's message."""
     try:
         yield
     except InputError as error:
-        message = str(error).removeprefix(field)
-        raise InputError(message if message.startswith(option) else f"{option}: {message}") from None
+        raise InputError(f"{option}: {error}") from None

@@ -13,7 +13,7 @@ from montessori.artifacts import Request
 from montessori.evaluation import judging
 from montessori.evaluation.subjects import Subject
 from montessori.settings.base import identity
-from montessori.settings.data import DataSource
+from montessori.settings.data import DataSource, Part
 from montessori.settings.generation import Sampling
 from montessori.settings.judge import Judge
 from montessori.settings.run import Evaluation
@@ -87,7 +87,7 @@ class _Planner:
         source = self._suite.reference
         assert source, "it has an address"
         inputs = {"source": [self._addresses["reference"]]}
-        rows = self._add("reference", _part_of(source), inputs, role="reference set")
+        rows = self._add("reference", source.part(), inputs, role="reference set")
         settings = {"evaluation": Evaluation(), "max_length": self._suite.max_length, **self._chat}
         inputs = {"student": [subject.address], "reference": [rows], "test": []}
         losses = self._add("evaluation", settings, inputs, role="losses", who=Who(subject.label))
@@ -137,7 +137,7 @@ class _Planner:
                 self._inputs[f"{i}:{j}:duel"] = self._verdicts(role, inputs, shards, both_orders=True)
 
     def _outputs(self) -> Address:
-        settings = {"kind": "alpaca_eval", "split": "train", "skip": 0, "limit": None}
+        settings = {"kind": "alpaca_eval", **Part().model_dump()}
         inputs = {"source": [self._addresses["baseline"]]}
         return self._add("questions", settings, inputs, role="the baseline's answers")
 
@@ -182,7 +182,7 @@ class _Planner:
             source = self._suite.trained_on
             assert source, "it has an address"
             inputs = {"source": [self._addresses["trained_on"]]}
-            rows = self._add("points", _part_of(source), inputs, role="training data")
+            rows = self._add("points", source.part(), inputs, role="training data")
             sets = {source.source: [rows]}
         names = [name for name in self._suite.benchmarks for _ in self._inputs[f"0:{name}"]]
         items = [address for name in self._suite.benchmarks for address in self._inputs[f"0:{name}"]]
@@ -217,7 +217,7 @@ class _Planner:
         self, kind: str, source: DataSource, role: str, more: dict[str, list[Address]] | None = None
     ) -> Address:
         inputs = {"source": [self._addresses[kind]], **(more or {})}
-        self._question_sets[kind] = self._add("questions", {"kind": kind, **_part_of(source)}, inputs, role=role)
+        self._question_sets[kind] = self._add("questions", {"kind": kind, **source.part()}, inputs, role=role)
         return self._question_sets[kind]
 
     def _answers(
@@ -314,7 +314,3 @@ def _judge_settings(judge: Judge, task: str) -> dict[str, Any]:
         "max_unreadable": judge.max_unreadable,
         "wording": judging.wording(task),
     }
-
-
-def _part_of(source: DataSource) -> dict[str, Any]:
-    return {"split": source.split, "skip": source.skip, "limit": source.limit}

@@ -56,10 +56,8 @@ def plan(options: Scoring, addresses: dict[str, str], points: int, gpu: bool) ->
     loading: dict[str, Any] = {"dtype": dtype, "max_length": options.max_length, "chat": options.chat}
     loading["trust_remote_code"] = options.trust_remote_code
     step = {"learning_rate": options.learning_rate}
-    source = {"split": options.split, "skip": 0, "limit": options.limit}
-    rows = add("points", source, {"source": [addresses["points"]]}, role="points")
-    whole = {"split": "train", "skip": 0, "limit": None}
-    reference = add("reference", whole, {"source": [addresses["reference"]]}, role="reference set")
+    rows = add("points", options.points().part(), {"source": [addresses["points"]]}, role="points")
+    reference = add("reference", options.against().part(), {"source": [addresses["reference"]]}, role="reference set")
 
     student, split = addresses["student"], None
     if warm_up := options.warm_up_points(points):

@@ -54,7 +54,7 @@ class Steps:
         if source.source == POCKET:
             settings: dict[str, Any] = {"pocket": getattr(self.settings.pocket, role)}
         else:
-            settings = {"split": source.split, "skip": source.skip, "limit": source.limit}
+            settings = source.part()
         return self._step(role, settings, {"source": [self.sources[role]]}, role=role)
 
     def endpoint(self) -> Address | None:

@@ -200,7 +200,7 @@ def _addresses(suite: Suite, outputs: str | None) -> tuple[dict[str, str], dict[
         if source := getattr(suite, field):
             addresses[field] = sources.rows(source, field)
             if rows.is_file(source):
-                rows.read(source, field)
+                rows.check(source, field)
     for name, benchmark in suite.benchmarks.items():
         for role, file in (("data", benchmark.file), ("shots", benchmark.shots_file)):
             if file:

@@ -12,6 +12,8 @@ from typing import cast
 
 from montessori.artifacts.store import sha256
 from montessori.data import rows as data
+from montessori.data.chat import prompt_of
+from montessori.data.files import data_files
 from montessori.errors import InputError
 from montessori.models import folder, state_folder
 from montessori.settings.data import DataSource
@@ -46,7 +48,10 @@ def addresses(settings: Settings) -> dict[str, str]:
 
 
 def rows(source: DataSource, field: str) -> str:
-    """Return the address of rows. Raises InputError that begins with `field` when there is no such file."""
+    """Return the address of rows: the hash of their files, or the hub name.
+
+    Raises InputError that begins with `field` when there is no such file, or no file of the split in a folder.
+    """
     if source.source == POCKET:
         return POCKET
     if not data.is_file(source) and (HUB_NAME.fullmatch(source.source) or source.source.startswith(data.HUB_FILE)):
@@ -55,10 +60,10 @@ def rows(source: DataSource, field: str) -> str:
             raise InputError(f"{field} = {source.source}: no such file, though {parent} is a folder")
         return f"hub:{source.source}"
     path = Path(source.source).expanduser()
-    if path.is_dir():
-        raise InputError(f"{field} = {source.source}: a folder; name a file in it")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{field} = {source.source}: no such file (a hub name looks like user/name)")
+    if path.is_dir():
+        return _folder(path, data_files(path, source.split, f"{field} = {source.source}"))
     return f"file:{path.resolve()}#{sha256(path)}"
 
 
@@ -137,8 +142,9 @@ def _check_rows(settings: Settings, checked: dict[str, str]) -> None:
     """Read the files once, to find bad lines, too few seeds, and held-out points in the reference set."""
     needed = settings.instructions.seed_shots + settings.instructions.generated_shots
     sources = {"seeds": settings.seeds, "reference": settings.reference, "test": settings.test}
+    scratch = [role for role in ("teacher", "student") if (given := getattr(settings, role)) and given.scratch]
     read = {
-        role: data.read(source, role)
+        role: data.check(source, role, "optional" if role == "seeds" and not scratch else "needed")
         for role, source in sources.items()
         if source and checked[role].startswith("file:")
     }
@@ -148,28 +154,17 @@ def _check_rows(settings: Settings, checked: dict[str, str]) -> None:
         raise InputError(
             f"seeds: {seeds} rows, but a prompt shows {needed} (instructions.seed_shots + generated_shots); add seeds"
         )
-    scratch = [role for role in ("teacher", "student") if (given := getattr(settings, role)) and given.scratch]
-    if scratch and "seeds" in read:
-        _check_lessons(read["seeds"], scratch[0])
+    if scratch and "seeds" in read and seeds < LESSON_ROWS:
+        raise InputError(f"{scratch[0]}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {seeds}")
     if "reference" in read and "test" in read:
-        shared = {r["instruction"] for r in read["reference"]} & {r["instruction"] for r in read["test"]}
+        shared = _questions(read["reference"]) & _questions(read["test"])
         if shared:
             raise InputError(
                 f"test: {len(shared)} of its instructions are in the reference set too, for example "
-                f"{min(shared)[:80]!r}; held-out points must not be (see skip and limit)"
+                f"{min(shared)[-1][:80]!r}; held-out points must not be (see skip and limit)"
             )
 
 
-def _check_lessons(seeds: list[data.Row], role: str) -> None:
-    """Raise InputError unless `seeds` can train a model from scratch: nine rows, each with an answer.
-
-    Such a model learns to answer from the seeds, and a teacher learns to generate from nine of them at a time.
-    """
-    if len(seeds) < LESSON_ROWS:
-        raise InputError(f"{role}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {len(seeds)}")
-    silent = next((row for row in seeds if not row["response"]), None)
-    if silent:
-        raise InputError(
-            f"{role}.source = scratch: learns to answer from the seeds, but one has no answer: "
-            f"{silent['instruction'][:80]!r}"
-        )
+def _questions(rows: list[data.Row]) -> set[tuple[str, ...]]:
+    """Return the user's turns of each row."""
+    return {tuple(turn["content"].strip() for turn in prompt_of(row) if turn["role"] == "user") for row in rows}

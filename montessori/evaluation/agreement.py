@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from montessori.data.rows import Row
+from montessori.data.rows import Row, file_rows
 from montessori.errors import InputError, StageError
 from montessori.evaluation.card import JudgeAbility, Measure
-from montessori.evaluation.harness_data import table_rows
 from montessori.evaluation.metrics import measure
 from montessori.evaluation.verdicts import Outcome, outcomes
 
@@ -38,8 +37,8 @@ class Pair:
 
 
 def read_pairs(file: str | Path) -> list[Pair]:
-    """Return the pairs of a JSONL, JSON, CSV or Parquet file, gzip or not. Raises InputError for a wrong row."""
-    rows = list(table_rows(Path(file).expanduser(), "people"))
+    """Return the pairs of a file (see `montessori.data.files`). Raises InputError for a wrong row."""
+    rows = list(file_rows(Path(file).expanduser(), "people"))
     if not rows:
         raise InputError(f"people.source = {file}: no rows")
     return [_pair(where, str(index), row) for index, (where, row) in enumerate(rows)]

@@ -1,6 +1,6 @@
 """Read local files in place of the hub's data, for machines that cannot reach the hub.
 
-Files are JSONL, JSON, CSV or Parquet, gzip or not. Their rows get the hub's form. Copies of the harness's task
+Files are JSON Lines, JSON, CSV, Parquet or Arrow. Their rows get the hub's form. Copies of the harness's task
 configurations then read these rows and are otherwise unchanged.
 
     mmlu, mmlu_<subject>     subject, question, A to D (or choices), answer: a letter, or an index from 0
@@ -12,12 +12,9 @@ configurations then read these rows and are otherwise unchanged.
 Rows of any other task stay as they are.
 """
 
-import csv
-import gzip
 import json
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +49,7 @@ def read(file: str | Path, task: str, field: str = "file") -> Rows:
     path = Path(file).expanduser()
     convert = _converter(task)
     by_task: Rows = defaultdict(list)
-    for where, row in table_rows(path, field):
+    for where, row in file_rows(path, field):
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with a field a column")
         name = _subtask(where, row, task)
@@ -118,36 +115,6 @@ def _splits(task: Mapping[str, Any]) -> tuple[str, str | None]:
     if not shown and not examples.get("samples"):
         shown = task.get("training_split") or task.get("validation_split") or measured
     return measured, shown
-
-
-def table_rows(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """Yield each row of a file, also CSV, after its place in the file. Raises InputError naming `field`."""
-    if path.name.removesuffix(".gz").endswith(".csv"):
-        return _csv_rows(path, field)
-    return file_rows(path, field)
-
-
-def _csv_rows(path: Path, field: str) -> Iterator[tuple[str, Row]]:
-    where = f"{field}.source = {path}"
-    if not path.is_file():
-        raise InputError(f"{where}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{where}: the file is empty")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                line = f"{path}, line {reader.line_num}"
-                if None in row:
-                    raise InputError(f"{line}: more values than columns in the first line")
-                yield line, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte {error.object[error.start]:#04x} cannot be decoded)") from None
-    except csv.Error as error:
-        raise InputError(f"{where}: not CSV ({error})") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{where}: not a whole gzip file ({error})") from None
 
 
 def _subtask(where: str, row: Row, task: str) -> str:

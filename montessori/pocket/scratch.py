@@ -5,7 +5,8 @@ In: conversations and `Scratch` settings.  Out: a model with its own byte-level 
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from montessori import progress
-from montessori.data.chat import Example, Message, encode, user
+from montessori.data.chat import Example, Message, encode, prompt_of
 from montessori.errors import InputError, StageError
 from montessori.pocket.muon import Muon
 from montessori.settings.models import Scratch
@@ -118,7 +119,7 @@ def train(
     return log
 
 
-def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: int) -> list[Conversation]:
+def alpaca_teacher_conversations(rows: Sequence[Mapping[str, Any]], n: int, seed: int) -> list[Conversation]:
     """Return training conversations for a teacher of real rows (`instruction`, `response`).
 
     Half of them generate an instruction, half answer one.
@@ -129,7 +130,7 @@ def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: i
     for i in range(n):
         *shown, new = rng.sample(rows, SHOTS + 1)
         if i % 2:
-            conversations.append(_conversation(new["instruction"], new["response"]))
+            conversations.append(_conversation(new))
             continue
         output = teacher_output(f"It trains to {new['instruction'].split()[0].lower()}.", new["instruction"])
         prompt = few_shot([row["instruction"] for row in shown])
@@ -137,13 +138,16 @@ def alpaca_teacher_conversations(rows: Sequence[dict[str, str]], n: int, seed: i
     return conversations
 
 
-def alpaca_student_conversations(rows: Sequence[dict[str, str]]) -> list[Conversation]:
+def alpaca_student_conversations(rows: Sequence[Mapping[str, Any]]) -> list[Conversation]:
     """Return training conversations for a student: the rows unchanged, for the language and the form of a chat."""
-    return [_conversation(row["instruction"], row["response"]) for row in rows]
+    return [_conversation(row) for row in rows]
 
 
-def _conversation(instruction: str, response: str) -> Conversation:
-    return [*user(instruction), {"role": "assistant", "content": response}]
+def _conversation(row: Mapping[str, Any]) -> Conversation:
+    """Return a row's turns, the answer last. Raises InputError for a row without an answer, as the hub may have."""
+    if not row["response"].strip():
+        raise InputError(f"seeds: a model from scratch learns from answers, but {row['instruction'][:80]!r} has none")
+    return [*prompt_of(row), row.get("answer") or {"role": "assistant", "content": row["response"]}]
 
 
 def _tokenizer(conversations: Sequence[Conversation], vocabulary: int, context: int) -> PreTrainedTokenizerBase:

@@ -1,21 +1,35 @@
 """The settings of `montessori score`: the influence of the user's own points on the user's own student."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from montessori.settings.data import Columns, DataSource
 from montessori.settings.influence import EstimatorName
 from montessori.settings.models import ChatModel, Dtype
 
 WARM_UP_SHARE, WARM_UP_LEAST, WARM_UP_MOST = 0.25, 64, 1024  # docs/how-to/score.md says why
 
 
+def _read_columns(value: object) -> object:
+    """Return `instruction=frage,response=antwort`, also in several options, as a dict."""
+    if not isinstance(value, str | list):
+        return value
+    pairs = [pair for text in ([value] if isinstance(value, str) else value) for pair in str(text).split(",")]
+    if wrong := next((pair for pair in pairs if "=" not in pair), None):
+        raise ValueError(f"{wrong!r} is no pair; expected for example instruction=frage,response=antwort")
+    return {part.strip(): name.strip() for part, _, name in (pair.partition("=") for pair in pairs)}
+
+
+ColumnOption = Annotated[Columns, BeforeValidator(_read_columns)]
+
+
 class Scoring(ChatModel):
     """The options of `montessori score`, one field each."""
 
     student: str = Field(description="The student: a folder with safetensors, or a hub name `user/name[@revision]`.")
-    data: str = Field(description="The points to score: a JSONL, JSON or Parquet file, or a hub dataset.")
-    reference: str = Field(description="The reference set: a JSONL, JSON or Parquet file, or a hub dataset.")
+    data: str = Field(description="The points to score: a file, a folder of files, or a hub dataset.")
+    reference: str = Field(description="The reference set: a file, a folder of files, or a hub dataset.")
     out: str = Field(
         description="File for the scores, .jsonl or .parquet. The summary and the figure are written beside it."
     )
@@ -42,7 +56,14 @@ class Scoring(ChatModel):
         description="Learning rate of the step. Default: that of the optimizer state, else the paper's 5e-6.",
     )
     estimator: EstimatorName = Field("taylor", description="Influence estimator: taylor, exact or directional.")
-    split: str = Field("train", description="Split of `data`, where it is a hub dataset.")
+    config: str | None = Field(None, description="Configuration of `data`, where it is a hub dataset.")
+    split: str = Field("train", description="Split of `data`, where it is a hub dataset or a folder.")
+    columns: ColumnOption = Field(
+        {}, description="Your names of the columns of `data`, for example `instruction=frage,response=antwort`."
+    )
+    reference_config: str | None = Field(None, description="Configuration of `reference`.")
+    reference_split: str = Field("train", description="Split of `reference`.")
+    reference_columns: ColumnOption = Field({}, description="Your names of the columns of `reference`.")
     limit: int | None = Field(None, ge=1, description="Number of points to score, from the start. Default: all.")
     max_length: int = Field(
         1024, ge=16, description="Length to cut points to, prompt and answer, in tokens. Paper: 1024."
@@ -71,6 +92,21 @@ class Scoring(ChatModel):
     at_once: int | None = Field(
         None, ge=1, description="Most shards at a time. Default: the number of GPUs, else of CPU cores / threads."
     )
+
+    def points(self) -> DataSource:
+        """Return the source of the points."""
+        return DataSource(
+            source=self.data, config=self.config, split=self.split, limit=self.limit, columns=self.columns
+        )
+
+    def against(self) -> DataSource:
+        """Return the source of the reference set."""
+        return DataSource(
+            source=self.reference,
+            config=self.reference_config,
+            split=self.reference_split,
+            columns=self.reference_columns,
+        )
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:

@@ -91,7 +91,7 @@ def _seeds(settings: Settings) -> list[Row]:
         from montessori.pocket import world
 
         return world.seeds(settings.pocket.seeds, settings.seed)
-    return rows.read(settings.seeds, "seeds") if rows.is_file(settings.seeds) else []
+    return rows.read(settings.seeds, "seeds", "optional") if rows.is_file(settings.seeds) else []
 
 
 def _sample_texts(settings: Settings, seeds: list[Row]) -> _Sample:

@@ -5,16 +5,14 @@
 are in a separate file (`question_id`, and the `turns` of the first of its `choices`), or in the rows (`reference`).
 """
 
-from collections.abc import Iterable
-from pathlib import Path
+from itertools import islice
 from typing import Any, Literal
 
 from montessori.data import rows as data
 from montessori.data.chat import prompt_of
 from montessori.data.rows import Row
 from montessori.errors import InputError
-from montessori.settings.base import Frozen
-from montessori.settings.data import DataSource
+from montessori.settings.data import DataSource, Part
 from tasks.runtime.job import Job, location
 
 Kind = Literal["alpaca_eval", "mt_bench"]
@@ -23,19 +21,16 @@ MOST_TURNS = 2  # a grading prompt has room for two
 REFERENCED = ("math", "reasoning", "coding")
 
 
-class Settings(Frozen):
+class Settings(Part):
     """The kind of the source, and the part to read."""
 
     kind: Kind
-    split: str = "train"
-    skip: int = 0
-    limit: int | None = None
 
 
 def run(job: Job, settings: Settings) -> dict[str, Any]:
     """Read the source in its order."""
     (address,) = job.request.inputs["source"]
-    source = DataSource(source=location(address), split=settings.split, skip=settings.skip, limit=settings.limit)
+    source = DataSource(source=location(address), **settings.model_dump(exclude={"kind"}))
     references = location(job.request.inputs["references"][0]) if job.has("references") else None
     rows = read(source, settings.kind, references)
     data.write_rows(job.out / "questions.parquet", rows)
@@ -86,9 +81,9 @@ def _alpaca_eval(source: DataSource, role: str) -> list[Row]:
 def _mt_bench(source: DataSource, references: str | None) -> list[Row]:
     field = f"mt_bench.questions.source = {source.source}"
     end = None if source.limit is None else source.skip + source.limit
-    raw = list(_raw(source, "mt_bench.questions"))[source.skip : end]
+    raw = list(islice(data.raw_rows(source, "mt_bench.questions"), source.skip, end))
     if not raw:
-        raise InputError(f"{field}: no rows" + (" after skip" if source.skip else ""))
+        raise InputError(f"{field}: no rows" + (f" after skip = {source.skip}" if source.skip else ""))
     rows = [_question(where, row, index) for index, (where, row) in enumerate(raw, source.skip)]
     by_id: dict[str, Row] = {}
     for (where, _), row in zip(raw, rows, strict=True):
@@ -98,12 +93,6 @@ def _mt_bench(source: DataSource, references: str | None) -> list[Row]:
     if references:
         _add_references(by_id, references, whole=not source.skip and source.limit is None)
     return rows
-
-
-def _raw(source: DataSource, role: str) -> Iterable[tuple[str, Any]]:
-    if data.is_file(source):
-        return data.file_rows(Path(source.source).expanduser(), role)
-    return data.hub_rows(source)
 
 
 def _question(where: str, row: Any, index: int) -> Row:
@@ -136,7 +125,7 @@ def _add_references(questions: dict[str, Row], references: str, whole: bool) -> 
     for row in questions.values():
         row["references"] = None
     matched = False
-    for where, row in _raw(DataSource(source=references), "mt_bench.references"):
+    for where, row in data.raw_rows(DataSource(source=references), "mt_bench.references"):
         if not isinstance(row, dict) or "question_id" not in row:
             raise InputError(f"{where}: the field question_id is missing")
         try:

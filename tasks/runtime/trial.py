@@ -102,7 +102,7 @@ def first_row(source: DataSource, role: str) -> Row:
     """Return the first row of a local file with a response, or a plain row for other sources."""
     if not rows.is_file(source):
         return PLAIN
-    row = rows.read(source.model_copy(update={"limit": 1}), role)[0]
+    row = rows.read(source.model_copy(update={"limit": 1}), role, "optional")[0]
     return row if row["response"] else {**row, "response": PLAIN["response"]}
 
 

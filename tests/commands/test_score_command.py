@@ -227,6 +227,23 @@ def test_conversations_can_be_scored_and_limited_and_written_as_parquet(here: Pa
     assert [row["status"] for row in found] == ["ok"] * 3
 
 
+def test_own_column_names_a_csv_file_and_a_folder_give_the_scores_of_plain_rows(here: Path) -> None:
+    assert score(**STATE) == 0
+    plain = [row["influence"] for row in rows()]
+    points = data.read(DataSource(source="points.jsonl"), "points")
+    lines = [f"{row['instruction']};{row['response']}" for row in points]
+    Path("punkte.csv").write_text("\n".join(["frage;antwort", *lines, ""]))
+    Path("bezug").mkdir()
+    asked = data.read(DataSource(source="reference.jsonl"), "reference")
+    jsonl(Path("bezug/test.jsonl"), [{"q": row["instruction"], "response": row["response"]} for row in asked])
+    jsonl(Path("bezug/train.jsonl"), [{"q": "Not this one.", "response": "No."}])
+    own = {"data": "punkte.csv", "columns": "instruction=frage,response=antwort"}
+    against = {"reference": "bezug", "reference_split": "test", "reference_columns": "instruction=q"}
+    assert score(**own, **against, **STATE) == 0
+    assert [row["influence"] for row in rows()] == plain
+    assert summary()["options"]["columns"] == {"instruction": "frage", "response": "antwort"}
+
+
 def test_points_that_are_in_the_reference_set_are_counted_not_refused(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,8 +282,13 @@ def nothing(_: object) -> Any:
         ({"student": "./nowhere"}, "--student = ./nowhere: no such folder"),
         ({"student": "state"}, "--student = state: no config.json"),
         ({"data": "no.jsonl"}, "--data = no.jsonl: no such file"),
-        ({"data": "bad.jsonl"}, "--data: bad.jsonl: line 2 is not JSON"),
-        ({"reference": "bad.jsonl"}, "--reference: bad.jsonl: line 2 is not JSON"),
+        ({"data": "bad.jsonl"}, "--data = bad.jsonl: line 2 is not JSON"),
+        ({"reference": "bad.jsonl"}, "--reference = bad.jsonl: line 2 is not JSON"),
+        ({"columns": "frage"}, "--columns = ['frage']: 'frage' is no pair; expected for example instruction=frage"),
+        ({"columns": "frage=instruction"}, "frage is no part of a row; expected your names after instruction, input"),
+        ({"columns": "instruction=frage"}, "points.jsonl, line 1: the column frage, which columns.instruction names"),
+        ({"split": "test"}, "--data = points.jsonl: a file has no split test; leave split out"),
+        ({"reference_config": "main"}, "--reference = reference.jsonl: a file has no config main; leave config out"),
         ({"optimizer_state": "student"}, "--optimizer-state = student: no optimiser state in it"),
         ({"out": "no/scores.jsonl"}, "--out = no/scores.jsonl: the folder no does not exist"),
         ({"out": "scores.csv"}, "--out = scores.csv: must end in .jsonl or .parquet"),

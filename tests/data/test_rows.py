@@ -1,12 +1,12 @@
 """Rows from files and from the hub."""
 
-import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import hub as hubs
 import pytest
+from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from montessori.data import rows as data
@@ -58,29 +58,6 @@ def refused(path: Path, role: str = "reference") -> str:
     return str(error.value)
 
 
-def save(path: Path, rows: list) -> None:
-    whole = json.dumps(rows) if ".json" in path.suffixes else lines(rows)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(whole.encode()))
-    else:
-        path.write_text(whole, encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz", "a.parquet"])
-def test_every_file_format_gives_the_same_rows(tmp_path, name):
-    save(tmp_path / name, ROWS)
-    rows = data.read(DataSource(source=str(tmp_path / name)), "seeds")
-    assert [(row["instruction"], row["response"]) for row in rows] == [
-        ("Sort the words. pear apple", "apple pear"),
-        ("Name a colour.", "Red."),
-        ("Sag etwas auf Grönländisch.", "Aluu – 你好"),
-        ("Name a colour.", "Blue."),
-    ]
-    assert [row["id"] for row in rows] == [row["id"] for row in data.read(jsonl(tmp_path, *ROWS), "seeds")]
-
-
 def test_ids_differ_even_between_equal_rows_and_stay_when_read_again(tmp_path):
     source = jsonl(tmp_path, ROWS[1], ROWS[1], ROWS[1])
     ids = [row["id"] for row in data.read(source, "seeds")]
@@ -102,8 +79,8 @@ def test_skip_and_limit_choose_rows_in_order(tmp_path):
     rows = [{"instruction": f"Task {n}", "response": "x"} for n in range(10)]
     source = jsonl(tmp_path, *rows).model_copy(update={"skip": 3, "limit": 4})
     assert [row["instruction"] for row in data.read(source, "test")] == [f"Task {n}" for n in range(3, 7)]
-    with pytest.raises(InputError, match="no rows after skip"):
-        data.read(source.model_copy(update={"skip": 10}), "test")
+    with pytest.raises(InputError, match="no rows after skip = 5000; it has 10"):
+        data.read(source.model_copy(update={"skip": 5000}), "test")
 
 
 def test_blank_lines_are_passed_over(tmp_path):
@@ -116,6 +93,14 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     jsonl(tmp_path, *ROWS)
     assert len(data.read(DataSource(source="~/rows.jsonl"), "seeds")) == 4
+
+
+def test_columns_that_are_not_used_are_noted(tmp_path, caplog):
+    rows = [{**ROWS[0], "id": 1, "source": "web", "score": 3}, {**ROWS[1], "note": "x", "prompt": "y"}]
+    source = jsonl(tmp_path, *rows)
+    assert data.load(source, "seeds").unused == ["source", "score", "note", "prompt"]
+    data.check(source, "seeds")
+    assert f"seeds.source = {source.source}: not used are the columns source, score, note, prompt" in caplog.text
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -152,84 +137,19 @@ def test_half_of_a_character_is_named(tmp_path, field):
     assert r"line 1: \ud83d is half of a character" in refused(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ({"output": "x"}, "the field instruction is missing"),
-        ({"messages": None, "output": "x"}, "the field instruction is missing"),
-        ({"instruction": "  ", "output": "x"}, "the field instruction is empty"),
-        ({"instruction": 3, "output": "x"}, "the field instruction is no text but 3"),
-        ({"instruction": ["x"] * 99, "output": "x"}, "the field instruction is no text but ["),
-        (["x"], "expected an object"),
-        ({"instruction": "Say x."}, "lacks an answer (one of the fields response, output, answer"),
-        ({"instruction": "Say x.", "output": " "}, "lacks an answer: output is empty (one of"),
-        ({"instruction": "Say x.", "output": 3}, "lacks an answer: output is no text but 3 (one of"),
-        ({"messages": []}, "messages is empty or not a list of objects with role and content"),
-        ({"messages": "Say x."}, "messages is empty or not a list"),
-        ({"messages": {"role": "user", "content": "x"}}, "messages is empty or not a list"),
-        ({"messages": [user("x"), "y"]}, "turn 2 of messages is not an object with role and content"),
-        ({"messages": [user("x"), {"role": "assistant"}]}, "turn 2 of messages is not an object with role and content"),
-        ({"messages": [{"content": "x"}, assistant("y")]}, "turn 1 of messages is not an object with role and content"),
-        ({"messages": [turn("human", "x"), assistant("y")]}, "'human'; expected system, user, assistant"),
-        ({"messages": [turn(["user"], "x"), assistant("y")]}, "turn 1 of messages has the role ['user']; expected"),
-        ({"messages": [user([{"type": "text", "text": "x"}])]}, "turn 1 of messages has a content that is not text"),
-        ({"messages": [user("x"), assistant(None)]}, "turn 2 of messages has a content that is not text"),
-        ({"messages": [user("x")]}, "lacks an answer (one of the fields response, output, answer, or the assistant's"),
-        ({"messages": [user("x"), assistant("y"), turn("system", "z")]}, "lacks an answer"),
-        ({"messages": [user("x"), assistant(" ")]}, "lacks an answer"),
-        ({"messages": [turn("system", "x"), assistant("y")]}, "messages lacks a user turn, or the last one is empty"),
-        ({"messages": [user("x"), user(" "), assistant("y")]}, "messages lacks a user turn, or the last one is empty"),
-    ],
-)
-def test_a_line_that_lacks_a_field_is_named(tmp_path, row, says):
-    good = {"instruction": "Say y.", "response": "y"}
-    jsonl(tmp_path, *[good] * 16, row, good)
-    message = refused(tmp_path / "rows.jsonl")
-    assert says in message
-    assert f"{tmp_path / 'rows.jsonl'}, line 17:" in message
-
-
-def test_seeds_need_no_answer_but_reference_and_test_points_do(tmp_path):
-    source = jsonl(tmp_path, {"instruction": "Say x."})
-    assert data.read(source, "seeds")[0]["response"] == ""
-    for role in ("reference", "test"):
-        with pytest.raises(InputError, match="lacks an answer"):
-            data.read(source, role)
-
-
-def test_an_empty_answer_gives_way_to_the_next_field(tmp_path):
-    source = jsonl(tmp_path, {"instruction": "Say x.", "response": "", "output": "x"})
-    assert data.read(source, "reference")[0]["response"] == "x"
-
-
-def test_a_conversation_of_one_question_is_the_same_row_as_its_instruction(tmp_path):
-    chat = [{"messages": [user(" Name a colour."), assistant("Red.")]}, {"messages": [user("Say x."), assistant("x")]}]
-    plain = [{"instruction": "Name a colour.", "output": "Red."}, {"instruction": "Say x.", "response": "x"}]
-    expected = data.read(jsonl(tmp_path, *plain), "reference")
-    assert data.read(jsonl(tmp_path, *chat, name="chat.jsonl"), "reference") == expected
-    assert set(expected[0]) == {"id", "instruction", "response"}
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.parquet"])
-def test_what_comes_before_an_answer_is_kept(tmp_path, name):
-    save(tmp_path / name, CHAT)
-    rows = data.read(DataSource(source=str(tmp_path / name)), "reference")
-    assert [(row["instruction"], row["response"]) for row in rows] == [
-        ("Name a colour.", "Red."),
-        ("Name a colour.", "Red."),
-        ("Another.", " Blue."),
-    ]
-    assert [row["messages"] for row in rows] == [
-        [user("Name a colour.")],
-        [turn("system", "Be brief."), user("Name a colour.")],
-        [user("Name a colour."), assistant("Red."), user("Another.")],
-    ]
-    assert len({row["id"] for row in rows}) == 3
+def test_a_row_without_an_answer_is_read_where_none_is_needed(tmp_path):
+    without, blank = {"instruction": "Say x."}, {"instruction": "Say x.", "output": " "}
+    chat = {"messages": [user("Say x."), assistant(" ")]}
+    for row, answers in ((without, "optional"), (blank, "optional"), (blank, "may be blank"), (chat, "may be blank")):
+        assert data.read(jsonl(tmp_path, row), "points", answers)[0]["response"] == ""
+    for row, answers in ((without, "needed"), (blank, "needed"), (without, "may be blank"), (chat, "needed")):
+        with pytest.raises(InputError, match=r"rows\.jsonl, line 1: lacks an answer"):
+            data.read(jsonl(tmp_path, row), "points", answers)
 
 
 def test_rows_of_both_forms_have_like_keys_and_come_back_when_written_and_when_read_as_a_source(tmp_path):
     rows = data.read(jsonl(tmp_path, ROWS[1], *CHAT, {"messages": None, **ROWS[0]}), "reference")
-    assert {tuple(row) for row in rows} == {("id", "instruction", "response", "messages")}
+    assert {tuple(row) for row in rows} == {("id", "instruction", "response", "messages", "answer", "tools")}
     assert rows[0]["messages"] == [user("Name a colour.")]
     assert rows[4]["messages"] == [user("Sort the words. pear apple")]
     data.write_rows(tmp_path / "rows.parquet", rows)
@@ -248,92 +168,99 @@ def test_ids_of_conversations_differ_by_every_turn(tmp_path):
 
 def test_a_conversation_without_an_answer_is_a_seed_and_elsewhere_takes_it_from_its_field(tmp_path):
     asked = {"messages": [turn("system", "Be brief."), user("Name a colour.")]}
-    (seed,) = data.read(jsonl(tmp_path, asked), "seeds")
+    (seed,) = data.read(jsonl(tmp_path, asked), "seeds", "optional")
     assert (seed["instruction"], seed["response"], seed["messages"]) == ("Name a colour.", "", asked["messages"])
     (row,) = data.read(jsonl(tmp_path, {**asked, "output": "Red."}), "reference")
     assert (row["response"], row["messages"]) == ("Red.", asked["messages"])
 
 
-def test_a_row_of_both_forms_is_read_as_a_conversation(tmp_path):
-    (row,) = data.read(jsonl(tmp_path, {"instruction": "Say x.", "input": "y", "output": "x", **CHAT[0]}), "test")
-    assert (row["instruction"], row["response"]) == ("Name a colour.", "Red.")
+def test_rows_of_one_question_alone_have_no_conversation(tmp_path):
+    for row in (CHAT[0], {"instruction": "Name a colour.", "output": "Red."}):
+        (found,) = data.read(jsonl(tmp_path, row), "reference")
+        assert found == {"id": found["id"], "instruction": "Name a colour.", "response": "Red."}
 
 
-@pytest.mark.parametrize("content", ["{}", '"text"', "3"])
-def test_json_that_is_not_a_list_is_refused(tmp_path, content):
-    (tmp_path / "a.json").write_text(content)
-    assert "expected a JSON list" in refused(tmp_path / "a.json")
-
-
-def test_json_lines_named_json_are_refused_with_the_line(tmp_path):
-    (tmp_path / "a.json").write_text(lines(ROWS))
-    assert "not JSON (line 2" in refused(tmp_path / "a.json")
-
-
-def test_a_broken_gzip_file_is_refused(tmp_path):
-    path, whole = tmp_path / "a.jsonl.gz", gzip.compress(lines(ROWS).encode() * 50)
-    middle = len(whole) // 2
-    for broken in (whole[:middle], b"plain text", whole[:middle] + b"\0" * 20 + whole[middle + 20 :]):
-        path.write_bytes(broken)
-        assert "not a whole gzip file" in refused(path)
-
-
-def test_a_broken_parquet_file_is_refused(tmp_path):
-    path = tmp_path / "a.parquet"
-    save(path, ROWS)
-    whole = path.read_bytes()
-    for broken in (whole[:-10], b"plain text", b"PAR1" + b"\0" * (len(whole) - 12) + whole[-8:]):
-        path.write_bytes(broken)
-        assert "not a Parquet file" in refused(path)
-
-
-def test_a_hub_name_is_loaded_with_its_revision_and_split(monkeypatch):
+def test_a_hub_name_is_loaded_with_its_revision_config_and_split(monkeypatch):
     asked = {}
 
-    def load_dataset(name, **options):
-        asked.update(options, name=name)
-        return [{"instruction": "Say x.", "output": "x"}, {"instruction": "Say y.", "output": "y"}]
+    def load_dataset(name, config, **options):
+        asked.update(options, name=name, config=config)
+        table = Dataset.from_list([{"instruction": "Say x.", "output": "x"}, {"instruction": "Say y.", "output": "y"}])
+        return table.to_iterable_dataset() if options["streaming"] else table
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    source = DataSource(source="user/name@v1", split="validation", limit=1)
+    source = DataSource(source="user/name@v1", split="validation", config="main", limit=1)
     (row,) = data.read(source, "reference")
-    assert asked == {"name": "user/name", "split": "validation", "revision": "v1"}
+    whole = {"name": "user/name", "config": "main", "split": "validation", "revision": "v1", "streaming": True}
+    assert asked == whole
     assert (row["instruction"], row["response"]) == ("Say x.", "x")
-    data.read(DataSource(source="user/name"), "reference")
-    assert asked == {"name": "user/name", "split": "train", "revision": None}
-
-
-def test_one_file_of_a_hub_repository_is_read(monkeypatch):
-    asked = {}
-
-    def load_dataset(kind, **options):
-        asked.update(kind=kind, **options)
-        return [{"instruction": "Say x.", "output": "x"}]
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    source = DataSource(source="hf://datasets/user/name@v1/rows.json")
-    assert not data.is_file(source)
-    assert len(data.read(source, "reference")) == 1
-    assert asked == {"kind": "json", "data_files": source.source, "split": "train"}
+    assert len(data.read(DataSource(source="user/name"), "reference")) == 2
+    assert asked == {"name": "user/name", "config": None, "split": "train", "revision": None, "streaming": False}
+    data.read(DataSource(source="user/name", split="train[:50%]", limit=1), "reference")
+    assert not asked["streaming"]
 
 
 def test_a_hub_name_that_does_not_exist_is_wrong_input_and_a_broken_network_is_not(monkeypatch):
-    def load_dataset(name, **options):
+    def load_dataset(name, config, **options):
         raise error
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     error: Exception = DatasetNotFoundError("no such name")
-    with pytest.raises(InputError, match=r"user/name: cannot be loaded from the hub \(no such name\)"):
+    with pytest.raises(InputError, match=r"seeds.source = user/name: cannot be loaded from the hub \(no such name\)"):
+        data.read(DataSource(source="user/name"), "seeds")
+    error = ValueError("Config name is missing. Please pick one among the available configs: ['main', 'socratic']")
+    with pytest.raises(InputError, match=r"'socratic'\]\); name one with config"):
         data.read(DataSource(source="user/name"), "seeds")
     error = ConnectionError("no network")  # worth another try, which an InputError never gets
     with pytest.raises(ConnectionError):
         data.read(DataSource(source="user/name"), "seeds")
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hubs.Hub]:
+    """A hub with one dataset of two files."""
+    text = lines([{"prompt": "Say 007.", "completion": "007"}, {"prompt": "Say NA.", "completion": "NA"}])
+    csv = "prompt,completion\nSay 007.,007\nSay NA.,NA\n"
+    with hubs.running() as hub:
+        files = {"a.jsonl": text.encode(), "data/a.csv": csv.encode()}
+        hub.repositories["datasets/user/name"] = hubs.Repository(private=False, files=files)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("NO_PROXY", "*")
+        yield hub
+
+
+@pytest.mark.parametrize("file", ["a.jsonl", "data/a.csv"])
+def test_one_file_of_a_hub_repository_is_read_as_it_stands(hub, file):
+    source = DataSource(source=f"hf://datasets/user/name@main/{file}", limit=2)
+    assert not data.is_file(source)
+    assert [row["response"] for row in data.read(source, "reference")] == ["007", "NA"]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"source": "hf://datasets/user/name/no.jsonl"}, "the hub has no such file, or HF_TOKEN may not see it"),
+        ({"source": "hf://datasets/user/none/a.jsonl"}, "the hub has no such file, or HF_TOKEN may not see it"),
+        ({"source": "hf://datasets/user/name"}, r"expected hf://datasets/user/name\[@revision\]/file"),
+        ({"source": "hf://user/name/a.jsonl"}, "expected hf://datasets/user/name"),
+        ({"source": "hf://datasets/user/name/a.jsonl", "split": "test"}, "a file has no config and no split"),
+    ],
+)
+def test_a_file_that_the_hub_does_not_have_is_wrong_input(hub, source, says):
+    with pytest.raises(InputError, match=rf"^seeds\.source = {source['source']}: {says}"):
+        data.read(DataSource(**source), "seeds")
+
+
 @pytest.mark.parametrize(
     ("source", "file"),
     [
         ("a.jsonl", True),
+        ("a.csv.gz", True),
+        ("a.arrow", True),
         ("data/a.parquet", True),
         ("./seeds", True),
         ("/data/seeds", True),

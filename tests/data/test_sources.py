@@ -108,6 +108,35 @@ def test_test_points_that_are_in_the_reference_set_are_refused(tree, tmp_path):
     sources.addresses(settings(tree, test={"source": both, "limit": 1}))
 
 
+def test_conversations_with_the_same_last_question_are_not_the_same_prompt(tree, tmp_path):
+    for role, first in (("reference", "Hello."), ("test", "Good evening.")):
+        turns = [("user", first), ("assistant", "Hi."), ("user", "And in French?"), ("assistant", "Oui.")]
+        row = {"messages": [{"role": who, "content": text} for who, text in turns]}
+        (tmp_path / f"{role}.jsonl").write_text(json.dumps(row) + "\n")
+    sources.addresses(settings(tree))
+    shutil.copy(tmp_path / "reference.jsonl", tmp_path / "test.jsonl")
+    assert "for example 'And in French?'" in refused(tree)
+
+
+def test_a_source_is_read_with_its_columns_and_the_others_are_named(tree, tmp_path, caplog):
+    (tmp_path / "test.csv").write_text("frage,antwort,quelle\nTest 0,Ja.,web\n")
+    assert "columns: {instruction: frage, response: antwort}" in refused(tree, test=str(tmp_path / "test.csv"))
+    columns = {"instruction": "frage", "response": "antwort"}
+    sources.addresses(settings(tree, test={"source": str(tmp_path / "test.csv"), "columns": columns}))
+    assert caplog.messages == [f"test.source = {tmp_path / 'test.csv'}: not used are the columns quelle"]
+    with pytest.raises(InputError, match=r"test\.columns: frage is no part of a row; expected your names after"):
+        settings(tree, test={"source": "test.csv", "columns": {"frage": "instruction"}})
+
+
+def test_a_model_from_scratch_needs_seeds_with_answers(tree, tmp_path):
+    silent = {"instruction": "Seed 8"}
+    path = tmp_path / "seeds.jsonl"
+    path.write_text(path.read_text() + json.dumps(silent) + "\n")
+    sources.addresses(settings(tree))
+    for role in ("teacher", "student"):
+        assert f"{path}, line 9: lacks an answer" in refused(tree, **{role: {"source": "scratch", "scratch": {}}})
+
+
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_a_missing_model_folder_is_named_with_its_field(tree, role):
     assert refused(tree, **{role: {"source": "./nowhere"}}) == (

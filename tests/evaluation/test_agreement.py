@@ -123,7 +123,7 @@ def test_every_form_of_file_says_the_same(tmp_path, ending):
         ),
         (json.dumps({**ROW, "response1": None}), "line 1: response1 is None; expected text"),
         (json.dumps(ROW) + "\n{", "line 2 is not JSON"),
-        ("[1, 2]", "line 1: expected an object with the fields instruction, input"),
+        ("[1, 2]", "element 1: expected an object with the fields instruction, input"),
         ("\n", "people.source = .*people.jsonl: no rows"),
     ],
 )

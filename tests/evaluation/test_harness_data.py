@@ -147,7 +147,7 @@ def test_the_line_of_a_csv_is_the_files(tmp_path):
     (tmp_path / "long.csv").write_text("question,answer\nHow many?,#### 1,2\n")
     assert refused(tmp_path / "long.csv", "gsm8k").endswith("line 2: more values than columns in the first line")
     (tmp_path / "short.csv").write_text("question,answer\nHow many?\n")
-    assert refused(tmp_path / "short.csv", "gsm8k").endswith("line 2: column answer is missing or not text")
+    assert refused(tmp_path / "short.csv", "gsm8k").endswith("line 2: fewer values than columns in the first line")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_the_line_of_a_csv_is_the_files(tmp_path):
         ("a.csv", b"", "the file is empty"),
         ("a.csv", b"question,answer\n", "no rows of gsm8k"),
         ("a.jsonl", b'{"question": 1}\n{', "line 1: column answer is missing"),
-        ("a.jsonl", b"[1]\n", "line 1: expected an object with a field a column"),
-        ("a.json", b'{"question": 1}', "expected a JSON list of objects"),
+        ("a.jsonl", b"[1]\n", "element 1: expected an object with a field a column"),
+        ("a.json", b'{"question": 1}', "element 1: column answer is missing"),
         ("a.parquet", b"PAR1", "not a Parquet file"),
     ],
 )

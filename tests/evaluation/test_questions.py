@@ -41,7 +41,7 @@ def write(path: Path, *rows: Any) -> Path:
 def test_alpaca_evals_file_gives_instructions_with_the_outputs_to_beat() -> None:
     there(ALPACA_EVAL)
     rows, raw = read_questions.read(source(ALPACA_EVAL), "alpaca_eval"), lines(ALPACA_EVAL)
-    assert [row["turns"] for row in rows] == [[row["instruction"].strip()] for row in raw]
+    assert [row["turns"] for row in rows] == [[row["instruction"]] for row in raw]
     assert [row["baseline"] for row in rows] == [row["output"] for row in raw]
     assert [row["index"] for row in rows] == list(range(805))
     assert len({row["id"] for row in rows}) == 805
