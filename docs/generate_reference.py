@@ -178,7 +178,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_unset=True)
         return _code(json.dumps(value, ensure_ascii=False)) if value else ""
-    return _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return _code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _code(text: str) -> str:
