@@ -188,7 +188,7 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
         (["RUN", "--baseline", "nobody"], "--baseline nobody: no file of answers, and none of the models is called so"),
         (["RUN", "--baseline", "WRONG"], "answers are compared in AlpacaEval"),
         (["RUN", "--set", "people=WRONG"], "people: measures the judge, and there is none"),
-        (["RUN", "--reference", "WRONG"], "WRONG, line 1: the field instruction is missing"),
+        (["RUN", "--reference", "WRONG"], "WRONG, line 1: no instruction and no conversation among the fields"),
         (["RUN", "--set", "benchmarks.gsm8k.file=WRONG"], "benchmarks.gsm8k: shots_file is missing"),
         (["RUN", "--set", "benchmarks.gsm8k={task: gsm8k, metric: x, file: WRONG}"], "column question is missing"),
         (["RUN", "--set", "benchmarks.gsm8k.shot=1"], "did you mean benchmarks.gsm8k.shots?"),
@@ -202,7 +202,7 @@ URL = "judge.openai.base_url=http://127.0.0.1:PORT"
 def test_wrong_input_is_one_sentence_before_anything_starts(
     store: Path, tmp_path: Path, here: Montessori, words: list[str], sentence: str
 ):
-    (tmp_path / "wrong.jsonl").write_text('{"query": "1 + 1?", "answer": "#### 2"}\n')
+    (tmp_path / "wrong.jsonl").write_text('{"ask": "1 + 1?", "answer": "#### 2"}\n')
     given = {"RUN": run_of(store), "WRONG": str(tmp_path / "wrong.jsonl"), "PORT": str(free_port())}
     for name, value in given.items():
         words, sentence = [word.replace(name, value) for word in words], sentence.replace(name, value)
