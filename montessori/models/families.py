@@ -11,10 +11,12 @@ from typing import Any, Literal
 # Attention alone, and nothing else remembers a text. Prompts are padded on the left, with a cache of fixed size.
 PADDED = frozenset(
     """
-    apertus arcee biogpt bitnet codegen cohere cohere2 deepseek_v2 deepseek_v3 ernie4_5 ernie4_5_moe exaone4 gemma
-    gemma2 gemma3 gemma3_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe
-    granitemoeshared helium hunyuan_v1_dense llama ministral ministral3 mistral mixtral nemotron olmo olmo2 olmo3 olmoe
-    opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 xglm
+    afmoe apertus arcee aria_text biogpt bitnet codegen cohere cohere2 cohere2_moe cwm deepseek_v2 deepseek_v3
+    diffllama dots1 emu3 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3 gemma3_text glm glm4
+    glm4_moe glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granite_swa granitemoe granitemoeshared
+    helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 llama minicpm3 minimax_m2 ministral
+    ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
+    qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma
     """.split()
 )
 # A state, a convolution, a window of their own or distances in place of positions: prompts of one length share a batch.
