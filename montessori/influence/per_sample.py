@@ -81,10 +81,13 @@ class PerSampleGradients:
     def _backward_passes(self, batch: Sequence[Example], consume: Consumer) -> list[float]:
         losses: list[float] = []
         for part in together(self._model, batch):
-            start = len(losses)
-            losses += self._one_backward_pass(
-                part, lambda name, i, gradient, rows, start=start: consume(name, start + i, gradient, rows)
-            )
+
+            def consume_part(
+                name: str, i: int, gradient: Tensor, rows: Tensor | None, start: int = len(losses)
+            ) -> None:
+                consume(name, start + i, gradient, rows)
+
+            losses += self._one_backward_pass(part, consume_part)
         return losses
 
     def _one_backward_pass(self, batch: Sequence[Example], consume: Consumer) -> list[float]:
@@ -135,11 +138,11 @@ class _OwnersOnly(TorchFunctionMode):
         for module in self._names_of:
             self._hooks.enter_context(module.register_forward_pre_hook(lambda m, _: self._running.append(m)))
             self._hooks.enter_context(module.register_forward_hook(lambda *_: self._leave(), prepend=True))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._hooks.close()
 
     def _leave(self) -> None:
@@ -148,7 +151,7 @@ class _OwnersOnly(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         own = self._names_of[self._running[-1]] if self._running else set()
-        used = {self._name_of.get(id(x)) for x in tree_leaves((args, kwargs))} - own - {None}
+        used = {self._name_of[id(x)] for x in tree_leaves((args, kwargs)) if id(x) in self._name_of} - own
         if used and any(isinstance(x, Tensor) for x in tree_leaves(result)):
             raise _Unshareable(f"{min(used)} is read outside of its module")
         return result

@@ -1,32 +1,33 @@
 """Say which models may run several texts at once, and how.
 
 `make families` compares each model type of the two lists with every text alone, and writes the table of
-docs/reference/models.md. A type that is in neither list runs one text at a time: slower, and never wrong.
+docs/reference/models-and-data.md. A type that is in neither list runs one text at a time: slower, and never wrong.
 """
 
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Attention alone, and nothing else remembers a text. Prompts are padded on the left, with a cache of fixed size.
-PADDED = frozenset(
-    """
+PADDED = _names("""
     afmoe apertus arcee aria_text biogpt bitnet codegen cohere cohere2 cohere2_moe cwm deepseek_v2 deepseek_v3
-    diffllama dots1 emu3 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3 gemma3_text glm glm4
+    diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3_text glm glm4
     glm4_moe glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granite_swa granitemoe granitemoeshared
     helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 llama minicpm3 minimax_m2 ministral
     ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
     qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma
-    """.split()
-)
+""")
 # A state, a convolution, a window of their own or distances in place of positions: prompts of one length share a batch.
-EQUAL_LENGTHS = frozenset(
-    """
-    bamba bloom falcon falcon_h1 falcon_mamba gemma4 gemma4_text gpt_neo granitemoehybrid jamba lfm2 lfm2_moe llama4
-    llama4_text mamba mamba2 mpt nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next
+EQUAL_LENGTHS = _names("""
+    bamba bloom falcon falcon_h1 falcon_mamba gemma4_text gpt_neo granitemoehybrid jamba lfm2 lfm2_moe
+    llama4_text mamba mamba2 mpt nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next
     recurrent_gemma zamba zamba2
-    """.split()
-)
+""")
 LAYERS = {"full_attention", "sliding_attention"}  # of a type in PADDED; a setting may add others
 LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")  # names of a context's length
 
@@ -76,7 +77,7 @@ def context_of(model: Any) -> int:
 
 def text_config(model: Any) -> Any:
     """Return the configuration of the model that reads text. None for a module without one."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
 
 

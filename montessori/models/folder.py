@@ -12,13 +12,12 @@ TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoke
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INDEX = "model.safetensors.index.json"
 # Model types that read the text after a token too, unless `is_decoder` is set.
-ENCODERS = frozenset(
-    """
-    albert bert bert-generation big_bird camembert data2vec-text deberta deberta-v2 distilbert electra ernie mpnet
-    megatron-bert modernbert rembert roberta roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
-    """.split()
-)
-NEVER_CAUSAL = frozenset({"cpmant", "prophetnet", "reformer", "trocr", "xlm", "xlnet"})
+ENCODERS = {
+    "albert", "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2",
+    "distilbert", "electra", "ernie", "mpnet", "megatron-bert", "modernbert", "rembert", "roberta",
+    "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+NEVER_CAUSAL = {"cpmant", "prophetnet", "reformer", "trocr", "xlm", "xlnet"}
 
 
 def check_model_folder(path: str | Path) -> None:

@@ -131,9 +131,10 @@ def _config(source: str | Path, trust_remote_code: bool) -> Any:
 
 
 def _freeze_what_no_text_trains(model: PreTrainedModel, designed: PreTrainedModel) -> None:
-    """Freeze the parameters that text alone cannot train: the towers for pictures and sound, and those frozen by design.
+    """Freeze the parameters that text alone cannot train.
 
-    `designed` is the model as its code builds it. Loading makes every parameter trainable.
+    These are the towers for pictures and sound, and parameters frozen by design. `designed` is the model as its
+    code builds it. Loading makes every parameter trainable.
     """
     trained = {name for name, p in designed.named_parameters() if p.requires_grad}
     parts = [model]

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from montessori.data.chat import Example
 from montessori.influence.per_sample import PerSampleGradients
 from montessori.models import loading
-from montessori.models.families import EQUAL_LENGTHS, PADDED, batching
+from montessori.models.families import batching
+from montessori.models.folder import check_causal
 from montessori.settings.generation import Sampling
 from montessori.settings.training import Training
 from montessori.synthesis.engines.transformers import TransformersEngine
@@ -129,8 +131,13 @@ SIZES: dict[str, Any] = {
 # Settings of single families: a layer of each kind, and sizes by their own names.
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
-    "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3,
-             "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    "dory": {
+        "n_input_layers": 1,
+        "n_recurrent_layers": 1,
+        "n_output_layers": 1,
+        "num_hidden_layers": 3,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
     "dots1": {"n_shared_experts": 1},
     "ernie4_5_moe": {"moe_k": 2},
     "falcon_h1": {"mamba_d_ssm": 128},
@@ -149,7 +156,9 @@ OWN: dict[str, dict[str, Any]] = {
     "zamba": {"layers_block_type": ["mamba", "hybrid"], "attn_layer_period": 2, "attn_layer_offset": 1},
     "zaya": {"num_experts_per_tok": 1},
 }
-COMPUTED = {"falcon_h1", "jamba", "recurrent_gemma", "zamba", "zamba2", "nemotron_h"}  # set their layers' kinds themselves
+LARGE = {"blt", "gemma4_unified", "gemma4_unified_text", "git", "phi4_multimodal"}  # parts without a size of their own
+BEGIN, END = "<!-- make families -->", "<!-- end -->"  # the marks around the table on its page
+COMPUTED = {"falcon_h1", "jamba", "nemotron_h", "recurrent_gemma", "zamba", "zamba2"}  # name their own kinds of layers
 
 
 def sized(kind: type[PretrainedConfig]) -> dict[str, Any]:
@@ -165,8 +174,8 @@ def sized(kind: type[PretrainedConfig]) -> dict[str, Any]:
     return settings | OWN.get(kind.model_type, {})
 
 
-def build(model_type: str) -> PreTrainedModel:
-    """Return a model of two or three layers, float32, with the same weights at every call."""
+def build_config(model_type: str) -> PretrainedConfig:
+    """Return the configuration of a model of two or three layers."""
     kind = CONFIG_MAPPING[model_type]
     settings = sized(kind)
     if "text_config" in kind.sub_configs:  # a shell around a model of text, and often one of pictures
@@ -176,10 +185,14 @@ def build(model_type: str) -> PreTrainedModel:
             for name in kind.sub_configs
             if (part := getattr(default, name, None)) is not None
         }
-    config = AutoConfig.for_model(model_type, **settings)
+    return AutoConfig.for_model(model_type, **settings)
+
+
+def build(model_type: str) -> PreTrainedModel:
+    """Return a tiny model, float32, with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, experts_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_config(build_config(model_type), experts_implementation="eager").eval()
         with torch.no_grad():  # initial weights leave some paths at zero, and hide a wrong mask or position
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -302,7 +315,8 @@ class Measured:
 
 
 def measure(model_type: str) -> Measured:
-    """Measure one family."""
+    """Measure one family. Raises InputError for a type that this package refuses."""
+    check_causal(build_config(model_type).to_dict(), model_type)
     model = build(model_type)
     return Measured(
         batches=batching(model),
@@ -331,19 +345,57 @@ def _or_why(number: Callable[[], Any]) -> Any:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
+def cell(value: bool | float | str, most: float = 1e-5) -> str:
+    """Return a measured value as the cell of a table."""
+    if isinstance(value, str):
+        return "no"
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    return f"{value:.0e}" if value < most else f"**{value:.0e}**"
+
+
+def table(measured: dict[str, Measured | str]) -> list[str]:
+    """Return the lines of the table, and of two lists for the types without a row."""
+    rows = {name: m for name, m in measured.items() if isinstance(m, Measured)}
+    lines = [
+        f"{date.today():%B %Y}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"trl {version('trl')}. {sum(m.right for m in rows.values())} of {len(rows)} types have a yes or a small error "
+        "in every column.",
+        "",
+        "| type | prompts together | answers equal | scoring error | training error | reloads |",
+        "| --- | --- | --- | ---: | ---: | --- |",
+    ]
+    for name, m in sorted(rows.items()):
+        cells = (cell(value) for value in (m.answers_equal, m.scoring, m.training, m.reloads))
+        lines.append(f"| `{name}` | {m.batches} | {' | '.join(cells)} |")
+    refused = [name for name, why in measured.items() if isinstance(why, str) and why.startswith("InputError")]
+    others = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - rows.keys() - {*refused}
+    for title, names in (("Refused", refused), ("Not measured", others)):
+        lines += ["", f"{title}: " + ", ".join(f"`{name}`" for name in sorted(names)) + "."]
+    return lines
+
+
 def main() -> None:
+    """Measure the families of the command line, and write or print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("types", nargs="*", default=sorted(PADDED | EQUAL_LENGTHS))
+    parser.add_argument("types", nargs="*", default=sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - LARGE))
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows = []
+    measured: dict[str, Measured | str] = {}
     for model_type in options.types:
-        rows.append((model_type, _or_why(lambda model_type=model_type: measure(model_type))))
-        print(*rows[-1], file=sys.stderr, flush=True)
+        measured[model_type] = _or_why(lambda model_type=model_type: measure(model_type))
+        print(model_type, measured[model_type], file=sys.stderr, flush=True)
+    text = "\n".join(table(measured))
+    if options.page is None:
+        print(text)
+        return
+    before, _, rest = options.page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    options.page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 if __name__ == "__main__":
