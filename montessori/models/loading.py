@@ -125,6 +125,9 @@ def _config(source: str | Path, trust_remote_code: bool) -> Any:
     for switch, off in (("output_router_logits", False), ("router_aux_loss_coef", 0.0)):
         if hasattr(text, switch):
             setattr(text, switch, off)
+    caps = (getattr(text, name, None) for name in ("logits_soft_cap", "output_logit_soft_cap"))
+    if cap := next(filter(None, caps), None):  # TRL computes the logits itself, and knows the cap by this name
+        text.final_logit_softcapping = cap
     if not hasattr(config, "use_cache"):  # a model with a tower for pictures has it in text_config alone
         config.use_cache = text.use_cache
     return config
