@@ -4,6 +4,7 @@
 # make test        the tests, eight minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
 # make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
+# make families    the numbers of tiny models of all families, and their table in the docs; ten minutes
 # make check       formatting, lint, types, and how plain the prose is
 # make docs        the documentation, in build/site
 # make install     the environment alone; TORCH_INDEX=address of PyTorch's index of CPU wheels, where there is no GPU
@@ -58,7 +59,7 @@ labels      = --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mon
 compose     = DOCKER_GID=$$(stat -Lc %g $${DOCKER_SOCKET:-/var/run/docker.sock}) MONTESSORI_IMAGES=$(IMAGES) \
               MONTESSORI_TAG=$(TAG) $(COMPOSE) --env-file $(ENV_FILE) -f docker/compose.yaml
 
-.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos check docs images engine \
+.PHONY: install lock wheel vllm serve server demo alpaca-mini study-alpaca-mini test test-all chaos families check docs images engine \
         wheels up down
 
 install: .venv/installed
@@ -131,6 +132,9 @@ test-all: install
 chaos: install
 	CHAOS_SEEDS=$(SEEDS) $(pytest) -m long tests/end_to_end/test_chaos.py \
 	  tests/end_to_end/containers/test_chaos_in_containers.py $(ARGS)
+
+families: install
+	$(bin)/python tests/models/families.py --page docs/reference/models-and-data.md $(ARGS)
 
 check: install
 	$(bin)/ruff format --check .

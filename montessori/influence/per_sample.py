@@ -5,22 +5,24 @@ is then one product, (∂/∂output)ᵢᵀ · inputᵢ, over that point's own to
 summed gradient, and the memory of the largest layer. An embedding's gradient has rows only for the point's own tokens.
 `torch.func` differentiates other small modules (norms) again.
 
-Some models have trainable parameters elsewhere (such as experts in one tensor) or use a layer twice. They get their
-gradients point by point from autograd: the same numbers, slower. Source: Goodfellow 2015 (arXiv 1510.01799) for the
-linear layers.
+Some models have trainable parameters elsewhere (such as experts in one tensor), or read a layer's weights without the
+layer. They get their gradients point by point from autograd: the same numbers, slower. Source: Goodfellow 2015
+(arXiv 1510.01799) for the linear layers.
 """
 
 import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -29,7 +31,7 @@ from montessori.errors import InputError
 from montessori.influence.adamw import trainable_parameters
 from montessori.influence.batches import PaddedBatch
 from montessori.influence.distributed import is_sharded
-from montessori.influence.reference import batch_losses, device_of, example_loss
+from montessori.influence.reference import batch_losses, device_of, example_loss, together
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class PerSampleGradients:
         """
         if self.one_pass:
             try:
-                return self._one_backward_pass(batch, consume)
+                return self._backward_passes(batch, consume)
             except _Unshareable as reason:
                 log.info("gradients are taken point by point: %s", reason)
                 self.one_pass = False
@@ -76,15 +78,29 @@ class PerSampleGradients:
             consume(name, index, gradient, None)
         return loss.item()
 
+    def _backward_passes(self, batch: Sequence[Example], consume: Consumer) -> list[float]:
+        losses: list[float] = []
+        for part in together(self._model, batch):
+
+            def consume_part(
+                name: str, i: int, gradient: Tensor, rows: Tensor | None, start: int = len(losses)
+            ) -> None:
+                consume(name, start + i, gradient, rows)
+
+            losses += self._one_backward_pass(part, consume_part)
+        return losses
+
     def _one_backward_pass(self, batch: Sequence[Example], consume: Consumer) -> list[float]:
         padded = PaddedBatch.of(batch, device_of(self._model))
         backward = _Backward(padded, consume)
         embedding = self._model.get_input_embeddings()
         with self._frozen(), ExitStack() as hooks:
-            hooks.enter_context(embedding.register_forward_hook(lambda *args: args[2].requires_grad_()))
+            # A copy, because some models scale their embeddings in place.
+            hooks.enter_context(embedding.register_forward_hook(lambda *args: args[2].requires_grad_().clone()))
             for module, names in self._owners.items():
                 hooks.enter_context(module.register_forward_hook(backward.watch(names), with_kwargs=True))
-            losses = batch_losses(self._model, padded)
+            with nullcontext() if is_sharded(self._model) else _OwnersOnly(self._owners, self._parameters):
+                losses = batch_losses(self._model, padded)
             losses.sum().backward()
             backward.finish(self._parameters)
         return [float(loss) for loss in losses.tolist()]
@@ -103,6 +119,42 @@ class PerSampleGradients:
 
 class _Unshareable(Exception):
     """Report a module call that mixes its points. Raised before any gradient is consumed."""
+
+
+class _OwnersOnly(TorchFunctionMode):
+    """Raise _Unshareable where an operation reads a parameter outside of the modules that own it.
+
+    No hook sees such an operation, so its share of the gradient would be missing.
+    """
+
+    def __init__(self, owners: dict[nn.Module, dict[str, str]], parameters: dict[str, nn.Parameter]):
+        super().__init__()
+        self._names_of = {module: set(names.values()) for module, names in owners.items()}
+        self._name_of = {id(p): name for name, p in parameters.items()}
+        self._running: list[nn.Module] = []
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        for module in self._names_of:
+            self._hooks.enter_context(module.register_forward_pre_hook(lambda m, _: self._running.append(m)))
+            self._hooks.enter_context(module.register_forward_hook(lambda *_: self._leave(), prepend=True))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._hooks.close()
+
+    def _leave(self) -> None:
+        self._running.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        own = self._names_of[self._running[-1]] if self._running else set()
+        used = {self._name_of[id(x)] for x in tree_leaves((args, kwargs)) if id(x) in self._name_of} - own
+        if used and any(isinstance(x, Tensor) for x in tree_leaves(result)):
+            raise _Unshareable(f"{min(used)} is read outside of its module")
+        return result
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from montessori.errors import InputError, StageError
 from montessori.influence.adamw import Gradients, load_tensors, trainable_parameters
 from montessori.influence.batches import TOKEN_BUDGET, Batch, PaddedBatch, make_batches
 from montessori.influence.distributed import RankGroup, gradients
+from montessori.models.families import share_a_batch
 
 TENSORS = "gradient.safetensors"
 SCALARS = "gradient.json"
@@ -36,8 +37,19 @@ def example_loss(model: nn.Module, example: Example) -> Tensor:
 
 
 def example_losses(model: nn.Module, examples: Sequence[Example]) -> Tensor:
-    """Return ℓ(θ; x) of each example from one forward pass, `[batch]`, float64."""
-    return batch_losses(model, PaddedBatch.of(examples, device_of(model)))
+    """Return ℓ(θ; x) of each example, `[batch]`, float64, from one forward pass where the model allows it."""
+    parts = together(model, examples)
+    return torch.cat([batch_losses(model, PaddedBatch.of(part, device_of(model))) for part in parts])
+
+
+def together(model: nn.Module, examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """Return `examples` in the batches of one forward pass each: one batch, or one for each example.
+
+    The examples stay apart where the model is not known to compute each one's loss in a batch as it does alone.
+    """
+    if len(examples) == 1 or share_a_batch(model, [len(example.input_ids) for example in examples]):
+        return [examples]
+    return [[example] for example in examples]
 
 
 def batch_losses(model: nn.Module, batch: PaddedBatch) -> Tensor:

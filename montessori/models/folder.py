@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -23,6 +24,15 @@ READ = (
 def files_of(folder: Path) -> list[Path]:
     """Return the files of the model and its tokenizer in `folder`, sorted."""
     return sorted({file for pattern in READ for file in folder.glob(pattern) if file.is_file()})
+
+
+# Model types that read the text after a token too, unless `is_decoder` is set.
+ENCODERS = {
+    "albert", "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2",
+    "distilbert", "electra", "ernie", "mpnet", "megatron-bert", "modernbert", "rembert", "roberta",
+    "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+NEVER_CAUSAL = {"cpmant", "prophetnet", "reformer", "trocr", "xlm", "xlnet"}
 
 
 def check_model_folder(path: str | Path) -> None:
@@ -49,10 +59,26 @@ def check_model_folder(path: str | Path) -> None:
     missing = _missing_shards(folder)
     if missing:
         raise InputError(f"{folder}: {INDEX} names {missing[0]}, which is not there; copy the folder again")
-    for file in (folder / "config.json", *folder.glob("adapter/adapter_config.json")):
-        _check_json(file)
+    for file in folder.glob("adapter/adapter_config.json"):
+        _read_json(file)
+    check_causal(_read_json(folder / "config.json"), folder)
     for file in sorted((*folder.glob("*.safetensors"), *folder.glob("adapter/*.safetensors"))):
         tensor_shapes(file)
+
+
+def check_causal(config: dict[str, Any], source: str | Path) -> None:
+    """Raise InputError where the configuration is of a model that does not continue a text from left to right."""
+    kind = config.get("model_type")
+    if config.get("is_encoder_decoder"):
+        reason = "has an encoder and a decoder"
+    elif kind in NEVER_CAUSAL or (kind in ENCODERS and not config.get("is_decoder")):
+        reason = "reads the text on both sides of a token"
+    else:
+        return
+    raise InputError(
+        f"{source}: a model of type {kind} {reason}, so it cannot be a student or a teacher; "
+        "give a causal language model, such as Llama or Qwen"
+    )
 
 
 def tensor_shapes(file: Path) -> dict[str, list[int]]:
@@ -64,13 +90,14 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
         raise InputError(f"{file}: not a whole safetensors file ({error}); copy it again") from None
 
 
-def _check_json(file: Path) -> None:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: not a JSON object; copy it again")
+    return content
 
 
 def _any(folder: Path, patterns: tuple[str, ...]) -> str | None:

@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,7 +26,8 @@ from transformers.utils import logging
 
 from montessori.data.chat import DEFAULT_TEMPLATE, VARIABLES, pin_clock
 from montessori.errors import InputError, StageError
-from montessori.models.folder import check_model_folder
+from montessori.models.families import positions
+from montessori.models.folder import check_causal, check_model_folder
 from montessori.settings.models import Chat, Lora
 
 ADAPTER = "adapter"
@@ -86,14 +86,7 @@ def context_of(source: str | Path, trust_remote_code: bool = False) -> int | Non
     name, revision = hub_revision(source)
     with _describe_errors("configuration", source):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return longest_sequence(config)
-
-
-def longest_sequence(config: PreTrainedConfig) -> int | None:
-    """Return the number of positions that a configuration allows, or None where it sets no limit."""
-    text = config.get_text_config()
-    limits = (getattr(text, field, None) for field in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), None)
+    return positions(config)
 
 
 def load_model(
@@ -106,9 +99,11 @@ def load_model(
     """
     name, revision = hub_revision(source)
     with _describe_errors("model", source):
+        config = _config(source, trust_remote_code)
         model, loading_info = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
+            config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -116,6 +111,11 @@ def load_model(
         )
         if loading_info["missing_keys"]:  # transformers would initialize them at random
             raise InputError(f"{source}: no weights of {min(loading_info['missing_keys'])}; copy the model again")
+        if model.base_model is model and hasattr(model, "model"):  # Llama-4's text model: TRL asks for its layers
+            model.base_model_prefix = "model"
+        with torch.device("meta"):
+            designed = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        _freeze_what_no_text_trains(model, designed)
         adapter = Path(name) / ADAPTER
         if adapter.is_dir():
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, use_safetensors=True)
@@ -126,18 +126,54 @@ def skeleton(
     source: str | Path, dtype: str = "float32", trust_remote_code: bool = False
 ) -> PreTrainedModel | PeftModel:
     """Return the model that `load_model` would load, with tensors that have shapes and no storage."""
-    name, revision = hub_revision(source)
+    name, _ = hub_revision(source)
     with _describe_errors("model", source), torch.device("meta"):
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        config = _config(source, trust_remote_code)
         model = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
+        _freeze_what_no_text_trains(model, model)
         adapter = Path(name) / ADAPTER
         if adapter.is_dir():
             lora = PeftConfig.from_pretrained(str(adapter))
             lora.inference_mode, lora.base_model_name_or_path = False, None
             model = get_peft_model(model, lora)
     return without_storage(model).eval()
+
+
+def _config(source: str | Path, trust_remote_code: bool) -> Any:
+    """Return the configuration of a causal language model, without the loss that balances experts.
+
+    That loss would be added to the training loss, which influence does not know. Raises InputError for other models.
+    """
+    name, revision = hub_revision(source)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_causal(config.to_dict(), source)
+    text = config.get_text_config(decoder=True)
+    for switch, off in (("output_router_logits", False), ("router_aux_loss_coef", 0.0)):
+        if hasattr(text, switch):
+            setattr(text, switch, off)
+    caps = (getattr(text, name, None) for name in ("logits_soft_cap", "output_logit_soft_cap"))
+    if cap := next(filter(None, caps), None):  # TRL computes the logits itself, and knows the cap by this name
+        text.final_logit_softcapping = cap
+    if not hasattr(config, "use_cache"):  # a model with a tower for pictures has it in text_config alone
+        config.use_cache = text.use_cache
+    return config
+
+
+def _freeze_what_no_text_trains(model: PreTrainedModel, designed: PreTrainedModel) -> None:
+    """Freeze the parameters that text alone cannot train.
+
+    These are the towers for pictures and sound, and parameters frozen by design. `designed` is the model as its
+    code builds it. Loading makes every parameter trainable.
+    """
+    trained = {name for name, p in designed.named_parameters() if p.requires_grad}
+    parts = [model]
+    if model.config.get_text_config(decoder=True) is not model.config:
+        parts = [part for part in (model.get_decoder(), model.get_output_embeddings()) if part is not None]
+    reads_text = {id(p) for part in parts for p in part.parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained and id(parameter) in reads_text)
 
 
 def without_storage(model: M) -> M:
@@ -155,13 +191,18 @@ def without_storage(model: M) -> M:
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
-    """Return `model` with new adapters initialized from `seed`: the only trainable weights, without effect yet."""
+    """Return `model` with new adapters initialized from `seed`: the only trainable weights, without effect yet.
+
+    A frozen layer, such as one that reads pictures, gets no adapter.
+    """
+    frozen = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        exclude_modules=frozen or None,
     )
     try:
         with torch_seed(seed):

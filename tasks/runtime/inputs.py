@@ -15,6 +15,7 @@ from montessori.errors import InputError
 from montessori.influence import GradientDescent, OptimizerState, Step, memory, trainable_parameters
 from montessori.influence.batches import Batch
 from montessori.models import loading
+from montessori.models.families import context_of
 from montessori.settings.training import Training
 from tasks.runtime.job import Job, location
 
@@ -37,7 +38,7 @@ def encode(model: Any, tokenizer: Any, rows: list[Row], max_length: int) -> Enco
 
 def fit_length(model: Any, max_length: int) -> int:
     """Return `max_length`, or the context of `model` where that is shorter."""
-    return min(max_length, loading.longest_sequence(model.config) or max_length)
+    return min(max_length, context_of(model))
 
 
 def fit_token_budget(

@@ -1,12 +1,16 @@
 """Generate with a transformers model: the engine for a CPU and for small models.
 
-Prompts of similar length run together, and the samples of one prompt share its prefill. Every sample has a random
-generator of its own, so its text does not depend on the rest of its batch (except for a rounding tie).
+Every sample has a random generator of its own, so its text does not depend on the rest of its batch (except for a
+rounding tie). At temperature 0 it is the text of `model.generate(do_sample=False)` for the prompt alone.
+
+Prompts of similar length run together where the model takes padding (montessori.models.families), and the samples of
+one prompt share its prefill. Elsewhere transformers' own cache serves prompts of one length, or one answer at a time.
 """
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +28,7 @@ from transformers import (
 )
 
 from montessori.data.chat import Message, endings
+from montessori.models.families import batching, context_of, rotation_change
 from montessori.settings.generation import Sampling
 from montessori.synthesis.engines import Answer, Generation, MayStart, merge_by_text, no_limit
 from montessori.synthesis.engines.prompts import encode_prompts
@@ -40,7 +45,8 @@ class TransformersEngine:
         context: int | None = None,
     ):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.context = min(context or model.config.max_position_embeddings, model.config.max_position_embeddings)
+        self.context = min(context or context_of(model), context_of(model))
+        self.batching = batching(model)
 
     def generate(
         self,
@@ -60,20 +66,46 @@ class TransformersEngine:
         if prompts:
             self._endings = endings(self.tokenizer, prompts[0])
             sampling = sampling.model_copy(update={"stop": (*sampling.stop, *self._endings.texts)})
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in self._batches([len(prompt.ids) for prompt in encoded], sampling):
             missing = [i for i in batch if i not in done]
             if not missing:
                 continue
             if not may_start(len(missing) - 1):
                 return
-            answers = self._batch([encoded[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
+            answers = self._answers([encoded[i].ids for i in batch], sampling, samples, [seeds[i] for i in batch])
             yield from (
                 (i, Answer(generations, len(encoded[i].ids), encoded[i].cut))
                 for i, generations in zip(batch, answers, strict=True)
                 if i not in done
             )
+
+    def _batches(self, lengths: list[int], sampling: Sampling) -> Iterator[list[int]]:
+        """Yield the numbers of the prompts that run together, short prompts first."""
+        size = 1 if self.batching == "alone" else self.batch_size
+        batch: list[int] = []
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            fits = self._may_pad(lengths[i], sampling) or lengths[i] == lengths[(batch or [i])[0]]
+            if len(batch) == size or not fits:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _may_pad(self, length: int, sampling: Sampling) -> bool:
+        """Return whether shorter prompts may be padded to `length` tokens."""
+        return self.batching == "padded" and length + sampling.max_tokens <= rotation_change(self.model)
+
+    def _answers(
+        self, ids: list[list[int]], sampling: Sampling, samples: int, seeds: list[int]
+    ) -> Iterator[list[Generation]]:
+        """Yield the generations for each prompt. Sample `number` of a prompt draws from `seed * samples + number`."""
+        if self.batching != "alone":
+            yield from self._batch(ids, sampling, samples, seeds)
+            return
+        for prompt, seed in zip(ids, seeds, strict=True):
+            each = (self._batch([prompt], sampling, 1, [seed * samples + number]) for number in range(samples))
+            yield [generation for ((generation,),) in each]
 
     @torch.inference_mode()
     def _batch(
@@ -83,9 +115,11 @@ class TransformersEngine:
         pad = self.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(i)) + i for i in ids], device=device)
         mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i in ids], device=device)
-        cache = StaticCache(self.model.config, max_cache_len=longest + sampling.max_tokens)
-        if longest > 1:
-            self._prefill(cache, input_ids[:, :-1], mask[:, :-1], samples)
+        cache: dict[str, Any] = {}
+        if self._may_pad(longest, sampling):  # of fixed size: a growing cache is copied at every token
+            cache = {"past_key_values": StaticCache(self.model.config, max_cache_len=longest + sampling.max_tokens)}
+            if longest > 1:
+                self._prefill(cache["past_key_values"], input_ids[:, :-1], mask[:, :-1], samples)
         processors = _processors(
             sampling,
             longest,
@@ -98,11 +132,14 @@ class TransformersEngine:
         out = self.model.generate(
             input_ids=input_ids.repeat_interleave(samples, 0),
             attention_mask=mask.repeat_interleave(samples, 0),
-            past_key_values=cache,  # of fixed size: a growing cache is copied at every token
+            **cache,
             disable_compile=True,
             max_new_tokens=sampling.max_tokens,
             do_sample=False,  # _GumbelSampler below samples
-            repetition_penalty=1.0,  # this and the next line: ignore the model's own generation settings
+            use_cache=True,  # this and the next four lines: ignore the model's own generation settings
+            num_beams=1,
+            min_length=0,
+            repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList(
