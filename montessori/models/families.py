@@ -16,7 +16,7 @@ def _names(text: str) -> frozenset[str]:
 # Attention alone, and nothing else remembers a text. Prompts are padded on the left, with a cache of fixed size.
 PADDED = _names("""
     afmoe apertus arcee aria_text biogpt bitnet codegen cohere cohere2 cohere2_moe cwm deepseek_v2 deepseek_v3
-    diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3_text glm glm4
+    diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3 gemma3_text glm glm4
     glm4_moe glm4_moe_lite gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granite_swa granitemoe granitemoeshared
     helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 llama minicpm3 minimax_m2 ministral
     ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
@@ -24,7 +24,7 @@ PADDED = _names("""
 """)
 # A state, a convolution, a window of their own or distances in place of positions: prompts of one length share a batch.
 EQUAL_LENGTHS = _names("""
-    bamba bloom falcon falcon_h1 falcon_mamba gemma4_text gpt_neo granitemoehybrid jamba lfm2 lfm2_moe
+    bamba bloom falcon falcon_h1 falcon_mamba gemma4 gemma4_text gpt_neo granitemoehybrid jamba lfm2 lfm2_moe
     llama4_text mamba mamba2 mpt nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next
     recurrent_gemma zamba zamba2
 """)
@@ -39,9 +39,10 @@ def batching(model: Any) -> Batching:
     config = text_config(model)
     if config is None or not _is_transformers_own(model):
         return "alone"
-    if config.model_type in PADDED and set(getattr(config, "layer_types", None) or LAYERS) <= LAYERS:
+    kind = model.config.model_type  # of the whole model: around a known part for text, a shell may do more
+    if kind in PADDED and set(getattr(config, "layer_types", None) or LAYERS) <= LAYERS:
         return "padded"
-    return "equal lengths" if config.model_type in PADDED | EQUAL_LENGTHS else "alone"
+    return "equal lengths" if kind in PADDED | EQUAL_LENGTHS else "alone"
 
 
 def share_a_batch(model: Any, lengths: Sequence[int]) -> bool:

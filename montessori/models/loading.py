@@ -156,8 +156,8 @@ def _config(source: str | Path, trust_remote_code: bool) -> Any:
     caps = (getattr(text, name, None) for name in ("logits_soft_cap", "output_logit_soft_cap"))
     if cap := next(filter(None, caps), None):  # TRL computes the logits itself, and knows the cap by this name
         text.final_logit_softcapping = cap
-    if not hasattr(config, "use_cache"):  # a model with a tower for pictures has it in text_config alone
-        config.use_cache = text.use_cache
+    if not hasattr(config, "use_cache"):  # a tower for pictures moves it into text_config
+        config.use_cache = getattr(text, "use_cache", False)
     return config
 
 
