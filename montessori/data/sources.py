@@ -156,6 +156,11 @@ def _check_rows(settings: Settings, checked: dict[str, str]) -> None:
         )
     if scratch and "seeds" in read and seeds < LESSON_ROWS:
         raise InputError(f"{scratch[0]}.source = scratch: needs {LESSON_ROWS} seeds to learn from, there are {seeds}")
+    role = "test" if settings.test else "reference"
+    if settings.evaluation.accuracy == "exact_match" and any(row.get("tools") for row in read.get(role, ())):
+        raise InputError(
+            f"{role}: has rows with tools, which a generated answer cannot use; set evaluation.accuracy=next_token"
+        )
     if "reference" in read and "test" in read:
         shared = _questions(read["reference"]) & _questions(read["test"])
         if shared:

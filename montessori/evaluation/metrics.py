@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from montessori.data.chat import Example, prompt_of
 from montessori.data.rows import Row
 from montessori.settings.generation import Sampling
+from montessori.synthesis.thinking import without_thinking
 
 if TYPE_CHECKING:  # not imported at run time, since a mean needs no torch
     import torch
@@ -50,10 +51,13 @@ def bits_per_byte(losses: Sequence[float], tokens: Sequence[int], sizes: Sequenc
 
 
 def exact_match(engine: TransformersEngine, rows: Sequence[Row], max_tokens: int) -> list[float]:
-    """Return 1 for each row whose greedy answer equals its response, up to white space, and 0 otherwise."""
+    """Return 1 for each row whose greedy answer equals its response, up to white space, and 0 otherwise.
+
+    The thoughts before an answer do not count.
+    """
     greedy = Sampling(temperature=0, top_p=1, presence_penalty=0, repetition_penalty=1, max_tokens=max_tokens)
     answers = dict(engine.generate([prompt_of(row) for row in rows], greedy, 1, [0] * len(rows)))
-    texts = [answers[i].generations[0].text for i in range(len(rows))]
+    texts = [without_thinking(answers[i].generations[0]).text for i in range(len(rows))]
     return [float(text.split() == row["response"].split()) for text, row in zip(texts, rows, strict=True)]
 
 
