@@ -61,6 +61,15 @@ def check(settings: Settings, missing: list[Request]) -> None:
     check_models(
         [(f"{role}.source", model.source) for role, model in named.items() if model], missing, settings.compute
     )
+    if missing and settings.teacher and settings.teacher.scratch and settings.generation.engine != "openai":
+        context = settings.teacher.scratch.context
+        for block in ("instructions", "responses"):
+            longest = getattr(settings, block).sampling.max_tokens
+            if longest >= context:
+                raise InputError(
+                    f"{block}.sampling.max_tokens = {longest}: leaves no room for a prompt in the context of the "
+                    f"teacher; set it lower, or teacher.scratch.context ({context}) higher"
+                )
     outside = [model.source for model in named.values() if model and model.source not in (None, "scratch")]
     if outside and missing and settings.compute.place != "pool":  # a pool's workers have their own models
         from tasks.runtime import trial

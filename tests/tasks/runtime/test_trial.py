@@ -16,8 +16,8 @@ ONLY_PROMPTS = "{% for m in messages %}{{ m['content'] if m['role'] == 'user' }}
 
 @pytest.fixture
 def tree(tmp_path: Path, tiny_llama, tiny_tokenizer) -> dict:
-    """Settings of a run with two real models, whose contexts are 256 and 2,048 tokens, and eight seeds."""
-    for name, rows in (("seeds", 8), ("reference", 2)):
+    """Settings of a run with two real models, whose contexts are 256 and 2,048 tokens, and nine seeds."""
+    for name, rows in (("seeds", 9), ("reference", 2)):
         lines = [json.dumps({"instruction": f"{name} {n}", "response": "Yes."}) for n in range(rows)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     for name, context in (("student", 256), ("teacher", 2048)):
@@ -73,3 +73,10 @@ def test_a_chat_template_is_a_file_or_its_text_and_its_variables_are_checked(tre
     assert "nowhere.jinja: no such file" in refused(tree, student={"chat_template": "nowhere.jinja"})
     tree["student"].pop("chat_template")
     assert "messages: set by Montessori itself" in refused(tree, student={"chat_template_kwargs": {"messages": 1}})
+
+
+def test_a_teacher_from_scratch_needs_room_for_its_prompts(tree: dict) -> None:
+    tree["teacher"] = {"source": "scratch", "scratch": {}}
+    message = refused(tree)
+    assert message.startswith("instructions.sampling.max_tokens = 1024: leaves no room for a prompt")
+    assert "teacher.scratch.context (512)" in message
