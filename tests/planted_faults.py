@@ -140,8 +140,8 @@ FAULTS = [
     Fault(
         "a-prompt-without-an-answer-is-learned-from",
         "montessori/data/chat.py",
-        "if len(prompt_ids) >= max_length:",
-        "if len(prompt_ids) > max_length:",
+        "if prompt_length >= max_length:",
+        "if prompt_length > max_length:",
         "data/test_chat.py",
     ),
     Fault(
@@ -211,8 +211,8 @@ FAULTS = [
     Fault(
         "dpo-on-swapped-answers",
         "montessori/training/dpo.py",
-        '"chosen_ids": [c.input_ids[c.prompt_length :] for c, _ in',
-        '"chosen_ids": [c.input_ids[c.prompt_length :] for _, c in',
+        '"chosen_ids": [c.input_ids[n:] for (c, _), n in',
+        '"chosen_ids": [c.input_ids[n:] for (_, c), n in',
         "training/test_dpo.py",
     ),
     Fault(
@@ -367,6 +367,70 @@ FAULTS = [
         "autoescape=True",
         "autoescape=False",
         "reporting/test_escaping.py",
+    ),
+    # Real models, rows, states and endpoints
+    Fault(
+        "the-last-prompt-token-is-learned",
+        "montessori/data/chat.py",
+        "if end > len(place.before)), len(ids)))",
+        "if end >= len(place.before)), len(ids)))",
+        "data/test_chat_templates.py",
+    ),
+    Fault(
+        "the-end-mark-of-a-template-is-ignored",
+        "montessori/data/chat.py",
+        "return Endings(frozenset({*own, *first}), ())",
+        "return Endings(frozenset(own), ())",
+        "data/test_chat_templates.py",
+    ),
+    Fault(
+        "the-clock-of-a-template-runs",
+        "montessori/data/chat.py",
+        "json.dumps(date.strftime(call[2]))",
+        "json.dumps(datetime.date.today().strftime(call[2]))",
+        "data/test_chat_templates.py",
+    ),
+    Fault(
+        "a-dropped-turn-is-accepted",
+        "montessori/data/chat.py",
+        "if part.strip() not in text:",
+        "if part.strip() not in text + part:",
+        "data/test_chat_templates.py",
+    ),
+    Fault(
+        "the-history-of-a-row-is-dropped",
+        "montessori/data/forms.py",
+        'return [*_history(reader), {"role": "user"',
+        'return [{"role": "user"',
+        "data/test_forms.py",
+    ),
+    Fault(
+        "a-finished-schedule-is-accepted",
+        "montessori/models/state_folder.py",
+        "math.isfinite(learning_rate) and learning_rate > 0",
+        "math.isfinite(learning_rate) and learning_rate >= 0",
+        "commands/test_score_optimizers.py",
+    ),
+    Fault(
+        "adam-with-l2-is-taken-for-adamw",
+        "montessori/influence/optimizers.py",
+        'if any(group.get("weight_decay") and group.get("decoupled_weight_decay") is False for group in groups):',
+        "if False:",
+        "influence/test_optimizers.py",
+    ),
+    Fault(
+        "a-model-with-a-state-is-padded",
+        "montessori/models/families.py",
+        'return "equal lengths" if config.model_type in PADDED | EQUAL_LENGTHS else "alone"',
+        'return "padded" if config.model_type in PADDED | EQUAL_LENGTHS else "alone"',
+        "models/test_families.py",
+    ),
+    Fault(
+        "a-thought-stays-in-an-answer",
+        "montessori/synthesis/thinking.py",
+        "return replace(generation, text=whole, finish_reason=finish, first=None)",
+        "return generation",
+        "synthesis/test_thinking.py",
     ),
 ]
 
