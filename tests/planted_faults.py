@@ -421,8 +421,8 @@ FAULTS = [
     Fault(
         "a-model-with-a-state-is-padded",
         "montessori/models/families.py",
-        'return "equal lengths" if config.model_type in PADDED | EQUAL_LENGTHS else "alone"',
-        'return "padded" if config.model_type in PADDED | EQUAL_LENGTHS else "alone"',
+        'return "equal lengths" if kind in PADDED | EQUAL_LENGTHS else "alone"',
+        'return "padded" if kind in PADDED | EQUAL_LENGTHS else "alone"',
         "models/test_families.py",
     ),
     Fault(
