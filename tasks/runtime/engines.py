@@ -63,11 +63,15 @@ def check(settings: Settings, missing: list[Request]) -> None:
     )
     if missing and settings.teacher and settings.teacher.scratch and settings.generation.engine != "openai":
         context = settings.teacher.scratch.context
-        for block in ("instructions", "responses"):
-            longest = getattr(settings, block).sampling.max_tokens
+        lengths = {
+            f"{name}.sampling": getattr(settings, name).sampling.max_tokens for name in ("instructions", "responses")
+        }
+        if settings.rating.engine == "teacher" and any(request.stage == "ratings" for request in missing):
+            lengths["rating"] = settings.rating.max_tokens
+        for block, longest in lengths.items():
             if longest >= context:
                 raise InputError(
-                    f"{block}.sampling.max_tokens = {longest}: leaves no room for a prompt in the context of the "
+                    f"{block}.max_tokens = {longest}: leaves no room for a prompt in the context of the "
                     f"teacher; set it lower, or teacher.scratch.context ({context}) higher"
                 )
     outside = [model.source for model in named.values() if model and model.source not in (None, "scratch")]

@@ -109,7 +109,7 @@ def test_llm2llm_replaces_what_the_student_gets_right_by_what_is_new(llm2llm: Ru
 
 
 def test_self_reward_learns_the_best_rated_answer_over_the_worst(made: Made) -> None:
-    run = made("method=self-reward", "iterations=1")
+    run = made("method=self-reward", "iterations=1", "responses.samples_temperature=1.5")
     name = "Self-Reward iteration 1"
     ratings = {row["id"]: row["rating"] for row in run.rows(f"{name}: ratings", "ratings.parquet")}
     samples = defaultdict(list)
