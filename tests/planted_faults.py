@@ -372,8 +372,8 @@ FAULTS = [
     Fault(
         "the-last-prompt-token-is-learned",
         "montessori/data/chat.py",
-        "if end > len(place.before)), len(ids)))",
-        "if end >= len(place.before)), len(ids)))",
+        "if end > start), len(ids)))",
+        "if end >= start), len(ids)))",
         "data/test_chat_templates.py",
     ),
     Fault(

@@ -16,6 +16,7 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,8 @@ Reason = Literal["no-answer", "too-long"]  # no Example for an empty answer, or 
 BATCH = 1000  # texts tokenized at once: as fast as all together, with the memory of few
 # They stand for an answer, and for the question after it, when a template is asked for the text around an answer.
 ANSWER, QUESTION = "Answer0Place1", "Question0Place1"
+TURN = "Turn0Place"  # begins the stand-in for a turn of the prompt
+_SHOWN: set[tuple[object, ...]] = set()  # templates with their variables, and the turns that they are known to show
 THINKING = ("enable_thinking", "thinking")  # the variables by which templates are asked for reasoning
 THINK_TAG = re.compile(r"</?think>")
 VARIABLES = "chat_template_kwargs"  # the tokenizer's own entry with the variables of its chat template
@@ -152,8 +155,9 @@ def encode_pairs(
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Return the token ids that the model is asked to continue for each prompt."""
     places = [_prompt_place(tokenizer, prompt) for prompt in prompts]
-    texts = [place.before if place.own else place.before + ANSWER for place in places]
-    return [ids[:boundary] for ids, boundary in _tokenize_at(tokenizer, texts, places)]
+    texts = [place.before if place.after is None else place.before + ANSWER for place in places]
+    tokens = _tokenize_at(tokenizer, texts, [len(place.before) for place in places])
+    return [ids[:boundary] for ids, boundary in tokens]
 
 
 def endings(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> Endings:
@@ -170,9 +174,10 @@ def endings(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> En
         mark = _unused(prompt, None)
         turns = [*prompt, {"role": "assistant", "content": mark}, *user(QUESTION)]
         after = _render(tokenizer, turns, None, _name_of(prompt)).partition(mark)[2].partition(QUESTION)[0]
-    mark = next(iter(after.split()), "")
+    mark = next((line.strip() for line in after.splitlines() if line.strip()), "")
     first = _tokenize(tokenizer, [mark])[0][:1] if mark else []
-    if {*first} & {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}:
+    marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {tokenizer.unk_token_id}
+    if {*first} & marks:
         return Endings(frozenset({*own, *first}), ())
     return Endings(frozenset(own), (mark,) if mark else ())
 
@@ -197,7 +202,7 @@ class _Place:
 
     before: str  # the text that the model is asked to continue
     after: str | None  # the text that follows an answer; None: the template shows no answers
-    own: bool  # `before` is the template's own generation prompt
+    reasoning: bool = False  # the answer begins with its reasoning
 
 
 def _encode(
@@ -209,7 +214,7 @@ def _encode(
         answered = [conversation for conversation in batch if not conversation.empty]
         places = [_place(tokenizer, c.prompt, c.tools, f"point {c.id}") for c in answered]
         texts = [_whole(tokenizer, c, place) for c, place in zip(answered, places, strict=True)]
-        tokens = _tokenize_at(tokenizer, texts, places)
+        tokens = _tokenize_at(tokenizer, texts, [len(place.before) for place in places])
         encoded = iter(
             _example(c.id, ids, boundary, max_length) for c, (ids, boundary) in zip(answered, tokens, strict=True)
         )
@@ -230,10 +235,12 @@ def _place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools:
     reasoning = any((tokenizer.init_kwargs.get(VARIABLES) or {}).get(name) is True for name in THINKING)
     if reasoning:
         before = _render(tokenizer, prompt, tools, named, add_generation_prompt=True)
-    _check_prompt(prompt, before, named)
+    _check_prompt(tokenizer, prompt, before, named, answered=True)
     if tools and not all(_function(tool).get("name", "") in before for tool in tools):
         raise InputError(f"the chat template leaves out the tools of {named}; give a template that shows them")
-    return _Place(before, after, reasoning)
+    # Tokenizers join a space with the word after it. With the space in the prompt, an answer would have other tokens
+    # when it is generated than when it is learned. So the space belongs to the answer.
+    return _Place(before.rstrip(" "), after, reasoning)
 
 
 def _unused(prompt: Sequence[Message], tools: Any) -> str:
@@ -251,13 +258,33 @@ def _prompt_place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message])
     if mark in _render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], None, named):
         return _place(tokenizer, prompt, None, named)
     text = _render(tokenizer, prompt, None, named, add_generation_prompt=True)
-    _check_prompt(prompt, text, named)
-    return _Place(text, None, own=True)
+    _check_prompt(tokenizer, prompt, text, named, answered=False)
+    return _Place(text, None)
 
 
-def _check_prompt(prompt: Sequence[Message], text: str, named: str) -> None:
+def _check_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], text: str, named: str, *, answered: bool
+) -> None:
+    """Raise InputError unless the template shows each turn of `prompt`, and `text` shows it unchanged."""
+    shape = tuple((turn["role"], _has_text(turn), bool(turn.get("tool_calls"))) for turn in prompt)
+    key = (str(tokenizer.chat_template), repr(tokenizer.init_kwargs.get(VARIABLES)), shape, answered)
+    if key not in _SHOWN:
+        marked = [{**t, "content": f"{TURN}{n}End"} if _has_text(t) else t for n, t in enumerate(prompt)]
+        answer = [{"role": "assistant", "content": ANSWER}] if answered else []
+        shown = _render(tokenizer, [*marked, *answer], None, named, add_generation_prompt=not answered)
+        for number, turn in enumerate(marked):
+            if _has_text(turn) and turn["content"] not in shown:
+                raise InputError(
+                    f"the chat template leaves out turn {number + 1} of {named}, "
+                    f"{prompt[number]['content'].strip()[:60]!r}; give a template that shows it with chat_template"
+                )
+        _SHOWN.add(key)
     for number, turn in enumerate(prompt, 1):
         _check_turn(turn, text, f"turn {number} of {named}")
+
+
+def _has_text(turn: Message) -> bool:
+    return isinstance(turn.get("content"), str) and bool(turn["content"].strip())
 
 
 def _whole(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, place: _Place) -> str:
@@ -266,7 +293,7 @@ def _whole(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, place
     text = _render(tokenizer, [*conversation.prompt, conversation.answer], conversation.tools, named)
     reasoning = conversation.answer.get("reasoning_content") or ""
     if not text.startswith(place.before):
-        if place.own or not (reasoning or "</think>" in (conversation.answer.get("content") or "")):
+        if place.reasoning or not (reasoning or "</think>" in (conversation.answer.get("content") or "")):
             raise InputError(
                 f"the chat template does not keep the prompt of {named} when the answer is added, so the "
                 "answer's tokens cannot be told from the prompt's; give another template with chat_template"
@@ -388,9 +415,9 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def _tokenize_at(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: Sequence[_Place]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], starts: Sequence[int]
 ) -> list[tuple[list[int], int]]:
-    """Return the token ids of each text, and the number of its first token that reaches beyond `place.before`.
+    """Return the token ids of each text, and the number of the first token that reaches beyond its character `start`.
 
     A tokenizer may join the end of the prompt with the start of the answer, as SentencePiece joins a space with the
     word after it. Such a token belongs to the answer.
@@ -399,16 +426,32 @@ def _tokenize_at(
         return []
     if not tokenizer.is_fast:  # no offsets: the tokens differ from where another answer begins
         others = [
-            place.before + ("2" if text[len(place.before) :].startswith("1") else "1")
-            for text, place in zip(texts, places, strict=True)
+            text[:start] + ("2" if text[start:].startswith("1") else "1")
+            for text, start in zip(texts, starts, strict=True)
         ]
         pairs = zip(_tokenize(tokenizer, texts), _tokenize(tokenizer, others), strict=True)
         return [(ids, common_start(ids, other)) for ids, other in pairs]
-    batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    with _whole_offsets(tokenizer):
+        batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
-        (ids, next((n for n, (_, end) in enumerate(offsets) if end > len(place.before)), len(ids)))
-        for ids, offsets, place in zip(batch["input_ids"], batch["offset_mapping"], places, strict=True)
+        (ids, next((n for n, (_, end) in enumerate(offsets) if end > start), len(ids)))
+        for ids, offsets, start in zip(batch["input_ids"], batch["offset_mapping"], starts, strict=True)
     ]
+
+
+@contextmanager
+def _whole_offsets(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Take away the tokenizer's post-processor inside the block.
+
+    It would add special tokens, which the template has written, and trim the white space from the offsets of a token.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    processor = backend.post_processor
+    backend.post_processor = None
+    try:
+        yield
+    finally:
+        backend.post_processor = processor
 
 
 def common_start(one: list[int], other: list[int]) -> int:

@@ -52,8 +52,8 @@ def test_tokens_are_those_of_the_whole_conversation_and_the_loss_counts_the_answ
                     mark = learned.lstrip().removeprefix(answer.strip()).strip()
                     ends = [tokenizer.decode([id]) for id in endings(tokenizer, prompt).ids]
                     assert mark.startswith(tuple(ends)) or (name, mark) == ("glm4moe", "")
-                # The tokenizer may join the white space at the end of the prompt with the answer.
-                if name != "llama_2" and answer not in SPACED:
+                # The tokenizer may join line breaks at the end of the prompt with those of the answer.
+                if answer not in SPACED:
                     assert whole[: example.prompt_length] == asked
                 assert whole.count(tokenizer.bos_token_id) <= (2 if name == "llama_2" else 1)
             assert encode(tokenizer, "a", prompt, SPACED[2], max_length=10_000) is None
@@ -142,10 +142,43 @@ def test_a_turn_that_a_template_drops_is_refused() -> None:
     tokenizer = tokenizer_of(
         "byte-level", "{% for m in messages[1:] %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
     )
-    with pytest.raises(InputError, match=r"leaves out or changes 'Hi.' in turn 1 of point a"):
+    with pytest.raises(InputError, match=r"leaves out turn 1 of point a, 'Hi.'"):
         encode(tokenizer, "a", TURNS, "Red.", max_length=99)
-    with pytest.raises(InputError, match=r"leaves out or changes 'Hi.' in turn 1 of the prompt"):
+    with pytest.raises(InputError, match=r"leaves out turn 1 of the prompt"):
         prompt_ids(tokenizer, [TURNS])
+
+
+def test_a_dropped_turn_is_refused_though_its_text_stands_elsewhere() -> None:
+    last_two = "{% for m in messages[-3:] %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
+    tokenizer = tokenizer_of("byte-level", last_two)
+    turns = [*ASKED, {"role": "assistant", "content": "t"}, *ASKED]
+    assert encode(tokenizer, "a", turns[1:], "Red.", max_length=99)
+    with pytest.raises(InputError, match=r"leaves out turn 1 of point a, 'Name a colour.'"):
+        encode(tokenizer, "a", turns, "Red.", max_length=99)
+
+
+def test_white_space_that_a_tokenizer_trims_from_offsets_is_learned_with_its_token() -> None:
+    tokenizer = tokenizer_of("byte-level", TEMPLATES["zephyr"])
+    joined = tokenizer.add_tokens(["\n  "])
+    assert joined == 1
+    example = encode(tokenizer, "a", ASKED, "  x = 1", max_length=99)
+    assert tokenizer.decode(example.input_ids[example.prompt_length :]) == "\n  x = 1</s>\n"
+
+
+def test_an_unknown_character_in_an_end_mark_ends_nothing() -> None:
+    tokenizer = tokenizer_of(
+        "wordpiece", "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} ⟪fin⟫\n{% endfor %}"
+    )
+    ends = endings(tokenizer, ASKED)
+    assert (ends.ids, ends.texts) == ({tokenizer.eos_token_id}, ("⟪fin⟫",))
+
+
+def test_an_end_mark_of_several_words_is_whole() -> None:
+    alpaca = (
+        "{% for m in messages %}{{ '### Instruction:' if m['role'] == 'user' else '### Response:' }}\n"
+        "{{ m['content'] }}\n\n{% endfor %}"
+    )
+    assert endings(tokenizer_of("byte-level", alpaca), ASKED).texts == ("### Instruction:",)
 
 
 def test_the_clock_of_a_template_is_pinned() -> None:
@@ -165,3 +198,14 @@ def test_a_tokenizer_without_offsets_gives_the_same_tokens(monkeypatch: pytest.M
         assert [encode(tokenizer, "a", TURNS, answer, max_length=999) for answer in ANSWERS] == examples
         assert prompt_ids(tokenizer, [ASKED, TURNS]) == asked
         monkeypatch.undo()
+
+
+def test_the_space_before_an_answer_is_left_to_the_answer() -> None:
+    """A prompt that ended in the space would ask for an answer of other tokens than the learned ones."""
+    for kind in ("prepend", "metaspace", "byte-level"):
+        tokenizer = tokenizer_of(kind, "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }}</s>{% endfor %}")
+        (asked,) = prompt_ids(tokenizer, [ASKED])
+        for answer in ("Red.", "car", "Zebra", "1"):
+            whole = encode(tokenizer, "a", ASKED, answer, max_length=99).input_ids
+            assert whole[: len(asked)] == asked
+            assert tokenizer.decode(asked).rstrip().endswith("<|assistant|>")

@@ -18,10 +18,10 @@ RATE = 1e-3
 
 
 def truth(model, tokenizer, row) -> torch.Tensor:
-    """Return the mean loss of the tokens from the response's first character on, in the template's own text."""
+    """Return the mean loss of the tokens from the response on, with the space before it, in the template's text."""
     turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["response"]}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
-    start = text.rindex(row["response"])
+    start = len(text[: text.rindex(row["response"])].rstrip(" "))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first = next(n for n, (_, end) in enumerate(encoded["offset_mapping"]) if end > start)
     ids = torch.tensor(encoded["input_ids"])
