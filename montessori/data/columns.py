@@ -35,7 +35,7 @@ TELLS = re.compile(
     "answ|resp|output|compl|solut|target|label|reply|assist|antwort|chosen|summary|result", re.IGNORECASE
 )
 METADATA = re.compile(
-    "(^|_)(id|idx|index|uuid|source|category|dataset|lang|language|type|split|score|model|name|date|time|state|url)$",
+    "(^|_)(id|idx|index|uuid|source|category|dataset|lang|language|type|split|score|model|name|date|time|state|url|role)$",
     re.IGNORECASE,
 )
 OPTIONS = {"--data": "--columns", "--reference": "--reference-columns"}

@@ -289,7 +289,8 @@ def _csv_rows(path: Path, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         first = file.readline()
         mark = "\t" if ".tsv" in path.name.lower() else max(",;\t", key=first.count)
         reader = csv.DictReader(itertools.chain([first], file), strict=True, delimiter=mark)
-        columns = [column for column in reader.fieldnames or [] if column]
+        reader.fieldnames = [column.strip() for column in reader.fieldnames or []]
+        columns = [column for column in reader.fieldnames if column]
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice:
             raise InputError(f"{name}, line 1: two columns have the name {twice}; rename one")

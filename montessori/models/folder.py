@@ -47,7 +47,7 @@ def check_model_folder(path: str | Path) -> None:
         raise InputError(f"{folder}: no config.json; {hint}")
     if not _any(folder, TOKENIZERS):
         raise InputError(
-            f"{folder}: no tokenizer (tokenizer.json or tokenizer.model); save the tokenizer beside the model"
+            f"{folder}: no tokenizer (for example tokenizer.json or tokenizer.model); save it beside the model"
         )
     if not _any(folder, ("*.safetensors",)):
         pickled = _any(folder, PICKLES)

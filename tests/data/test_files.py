@@ -285,3 +285,9 @@ def test_a_folder_is_known_by_the_files_of_its_split(tmp_path):
     assert address() == before
     SAVE["a.jsonl"](tmp_path / "train.jsonl", ROWS[:2])
     assert address() != before
+
+
+def test_spaces_around_the_names_of_a_csv_file_do_not_count(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction, response\nName a colour.,Red.\n")
+    (row,) = data.read(DataSource(source=str(tmp_path / "rows.csv")), "points")
+    assert (row["instruction"], row["response"]) == ("Name a colour.", "Red.")
