@@ -377,6 +377,13 @@ FAULTS = [
         "data/test_chat_templates.py",
     ),
     Fault(
+        "the-space-before-an-answer-is-in-its-prompt",
+        "montessori/data/chat.py",
+        'return _Place(before.rstrip(" "), after, reasoning)',
+        "return _Place(before, after, reasoning)",
+        "data/test_chat_templates.py",
+    ),
+    Fault(
         "the-end-mark-of-a-template-is-ignored",
         "montessori/data/chat.py",
         "return Endings(frozenset({*own, *first}), ())",
