@@ -8,7 +8,7 @@ from seeds import seeds
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from montessori.data.chat import DEFAULT_TEMPLATE
+from montessori.data.template import DEFAULT_TEMPLATE
 
 TEXT = [
     "Name three colours of the rainbow: red, green and blue.",

@@ -378,9 +378,9 @@ FAULTS = [
     ),
     Fault(
         "the-space-before-an-answer-is-in-its-prompt",
-        "montessori/data/chat.py",
-        'return _Place(before.rstrip(" "), after, reasoning)',
-        "return _Place(before, after, reasoning)",
+        "montessori/data/template.py",
+        'return Place(before.rstrip(" "), after, reasoning)',
+        "return Place(before, after, reasoning)",
         "data/test_chat_templates.py",
     ),
     Fault(
@@ -392,14 +392,14 @@ FAULTS = [
     ),
     Fault(
         "the-clock-of-a-template-runs",
-        "montessori/data/chat.py",
+        "montessori/data/template.py",
         "json.dumps(date.strftime(call[2]))",
         "json.dumps(datetime.date.today().strftime(call[2]))",
         "data/test_chat_templates.py",
     ),
     Fault(
         "a-dropped-turn-is-accepted",
-        "montessori/data/chat.py",
+        "montessori/data/template.py",
         "if part.strip() not in text:",
         "if part.strip() not in text + part:",
         "data/test_chat_templates.py",

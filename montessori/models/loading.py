@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from montessori.data.chat import DEFAULT_TEMPLATE, VARIABLES, pin_clock
+from montessori.data.template import DEFAULT_TEMPLATE, VARIABLES, pin_clock
 from montessori.errors import InputError, StageError
 from montessori.models.families import positions
 from montessori.models.folder import check_causal, check_model_folder

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from montessori.artifacts import identity
 from montessori.budget import price_of, usage_of_others
-from montessori.data.chat import DEFAULT_TEMPLATE
+from montessori.data.template import DEFAULT_TEMPLATE
 from montessori.settings.base import Frozen
 from montessori.settings.engines import MAX_FAILED, OpenAI
 from montessori.settings.generation import Sampling

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import trl
 
-from montessori.data import chat
-from montessori.data.chat import encode, endings, pin_clock, prompt_ids, user
+from montessori.data import template as templates
+from montessori.data.chat import encode, endings, prompt_ids, user
+from montessori.data.template import pin_clock
 from montessori.errors import InputError
 from tests.data.trained_tokenizers import KINDS, tokenizer_of
 
@@ -25,7 +26,7 @@ ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-TEMPLATES |= {"llama_2": LLAMA_2, "zephyr": ZEPHYR, "default": chat.DEFAULT_TEMPLATE}
+TEMPLATES |= {"llama_2": LLAMA_2, "zephyr": ZEPHYR, "default": templates.DEFAULT_TEMPLATE}
 ASKED = user("Name a colour.")
 TURNS = [*user("Hi."), {"role": "assistant", "content": "Hello."}, *ASKED]
 ANSWERS = ["Red.", "1", "😀 Ünïcode", "مرحبا", "你好。", "def f(x):\n    return x < 1", "two\n\nparagraphs "]
@@ -97,10 +98,10 @@ def test_a_model_is_asked_without_reasoning_unless_its_template_is_asked_for_it(
     with pytest.raises(InputError, match=r"point a has reasoning .*enable_thinking: true"):
         encode(tokenizer, "a", ASKED, "<think>\nIt is warm.\n</think>\n\nRed.", max_length=99)
 
-    tokenizer.init_kwargs[chat.VARIABLES] = {"enable_thinking": False}
+    tokenizer.init_kwargs[templates.VARIABLES] = {"enable_thinking": False}
     assert encode(tokenizer, "a", ASKED, "Red.", max_length=99) == example
 
-    tokenizer.init_kwargs[chat.VARIABLES] = {"enable_thinking": True}
+    tokenizer.init_kwargs[templates.VARIABLES] = {"enable_thinking": True}
     assert tokenizer.decode(prompt_ids(tokenizer, [ASKED])[0]).endswith("assistant\n")
     example = encode(tokenizer, "a", ASKED, "<think>\nIt is warm.\n</think>\n\nRed.", max_length=99)
     learned = "<think>\nIt is warm.\n</think>\n\nRed.<|im_end|>\n"
