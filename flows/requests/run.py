@@ -59,6 +59,7 @@ def check(settings: Settings, planned: Plan) -> None:
     places.check(planned.compute, planned.store)
     engines.check(settings, planned.missing)
     planned.store.check_writable()
+    engines.check_room(settings, planned.missing)
 
 
 def _measure(run: Steps, store: Store, suite: str, *, judge: str | None, connect: bool) -> list[Request]:

@@ -65,11 +65,16 @@ def prepare(config: str, overrides: Sequence[str], connect: bool = True) -> Prep
 
 def check(ready: PreparedStudy) -> None:
     """Raise InputError when an engine or the place cannot be had, or the store cannot be written."""
-    for _, steps in ready.grid.cells:
-        missing = [request for request in steps.requests.values() if not ready.plan.store.exists(request.address)]
-        engines.check(steps.settings.model_copy(update={"budget": ready.study.budget}), missing)
+    cells = [
+        (steps.settings, [r for r in steps.requests.values() if not ready.plan.store.exists(r.address)])
+        for _, steps in ready.grid.cells
+    ]
+    for settings, missing in cells:
+        engines.check(settings.model_copy(update={"budget": ready.study.budget}), missing)
     places.check(ready.plan.compute, ready.plan.store)
     ready.plan.store.check_writable()
+    for settings, missing in cells:
+        engines.check_room(settings, missing)
 
 
 def vllm_python(grid: Grid) -> str:

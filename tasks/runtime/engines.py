@@ -61,19 +61,6 @@ def check(settings: Settings, missing: list[Request]) -> None:
     check_models(
         [(f"{role}.source", model.source) for role, model in named.items() if model], missing, settings.compute
     )
-    if missing and settings.teacher and settings.teacher.scratch and settings.generation.engine != "openai":
-        context = settings.teacher.scratch.context
-        lengths = {
-            f"{name}.sampling": getattr(settings, name).sampling.max_tokens for name in ("instructions", "responses")
-        }
-        if settings.rating.engine == "teacher" and any(request.stage == "ratings" for request in missing):
-            lengths["rating"] = settings.rating.max_tokens
-        for block, longest in lengths.items():
-            if longest >= context:
-                raise InputError(
-                    f"{block}.max_tokens = {longest}: leaves no room for a prompt in the context of the "
-                    f"teacher; set it lower, or teacher.scratch.context ({context}) higher"
-                )
     outside = [model.source for model in named.values() if model and model.source not in (None, "scratch")]
     if outside and missing and settings.compute.place != "pool":  # a pool's workers have their own models
         from tasks.runtime import trial
@@ -102,6 +89,24 @@ def check(settings: Settings, missing: list[Request]) -> None:
                 engine.parameters(getattr(settings, name).sampling)
             except InputError as error:
                 raise InputError(f"{name}.{error}") from None
+
+
+def check_room(settings: Settings, missing: list[Request]) -> None:
+    """Raise InputError where an answer of the longest allowed length fills the context of a teacher from scratch."""
+    if not (missing and settings.teacher and settings.teacher.scratch) or settings.generation.engine == "openai":
+        return
+    context = settings.teacher.scratch.context
+    lengths = {
+        f"{name}.sampling": getattr(settings, name).sampling.max_tokens for name in ("instructions", "responses")
+    }
+    if settings.rating.engine == "teacher" and any(request.stage == "ratings" for request in missing):
+        lengths["rating"] = settings.rating.max_tokens
+    for block, longest in lengths.items():
+        if longest >= context:
+            raise InputError(
+                f"{block}.max_tokens = {longest}: leaves no room for a prompt in the context of the "
+                f"teacher; set it lower, or teacher.scratch.context ({context}) higher"
+            )
 
 
 def check_models(named: Iterable[tuple[str, str | None]], missing: Iterable[Request], compute: Compute) -> None:

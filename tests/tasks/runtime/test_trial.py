@@ -38,7 +38,9 @@ def check(tree: dict, **changes: dict) -> None:
     for block, fields in changes.items():
         tree[block] = {**tree.get(block, {}), **fields}
     settings = engines.resolve(files.parse(tree, "run.yaml"))
-    engines.check(settings, list(plan(settings)[0].requests.values()))
+    requests = list(plan(settings)[0].requests.values())
+    engines.check(settings, requests)
+    engines.check_room(settings, requests)
 
 
 def refused(tree: dict, **changes: dict) -> str:
