@@ -1,7 +1,7 @@
 # make demo        two iterations in the pocket world, with a report
 # make alpaca-mini DATA=folder   the same flow on real Alpaca rows (docs/start/your-data.md says what the folder holds)
 # make study-alpaca-mini DATA=folder   three systems and three seeds of it, compared
-# make test        the tests, eight minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
+# make test        the tests, nine minutes on two cores; as many at a time as there are cores, four at most: TESTS_AT_ONCE=N
 # make test-all    the long tests: containers, kills at random moments, the browser, vLLM, the S3 server, PostgreSQL
 # make chaos [SEEDS=20]   the kills at random moments alone, with that many seeds
 # make families    the numbers of tiny models of all families, and their table in the docs; ten minutes
