@@ -150,7 +150,7 @@ def _arc(where: str, row: Row) -> Row:
         choices = _texts(where, row, "choices")
         letters = "ABCDEFGH"[: len(choices)]
         return {
-            "question": _text(where, row, "query").removeprefix("Question: "),
+            "question": _text(where, row, "query").removeprefix("Question: ").removesuffix("\nAnswer:"),
             "choices": {"text": choices, "label": list(letters)},
             "answerKey": letters[_index(where, row, "gold", letters)],
         }

@@ -228,3 +228,9 @@ def test_a_task_that_makes_its_own_items_takes_no_file(tmp_path):
         harness_data.configure(
             index, {"squadv2": [{"question": "Which?"}]}, None, folder=tmp_path, field="benchmarks.it"
         )
+
+
+def test_a_question_that_ends_in_its_prompt_for_the_answer_has_it_once(tmp_path):
+    (tmp_path / "arc.jsonl").write_text(json.dumps({**ARC, "query": "Question: Which?\nAnswer:"}))
+    (row,) = harness_data.read(tmp_path / "arc.jsonl", "arc_challenge")["arc_challenge"]
+    assert row["question"] == "Which?"
