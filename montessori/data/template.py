@@ -47,10 +47,24 @@ class Place:
     reasoning: bool = False  # the answer begins with its reasoning
 
 
-def place_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools: Any, named: str) -> Place:
-    """Return the text around an answer to `prompt`. Raises InputError when a turn of the prompt is not in it."""
+def place_of(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    tools: Any,
+    named: str,
+    *,
+    prompts_alone: bool = False,
+) -> Place:
+    """Return the text around an answer to `prompt`. Raises InputError when a turn of the prompt is not in it.
+
+    With `prompts_alone` the template may show no answer.
+    """
     mark = _unused(prompt, tools)
     text = _render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], tools, named)
+    if prompts_alone and mark not in text:
+        text = _render(tokenizer, prompt, tools, named, add_generation_prompt=True)
+        _check_prompt(tokenizer, prompt, text, named, answered=False)
+        return Place(text, None)
     before, _, after = text.partition(mark)
     if text.count(mark) != 1:
         raise InputError(
@@ -78,13 +92,7 @@ def _unused(prompt: Sequence[Message], tools: Any) -> str:
 
 def prompt_place(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> Place:
     """Return the place of a generated answer, also in a template that shows prompts alone."""
-    named = _name_of(prompt)
-    mark = _unused(prompt, None)
-    if mark in _render(tokenizer, [*prompt, {"role": "assistant", "content": mark}], None, named):
-        return place_of(tokenizer, prompt, None, named)
-    text = _render(tokenizer, prompt, None, named, add_generation_prompt=True)
-    _check_prompt(tokenizer, prompt, text, named, answered=False)
-    return Place(text, None)
+    return place_of(tokenizer, prompt, None, _name_of(prompt), prompts_alone=True)
 
 
 def _check_prompt(

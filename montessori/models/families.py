@@ -76,14 +76,16 @@ def context_of(model: Any) -> int:
 
 def positions(config: Any) -> int | None:
     """Return the number of positions in a model's configuration, or None where it sets no limit."""
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
-    lengths = (getattr(text, name, None) for name in LIMITS)
+    lengths = (getattr(_for_text(config), name, None) for name in LIMITS)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def text_config(model: Any) -> Any:
     """Return the configuration of the model that reads text. None for a module without one."""
-    config: Any = getattr(model, "config", None)
+    return _for_text(getattr(model, "config", None))
+
+
+def _for_text(config: Any) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
 
 
